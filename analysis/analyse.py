@@ -1,0 +1,157 @@
+"""From a table of runs to everything a figure or a report says: optima, fits, verdicts, and their JSON."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pandas as pd
+
+from analysis.claims import Verdict, check_claims
+from analysis.fit import Comparison, Fit, compare, fit_laws
+from analysis.groups import label_group, read_constant
+from analysis.optimum import Optimum, find_optima
+from analysis.runs import Runs, tidy_runs
+
+
+@dataclass(frozen=True)
+class GroupAnswer:
+    """What the runs of one group say."""
+
+    group: Mapping[str, object]
+    optima: tuple[Optimum, ...]
+    fits: tuple[Fit, ...]
+    comparison: Comparison
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def label(self) -> str:
+        """Short text that tells the group apart; empty where there is one group only."""
+        return label_group(self.group)
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What the runs of one sweep say.
+
+    Attributes:
+        figure: optimum, or curves where the runs have fewer than 3 learning rates.
+        caption: protocol, number of runs and seeds, model, task, in a line.
+    """
+
+    sweep: str
+    question: str
+    runs: Runs
+    groups: tuple[GroupAnswer, ...]
+    figure: str
+    caption: str
+
+
+def analyse_runs(sweep: str, frame: pd.DataFrame, question: str = "", source: str = "") -> Analysis:
+    """Optima, fits and verdicts of a table of runs, group by group.
+
+    A table with fewer than 3 learning rates at every batch size has no optimum: with histories its learning
+    curves can be drawn, without them it is a mistake.
+    """
+    runs = tidy_runs(frame, source or sweep)
+    question = question or sweep
+    per_cell = runs.frame.groupby([*runs.groups, "batch_size"], dropna=False)["optimizer.lr"].nunique()
+    if per_cell.max() < 3 and {"history.loss", "history.num_samples"} <= set(runs.frame.columns):
+        return Analysis(sweep, question, runs, (), "curves", write_caption(runs))
+    by_group: dict[str, list[Optimum]] = {}
+    for optimum in find_optima(runs):
+        by_group.setdefault(label_group(optimum.group), []).append(optimum)
+    answers = []
+    for optima in by_group.values():
+        fits = tuple(fit_laws(optima))
+        verdicts = tuple(check_claims(runs, optima))
+        answers.append(GroupAnswer(optima[0].group, tuple(optima), fits, compare(fits), verdicts))
+    return Analysis(sweep, question, runs, tuple(answers), "optimum", write_caption(runs))
+
+
+def write_caption(runs: Runs) -> str:
+    """Protocol, amount of data, number of runs and seeds, model, task and optimizer, in one line."""
+    frame = runs.frame
+    seeds = frame["seed"].nunique()
+    parts = [f"protocol {runs.protocol}"]
+    for column in ("num_samples", "num_steps"):
+        if (value := read_constant(frame, column)) is not None:
+            parts.append(f"{int(float(str(value))):,} {column[4:]}")
+    parts.append(f"{len(frame)} runs, {seeds} seed{'s' if seeds > 1 else ''}")
+    diverged = int((frame["status"] == "diverged").sum())
+    if diverged:
+        parts.append(f"{diverged} diverged")
+    for column in ("model.name", "task.name", "optimizer.name", "schedule.name"):
+        if (value := read_constant(frame, column)) is not None:
+            parts.append(f"{column.split('.')[0]} {value}")
+    return " · ".join(parts)
+
+
+def to_json(analysis: Analysis) -> dict[str, object]:
+    """The content of NAME.json. Numbers have 9 digits; what is not known is null."""
+    groups = analysis.groups
+    best = {answer.comparison.best for answer in groups}
+    content = {
+        "sweep": analysis.sweep,
+        "protocol": analysis.runs.protocol,
+        "optima": [optimum_to_json(optimum) for answer in groups for optimum in answer.optima],
+        "fits": [fit_to_json(fit) for answer in groups for fit in answer.fits if not fit.refused],
+        "best_law": next(iter(best)) or None if len(best) == 1 else None,
+        "verdicts": [verdict_to_json(verdict) for answer in groups for verdict in answer.verdicts],
+        "question": analysis.question,
+        "figure": analysis.figure,
+        "caption": analysis.caption,
+        "groups": [
+            {
+                "group": dict(answer.group),
+                "best_law": answer.comparison.best or None,
+                "not_separable": list(answer.comparison.not_separable),
+                "comparison": answer.comparison.text,
+                "left_out": list(answer.fits[0].left_out),
+                "refused": {fit.law: fit.refused for fit in answer.fits if fit.refused},
+            }
+            for answer in groups
+        ],
+        "notes": list(analysis.runs.notes),
+    }
+    cleaned = clean(content)
+    assert isinstance(cleaned, dict)
+    return cleaned
+
+
+def optimum_to_json(optimum: Optimum) -> dict[str, object]:
+    """One optimum, with its group columns beside the fields."""
+    return {
+        "batch_size": optimum.batch_size, "lr": optimum.lr, "low": optimum.low, "high": optimum.high,
+        "status": optimum.status, "num_runs": optimum.num_runs, **optimum.group,
+        "loss": optimum.loss, "sd_log2": optimum.sd_log2, "note": optimum.note,
+    }  # fmt: skip
+
+
+def fit_to_json(fit: Fit) -> dict[str, object]:
+    """One fit, with its group columns beside the fields."""
+    params = {name: {"value": e.value, "low": e.low, "high": e.high} for name, e in fit.params.items()}
+    return {
+        "law": fit.law, "params": params, "aicc": fit.aicc, "rmse_log": fit.rmse_log, **fit.group,
+        "chi2": fit.chi2, "notes": list(fit.notes),
+    }  # fmt: skip
+
+
+def verdict_to_json(verdict: Verdict) -> dict[str, object]:
+    """One verdict, with its group columns beside the fields."""
+    return {
+        "claim": verdict.claim, "protocol": verdict.protocol, "verdict": verdict.verdict,
+        "numbers": dict(verdict.numbers), "rule": verdict.rule, "reason": verdict.reason, **verdict.group,
+    }  # fmt: skip
+
+
+def clean(value: object) -> object:
+    """Plain JSON values: 9 digits for floats, null for what is not finite, numpy's numbers as Python's."""
+    if isinstance(value, dict):
+        return {str(key): clean(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [clean(item) for item in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, float):
+        return float(f"{value:.9g}") if math.isfinite(value) else None
+    return value

@@ -1,0 +1,127 @@
+"""Claims about the laws, each with a rule fixed before any run, and the verdict that the runs give.
+
+A verdict is `confirmed` where the 95 % interval contains the prediction and excludes the rival's, `refuted`
+where it excludes the prediction, `inconclusive` otherwise. No tolerance is added: the deviation is always
+reported beside the verdict.
+To add a claim: a function with its docstring, and an entry in CLAIMS.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from analysis.fit import fit_law
+from analysis.groups import read_constant, select_group
+from analysis.laws import LAWS
+from analysis.optimum import Optimum
+from analysis.runs import Runs
+
+MIN_STEPS = 128
+MAX_EPS = 1e-6
+SLOPES = {"sgd": 1.0, "adam": 0.5, "adamw": 0.5, "signsgd": 0.5}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The outcome of one claim in one group.
+
+    Attributes:
+        verdict: confirmed, refuted or inconclusive.
+        numbers: what was measured, what was predicted and the difference.
+        rule: how the verdict follows from the numbers, in a sentence.
+        reason: why it is inconclusive, or nothing.
+    """
+
+    claim: str
+    protocol: str
+    group: Mapping[str, object]
+    verdict: str
+    numbers: Mapping[str, float]
+    rule: str
+    reason: str = ""
+
+
+def check_claims(runs: Runs, optima: Sequence[Optimum]) -> list[Verdict]:
+    """Verdicts of every claim on every group that it speaks about, from the optima of one group."""
+    verdicts = (check(runs, optima) for check in CLAIMS.values())
+    return [verdict for verdict in verdicts if verdict is not None]
+
+
+def check_sde_slope(runs: Runs, optima: Sequence[Optimum]) -> Verdict | None:
+    """Below the noise scale the optimum grows with the first power of the batch size for SGD, with the root
+    for Adam.
+
+        d log lr / d log B = 1 (SGD without momentum),   1/2 (Adam, AdamW, signSGD)
+
+    Returns: a verdict, or None where the claim does not speak about the runs.
+    Valid when: fixed number of samples, many steps, eps << gradient RMS, B far below the noise scale.
+    Source: kexue.fm/archives/10542; Malladi et al., arXiv 2205.10287.
+    """
+    rows = select_group(runs.frame, optima[0].group)
+    optimizer = read_constant(rows, "optimizer.name")
+    if read_constant(rows, "protocol") != "fixed_samples" or optimizer not in SLOPES:
+        return None
+    momentum, eps = (read_constant(rows, f"optimizer.{name}") for name in ("momentum", "eps"))
+    if optimizer == "sgd" and is_above(momentum, 0.0):
+        return None
+    if optimizer != "sgd" and is_above(eps, MAX_EPS):
+        return None
+    predicted = SLOPES[str(optimizer)]
+    rival = 1.5 - predicted
+    steps = count_steps(rows)
+    used = [o for o in optima if steps.get(o.batch_size, 0) >= MIN_STEPS]
+    rule = (
+        f"exponent of a power law over the located batch sizes with at least {MIN_STEPS} steps, since fewer "
+        f"make a plateau; confirmed if its 95 % interval contains {predicted:g} and excludes {rival:g}, "
+        f"refuted if it excludes {predicted:g}"
+    )
+    fit = fit_law(LAWS["power"], used)
+    numbers = {"predicted": predicted, "num_cells": float(len(fit.residuals))}
+    if fit.refused:
+        return Verdict(
+            "sde-slope", "fixed_samples", optima[0].group, "inconclusive", numbers, rule, fit.refused
+        )
+    exponent = fit.params["exponent"]
+    numbers |= {
+        "exponent": exponent.value,
+        "low": exponent.low,
+        "high": exponent.high,
+        "deviation": exponent.value - predicted,
+        "min_batch_size": float(min(fit.residuals)),
+        "max_batch_size": float(max(fit.residuals)),
+    }
+    verdict, reason = judge(exponent.low, exponent.high, predicted, rival)
+    if not np.isfinite(fit.chi2):
+        verdict, reason = "inconclusive", "one seed: the interval is not calibrated"
+    return Verdict("sde-slope", "fixed_samples", optima[0].group, verdict, numbers, rule, reason)
+
+
+def judge(low: float, high: float, predicted: float, rival: float) -> tuple[str, str]:
+    """Verdict and reason from an interval, the prediction and the rival's prediction."""
+    if not (np.isfinite(low) and np.isfinite(high)):
+        return "inconclusive", "the data do not bound the number"
+    if not low <= predicted <= high:
+        return "refuted", ""
+    if low <= rival <= high:
+        return "inconclusive", f"the interval holds {rival:g} too"
+    return "confirmed", ""
+
+
+def is_above(value: object | None, limit: float) -> bool:
+    """Whether a setting exceeds a limit; one that does not apply does not."""
+    return isinstance(value, int | float | np.number) and float(value) > limit
+
+
+def count_steps(frame: pd.DataFrame) -> dict[int, float]:
+    """Number of steps by batch size; without the column every batch size up to 256 counts as long enough."""
+    if "num_steps" not in frame.columns:
+        return {int(b): float(MIN_STEPS) for b in frame["batch_size"].unique() if b <= 256}
+    done = frame[frame["status"] == "done"]
+    return {int(b): float(steps) for b, steps in done.groupby("batch_size")["num_steps"].max().items()}  # type: ignore[call-overload]
+
+
+CLAIMS: dict[str, Callable[[Runs, Sequence[Optimum]], Verdict | None]] = {
+    "sde-slope": check_sde_slope,
+}

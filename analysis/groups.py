@@ -1,0 +1,106 @@
+"""Which columns of a table set its runs apart beyond batch size, learning rate and seed."""
+
+from collections.abc import Mapping
+
+import pandas as pd
+
+CONFIG_PREFIXES = ("model.", "task.", "optimizer.", "schedule.")
+HORIZONS = ("num_samples", "num_steps", "max_steps")
+NOT_GROUPS = {
+    "batch_size", "optimizer.lr", "seed", "run_id", "sweep", "status", "message", "loss", "train_loss",
+    "num_params", "grad_norm", "update_rms", "weight_rms", *HORIZONS,
+}  # fmt: skip
+
+
+def find_groups(frame: pd.DataFrame, notes: list[str]) -> tuple[str, ...]:
+    """Columns that vary beyond batch size, learning rate and seed, as few as tell the groups apart.
+
+    Left aside, some with a note: a column that is settled by the groups already found; a number that moves
+    one to one with the batch size or the learning rate (it follows them, as beta2 scaled with the batch size
+    does); and a column outside the configuration whose values mostly come with fewer than 3 learning rates,
+    which is a measurement. A number of samples or steps is a group only where one batch size has several.
+    """
+    groups: list[str] = []
+    for column in order_candidates(frame):
+        if groups and frame.groupby(groups, dropna=False)[column].nunique(dropna=False).max() <= 1:
+            continue
+        if not is_configuration(frame, column):
+            notes.append(f"column {column} is taken as a measurement, not as a group")
+            continue
+        axis = find_axis_followed(frame, groups, column)
+        if axis is not None:
+            notes.append(f"{column} follows {axis}")
+            continue
+        groups.append(column)
+    if frame["protocol"].eq("steps_to_target").any():
+        return tuple(groups)  # there the number of steps is the outcome
+    done = frame[frame["status"] == "done"]
+    # the horizon that was asked for has few values, the one that follows from it and the batch size has many
+    for column in sorted(HORIZONS, key=lambda name: done[name].nunique() if name in done.columns else 0):
+        if column in done.columns and done[column].notna().any():
+            counts = done.groupby([*groups, "batch_size"], dropna=False)[column].nunique()
+            if counts.max() > 1:
+                groups.append(column)
+    return tuple(groups)
+
+
+def order_candidates(frame: pd.DataFrame) -> list[str]:
+    """Columns that vary and may be groups: names first, then protocol and precision, then as in the table."""
+    names = []
+    for column in frame.columns:
+        if column in NOT_GROUPS or str(column).startswith(("provenance.", "history.")):
+            continue
+        if frame[column].map(pd.api.types.is_scalar).all() and len(frame[column].unique()) > 1:
+            names.append(str(column))
+    return sorted(names, key=lambda name: (not name.endswith(".name"), name not in ("protocol", "precision")))
+
+
+def is_configuration(frame: pd.DataFrame, column: str) -> bool:
+    """Whether a column was chosen before the run: by its name, or its values come with whole lr grids."""
+    if column.startswith(CONFIG_PREFIXES) or column in ("protocol", "precision"):
+        return True
+    lrs_per_value = frame.groupby(column, dropna=False)["optimizer.lr"].nunique()
+    return bool(lrs_per_value.median() >= min(3, frame["optimizer.lr"].nunique()))
+
+
+def find_axis_followed(frame: pd.DataFrame, groups: list[str], column: str) -> str | None:
+    """The axis, of 3 values or more, with which a number moves one to one inside every group."""
+    if not pd.api.types.is_numeric_dtype(frame[column]) or pd.api.types.is_bool_dtype(frame[column]):
+        return None
+    for axis in ("batch_size", "optimizer.lr"):
+        if frame[axis].nunique() < 3:
+            continue
+        forward = frame.groupby([*groups, axis], dropna=False)[column].nunique(dropna=False).max()
+        backward = frame.groupby([*groups, column], dropna=False)[axis].nunique(dropna=False).max()
+        if forward <= 1 and backward <= 1:
+            return axis
+    return None
+
+
+def label_group(group: Mapping[str, object]) -> str:
+    """A short label: names as they are, other columns as name=value, what does not apply left out."""
+    parts = []
+    for column, value in group.items():
+        if value is None or value != value:
+            continue
+        if column.endswith(".name"):
+            parts.append(str(value))
+        else:
+            text = f"{value:g}" if isinstance(value, float) else str(value)
+            parts.append(f"{column.rsplit('.', 1)[-1]}={text}")
+    return ", ".join(parts)
+
+
+def select_group(frame: pd.DataFrame, group: Mapping[str, object]) -> pd.DataFrame:
+    """Rows of one group."""
+    for column, value in group.items():
+        frame = frame[frame[column].isna() if pd.isna(value) else frame[column] == value]  # type: ignore[call-overload]
+    return frame
+
+
+def read_constant(frame: pd.DataFrame, column: str) -> object | None:
+    """The one value of a column, or None where it is absent, empty or varies."""
+    if column not in frame.columns or len(frame[column].unique()) != 1:
+        return None
+    value = frame[column].iloc[0]
+    return None if pd.isna(value) else value

@@ -1,0 +1,128 @@
+"""Draw sweeps and print what they say: `python analysis/plot.py [NAME ...]`; no NAME means all committed."""
+# ruff: noqa: E402 - a script must put the clone on the path before it imports from it
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+ROOT = Path(__file__).resolve().parents[1]
+if __name__ == "__main__":
+    # a script's own folder comes first on the path; the packages are found from the folder above, before any
+    # namesake
+    sys.path[:] = [str(ROOT), *(entry for entry in sys.path if entry != str(ROOT / "analysis"))]
+
+import pandas as pd
+from omegaconf import OmegaConf
+
+from analysis.analyse import Analysis, analyse_runs
+from analysis.report import print_report
+from analysis.tables import choose_table, parse_columns, read_table, rename_columns
+from analysis.write import commit_answer, write_figure
+from harness.config import SWEEPS_DIR
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What a call of draw made: the analysis, and the paths of NAME.png, NAME.svg and NAME.json."""
+
+    analysis: Analysis
+    paths: tuple[Path, ...]
+
+
+def draw(name: str, frame: pd.DataFrame, out_dir: Path, question: str = "", source: str = "") -> Drawn:
+    """Analyse a table of runs and write its figure and JSON.
+
+    Args:
+        name: of the sweep; the files bear it.
+        frame: exactly the runs to draw, with the columns of records.
+        question: title of the figure; by default the one in sweeps/NAME.yaml.
+        source: what error messages call the table; by default the name.
+    """
+    analysis = analyse_runs(name, frame, question or read_question(name), source)
+    return Drawn(analysis, tuple(write_figure(analysis, out_dir)))
+
+
+def read_question(name: str) -> str:
+    """The question that sweeps/NAME.yaml asks, or nothing where there is no such file."""
+    path = SWEEPS_DIR / f"{name}.yaml"
+    if not path.exists():
+        return ""
+    return str(OmegaConf.to_container(OmegaConf.load(path))["sweep"]["question"])  # type: ignore[index,call-overload]
+
+
+def select_tables(names: Sequence[str], runs: Path | None) -> Iterator[tuple[str, pd.DataFrame, str]]:
+    """Name, table and a sentence on its source, for every sweep that is to be drawn."""
+    if runs is None:
+        names = names or sorted(path.stem for path in SWEEPS_DIR.glob("*.csv"))
+        if not names:
+            raise ValueError(
+                f"no sweep in {SWEEPS_DIR} has a committed answer: give --runs, or train one first"
+            )
+        for name in names:
+            yield name, *choose_table(name, Path("runs"))
+    elif not runs.is_dir() or any(runs.glob("*.parquet")):
+        if len(names) > 1:
+            raise ValueError(
+                f"--runs={str(runs)!r} is one table, and {len(names)} names are given: give one name"
+            )
+        name = names[0] if names else runs.resolve().stem
+        yield name, read_table(runs), f"{name}: {runs}"
+    else:
+        names = names or sorted({path.parent.name for path in runs.glob("*/*.parquet")})
+        if not names:
+            raise ValueError(
+                f"--runs={str(runs)!r} holds no records: give runs_dir, a folder of parquet files or a table"
+            )
+        for name in names:
+            yield name, read_table(runs / name), f"{name}: records in {runs / name}"
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """An argument parser that tells a mistake in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = OneLineParser(prog="plot.py", description=__doc__)
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="sweeps to draw; all committed ones by default"
+    )
+    parser.add_argument(
+        "--runs", type=Path, metavar="DIR|FILE", help="runs_dir, a folder of records, a csv or a parquet"
+    )
+    parser.add_argument("--columns", default="", help="foreign column names, like lr=peak_lr,loss=eval")
+    parser.add_argument("--out", type=Path, default=Path("figures"), metavar="DIR", help="where figures go")
+    parser.add_argument("--commit", action="store_true", help="write sweeps/NAME.csv from records")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; 0, or 2 after one line on stderr for a mistake of the user's."""
+    options = read_arguments(arguments)
+    try:
+        columns = parse_columns(options.columns) if options.columns else {}
+        if options.commit and not options.names:
+            raise ValueError("--commit needs a NAME: say which sweep's records become its committed answer")
+        runs = options.runs or (Path("runs") if options.commit else None)
+        for name, frame, sentence in select_tables(options.names, runs):
+            print(sentence)
+            frame = rename_columns(frame, columns, sentence.partition(": ")[2])
+            drawn = draw(name, frame, options.out, source=name)
+            print_report(drawn.analysis)
+            print("\n".join(str(path) for path in drawn.paths))
+            if options.commit:
+                print(commit_answer(name, frame))
+    except ValueError as error:
+        print(" ".join(str(error).split()), file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,119 @@
+"""The report on the terminal: optima with intervals, laws, verdicts, and what to do about edges."""
+
+import sys
+
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from analysis.analyse import Analysis, GroupAnswer
+from analysis.claims import Verdict
+from analysis.fit import Estimate
+
+
+def print_report(analysis: Analysis, console: Console | None = None) -> None:
+    """Print what the runs say, group by group."""
+    console = console or Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    console.print(f"\n[bold]{escape(analysis.question)}[/bold]")
+    console.print(escape(analysis.caption), style="dim")
+    for note in analysis.runs.notes:
+        console.print(f"note: {escape(note)}", style="yellow")
+    if analysis.figure == "curves":
+        print_losses(analysis, console)
+    for answer in analysis.groups:
+        if answer.label:
+            console.print(f"\n[bold cyan]{escape(answer.label)}[/bold cyan]")
+        console.print(build_optima_table(answer))
+        print_edges(answer, console)
+        if any(not fit.refused for fit in answer.fits):
+            console.print(build_laws_table(answer))
+        print_refusals(answer, console)
+        if answer.comparison.best:
+            console.print(f"law: {escape(answer.comparison.text)}")
+        for verdict in answer.verdicts:
+            print_verdict(verdict, console)
+
+
+def build_optima_table(answer: GroupAnswer) -> Table:
+    """One row a batch size."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("batch size", "best lr", "95 % interval", "loss", "runs"):
+        table.add_column(column, justify="right")
+    table.add_column("status")
+    for o in answer.optima:
+        interval = f"{o.low:.3g} .. {o.high:.3g}" if np.isfinite(o.low) else "-"
+        style = "" if o.status == "interior" else "yellow"
+        loss = f"{o.loss:.4f}" if np.isfinite(o.loss) else "-"
+        table.add_row(
+            str(o.batch_size), f"{o.lr:.3g}", interval, loss, str(o.num_runs), o.status, style=style
+        )
+    return table
+
+
+def print_edges(answer: GroupAnswer, console: Console) -> None:
+    """What to know or do about single cells; a remark that several share is printed once."""
+    by_note: dict[str, list[str]] = {}
+    for o in answer.optima:
+        if o.note:
+            by_note.setdefault(o.note, []).append(str(o.batch_size))
+    for note, batch_sizes in by_note.items():
+        console.print(f"batch size {', '.join(batch_sizes)}: {escape(note)}", style="yellow")
+
+
+def build_laws_table(answer: GroupAnswer) -> Table:
+    """One row a law, the best first."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("law")
+    table.add_column("AICc", justify="right")
+    table.add_column("rmse ln lr", justify="right")
+    table.add_column("parameters, 95 % interval")
+    for fit in sorted((fit for fit in answer.fits if not fit.refused), key=lambda fit: fit.aicc):
+        params = ", ".join(f"{name} {format_estimate(e)}" for name, e in fit.params.items())
+        style = "bold" if fit.law == answer.comparison.best else ""
+        table.add_row(fit.law, f"{fit.aicc:.1f}", f"{fit.rmse_log:.3f}", escape(params), style=style)
+    return table
+
+
+def print_refusals(answer: GroupAnswer, console: Console) -> None:
+    """Laws that were not fitted and parameters that the data do not set, a line for each reason."""
+    by_reason: dict[str, list[str]] = {}
+    for fit in answer.fits:
+        for reason in (*([f"not fitted, {fit.refused}"] if fit.refused else []), *fit.notes):
+            by_reason.setdefault(reason, []).append(fit.law)
+    for reason, laws in by_reason.items():
+        console.print(f"{', '.join(laws)}: {escape(reason)}", style="dim")
+
+
+def format_estimate(estimate: Estimate) -> str:
+    """Value and interval; one that spans more than a factor 1e4 says nothing and is called unbounded."""
+    bounded = np.isfinite(estimate.low) and np.isfinite(estimate.high)
+    if bounded and estimate.low > 0 and estimate.high / estimate.low > 1e4:
+        bounded = False
+    if not bounded or (estimate.low == 0.0 and estimate.value > 0):
+        return f"{estimate.value:.3g} (unbounded)"
+    return f"{estimate.value:.3g} [{estimate.low:.3g}, {estimate.high:.3g}]"
+
+
+def print_verdict(verdict: Verdict, console: Console) -> None:
+    """Claim, verdict, numbers, and the rule by which the verdict follows."""
+    colour = {"confirmed": "green", "refuted": "red", "inconclusive": "yellow"}[verdict.verdict]
+    numbers = ", ".join(f"{name} {value:.3g}" for name, value in verdict.numbers.items())
+    reason = f" ({verdict.reason})" if verdict.reason else ""
+    console.print(
+        f"claim {verdict.claim} under {verdict.protocol}: "
+        f"[bold {colour}]{verdict.verdict}[/bold {colour}]{escape(reason)}"
+    )
+    console.print(f"  {escape(numbers)}")
+    console.print(f"  rule: {escape(verdict.rule)}", style="dim")
+
+
+def print_losses(analysis: Analysis, console: Console) -> None:
+    """Final losses of runs that have no learning-rate axis."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    columns = [*analysis.runs.groups, "batch_size", "optimizer.lr", "seed", "loss", "status"]
+    for column in columns:
+        table.add_column(column, justify="right")
+    for row in analysis.runs.frame[columns].itertuples(index=False):
+        table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row))
+    console.print(table)

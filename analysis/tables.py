@@ -1,0 +1,156 @@
+"""Read a table of runs from records, a csv or a parquet file, and give its columns this project's names."""
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from harness.config import SWEEPS_DIR, closest
+from harness.records import ENDED, read_records
+
+SHORT_NAMES = {
+    "lr": "optimizer.lr",
+    "eps": "optimizer.eps",
+    "momentum": "optimizer.momentum",
+    "weight_decay": "optimizer.weight_decay",
+    "optimizer": "optimizer.name",
+    "model": "model.name",
+    "task": "task.name",
+}
+
+
+def read_table(source: Path) -> pd.DataFrame:
+    """Read one table: a folder of records, FILE.csv or FILE.parquet. Its content is not checked."""
+    if source.is_dir():
+        return read_records(source)
+    if not source.exists():
+        raise ValueError(
+            f"--runs={str(source)!r} does not exist: give a folder of records, FILE.csv or FILE.parquet"
+        )
+    if source.suffix not in (".csv", ".parquet"):
+        raise ValueError(f"--runs={str(source)!r} is not one of a folder of records, FILE.csv, FILE.parquet")
+    try:
+        if source.suffix == ".parquet":
+            frame = pd.read_parquet(source)
+        else:
+            with warnings.catch_warnings():
+                # pandas only warns when rows are longer than the header, and then shifts the columns
+                warnings.simplefilter("error", pd.errors.ParserWarning)
+                frame = pd.read_csv(source, index_col=False)
+    except pd.errors.EmptyDataError:
+        raise ValueError(f"{source} is empty: it needs a header line and one row a run") from None
+    except (ValueError, OSError, pd.errors.ParserWarning) as error:
+        raise ValueError(
+            f"{source} cannot be read as {source.suffix[1:]}: {' '.join(str(error).split())}"
+        ) from None
+    if frame.empty:
+        raise ValueError(f"{source} is empty: it needs one row a run under its header line")
+    return frame
+
+
+def parse_columns(text: str) -> dict[str, str]:
+    """Turn `lr=peak_lr,loss=eval` into {our name: the table's name}."""
+    columns = {}
+    for pair in text.split(","):
+        ours, equals, theirs = (part.strip() for part in pair.partition("="))
+        if not (ours and equals and theirs):
+            raise ValueError(
+                f"--columns has {pair!r}, which is not OURS=THEIRS: write it like lr=peak_lr,loss=eval"
+            )
+        columns[ours] = theirs
+    return columns
+
+
+def rename_columns(
+    frame: pd.DataFrame, columns: Mapping[str, str], source: str = "the table"
+) -> pd.DataFrame:
+    """Rename foreign columns to ours. A short name of ours (lr, eps, optimizer ...) stands for its full name.
+
+    A column that already bears a name which `columns` gives to another one is dropped.
+    """
+    renamed = {}
+    for ours, theirs in columns.items():
+        if theirs not in frame.columns:
+            raise ValueError(
+                f"--columns names {theirs!r}, which {source} lacks{closest(theirs, list(frame.columns))}: "
+                f"its columns are {list_columns(frame)}"
+            )
+        renamed[theirs] = SHORT_NAMES.get(ours, ours)
+    clash = [name for name in renamed.values() if name in frame.columns and name not in renamed]
+    frame = frame.drop(columns=clash).rename(columns=renamed)
+    short = {
+        name: full
+        for name, full in SHORT_NAMES.items()
+        if name in frame.columns and full not in frame.columns
+    }
+    return frame.rename(columns=short)
+
+
+def list_columns(frame: pd.DataFrame, limit: int = 12) -> str:
+    """The first names of a table's columns, for a message."""
+    names = [str(name) for name in frame.columns]
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+
+
+def choose_table(name: str, runs_dir: Path) -> tuple[pd.DataFrame, str]:
+    """Table of a committed sweep: local records if they cover the committed grid, else the committed csv.
+
+    Returns: the table and a sentence that says which one was taken and why.
+    """
+    committed_path = SWEEPS_DIR / f"{name}.csv"
+    folder = runs_dir / name
+    has_records = folder.is_dir() and any(folder.glob("*.parquet"))
+    if not committed_path.exists():
+        if has_records:
+            return read_records(folder), f"{name}: local records in {folder} (no answer is committed)"
+        if (SWEEPS_DIR / f"{name}.yaml").exists():
+            raise ValueError(f"sweep {name!r} has not run yet: run `python -m harness sweep={name}` first")
+        names = sorted(path.stem for path in SWEEPS_DIR.glob("*.yaml"))
+        raise ValueError(
+            f"{name!r} is not one of the sweeps {', '.join(names) or '(none)'}{closest(name, names)}"
+        )
+    committed = read_table(committed_path)
+    if not has_records:
+        return committed, f"{name}: the committed answer {committed_path.name} (no local records in {folder})"
+    local = read_records(folder)
+    missing = count_missing(local, committed)
+    if missing:
+        return committed, (
+            f"{name}: the committed answer {committed_path.name} (local records in {folder} lack {missing} of its "
+            f"{len(committed)} runs)"
+        )
+    return local, f"{name}: local records in {folder}, which cover the {len(committed)} committed runs"
+
+
+def count_missing(local: pd.DataFrame, committed: pd.DataFrame) -> int:
+    """How many committed runs have no ended local run of the same configuration.
+
+    Compared are the configuration columns that both tables have. run_id and the corpus hash are not compared,
+    since the corpus differs between builds of Python.
+    """
+    ended = local[local["status"].isin(ENDED)] if "status" in local.columns else local
+    keys = [name for name in committed.columns if name in ended.columns and is_compared(str(name))]
+    have = {tuple(canonical(value) for value in row) for row in ended[keys].itertuples(index=False)}
+    want = [tuple(canonical(value) for value in row) for row in committed[keys].itertuples(index=False)]
+    return sum(row not in have for row in want)
+
+
+def is_compared(column: str) -> bool:
+    """Whether a column tells two runs apart, the corpus hash aside."""
+    if column == "task.corpus_sha256":
+        return False
+    scalars = ("batch_size", "seed", "protocol", "precision", "num_steps", "num_samples", "max_steps")
+    return column in scalars or column.startswith(("model.", "task.", "optimizer.", "schedule."))
+
+
+def canonical(value: object) -> str:
+    """One text for equal values, whatever their type after a trip through csv: 9 digits, and "" for none."""
+    if value is None or value != value or value is pd.NA:
+        return ""
+    if isinstance(value, bool):
+        return str(value)
+    try:
+        return f"{float(str(value)):.9g}"
+    except ValueError:
+        return str(value)

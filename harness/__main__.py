@@ -1,0 +1,205 @@
+"""`python -m harness sweep=NAME [overrides]`: compose -> sweep -> plan -> launch -> draw."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it found, and it is told in one line here
+
+import hydra
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from harness.compose import MISTAKES, compose, describe_options, explain, register_sweeps
+from harness.config import CONF_DIR, check_choice, check_limits, match_types
+from harness.launchers import LAUNCHERS
+from harness.launchers.local import available_cores, warm_up
+from harness.plan import Stack, make_plan, open_plan, shape_of
+from harness.progress import Display
+from harness.records import read_ended, read_mirrored, read_records, sweep_folder
+from harness.sweep import Sweep, make_sweep
+
+HELP = """Train what a sweep lacks, fit laws to all of it, draw it.
+
+  python -m harness sweep=smoke                            a sweep of seconds
+  python -m harness sweep=lr_vs_bs                         the main job
+  python -m harness sweep=lr_vs_bs dry_run=true            what it would cost; starts nothing
+  python -m harness sweep=lr_vs_bs 'sweep.grid.seed=[0,1,2]'   another axis in place of one of the sweep's
+  python -m harness optimizer=sgd optimizer.lr=0.5         one run
+  --config-dir DIR    your own YAML: DIR/sweep/NAME.yaml, DIR/model/NAME.yaml, ...
+  --cfg job           all values, composed;  --hydra-help  Hydra's own flags"""
+
+
+def run(settings: dict[str, Any], sweep: Sweep) -> int:
+    """Train what is missing of a sweep and draw it; 0 when every run ended, 1 when one failed."""
+    folder = sweep_folder(settings["runs_dir"], sweep.name)
+    since = datetime.now(UTC).isoformat() if settings["refresh"] or settings["run_id"] else None
+    missing = set(sweep.runs) - read_ended(folder, since)
+    with mirroring(folder, settings["tracker"], expected=set(sweep.runs)):
+        failed = train_missing(settings, sweep, folder, since) if missing else 0
+        draw_sweep(settings, sweep, folder)
+    if failed:
+        print(f"{failed} runs did not end; the same command trains what is missing", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def train_missing(settings: dict[str, Any], sweep: Sweep, folder: Path, since: str | None) -> int:
+    """Launch the stacks with runs that did not end yet; returns how many runs failed."""
+    warm_up()
+    launcher = settings["launcher"]
+    device, num_devices = choose_device(launcher["device"])
+    plan = make_plan(
+        sweep.name, sweep.runs, device=device, width=launcher["width"], metrics=settings["metrics"], since=since
+    )
+    path, plan = open_plan(folder, plan)
+    ended = read_ended(folder, since)
+    waiting = [i for i, stack in enumerate(plan.stacks) if stack.without(ended).runs]
+    reasons: dict[str, int] = {}
+    with Display(plan, waiting, ended) as display:
+        launch = LAUNCHERS[launcher["name"]]
+        for stack, message in launch(path, plan, waiting, num_devices=num_devices, workers=launcher["workers"]):
+            display.show(stack, message)
+            lost = [("failed", message["lost"])] * len(plan.stacks[stack].without(ended).runs) if "lost" in message else []
+            for status, reason in [*message.get("ended", ()), *lost]:
+                if status == "failed":
+                    reasons[reason] = reasons.get(reason, 0) + 1
+    for reason, count in reasons.items():
+        print(f"{count} runs failed: {reason}", file=sys.stderr)
+    return sum(reasons.values())
+
+
+def choose_device(device: str) -> tuple[str, int]:
+    """cpu or cuda, and how many GPUs there are.
+
+    Raises: ValueError for a device that is not there.
+    """
+    import torch  # here, since composing and drawing go without it
+
+    check_choice("launcher.device", device, ("auto", "cpu", "cuda"))
+    count = torch.cuda.device_count()
+    if device == "cuda" and count == 0:
+        raise ValueError("launcher.device='cuda', but torch finds no GPU: give launcher.device=cpu or install a CUDA build")
+    return ("cuda" if count and device != "cpu" else "cpu"), count
+
+
+def draw_sweep(settings: dict[str, Any], sweep: Sweep, folder: Path) -> None:
+    """Figure, table of optima, laws and verdicts of exactly the composed runs."""
+    from analysis.plot import draw, print_report
+
+    records = read_records(folder)
+    drawn = draw(sweep.name, records[records["run_id"].isin(sweep.runs)], Path(settings["figures_dir"]), sweep.question)
+    print_report(drawn.analysis)
+    print(drawn.paths[0])
+
+
+@contextmanager
+def mirroring(folder: Path, tracker: dict[str, Any], *, expected: set[str]) -> Iterator[None]:
+    """While the body runs, a process of its own sends to W&B what is published; it gets to finish, aside from training."""
+    if tracker["name"] == "none" or expected <= {name for name, _ in read_mirrored(folder)}:
+        yield
+        return
+    options = [str(tracker[key] or "") for key in ("mode", "project", "entity")]
+    command = [sys.executable, "-m", "harness.mirror", str(folder), *options]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE)
+    assert process.stdin is not None
+    try:
+        yield
+    finally:
+        process.stdin.close()
+    with Console().status("sending what is left to W&B"):
+        code = process.wait()
+    if code:
+        print(f"the W&B mirror ended with code {code}; send again: {' '.join(command[1:4])}", file=sys.stderr)
+
+
+def print_dry_run(settings: dict[str, Any], sweep: Sweep) -> None:
+    """What the command would train: stacks by shape with FLOPs, memory and time, and what is there already."""
+    import torch
+
+    from harness.estimate import estimate_stack
+
+    launcher = settings["launcher"]
+    device, num_devices = choose_device(launcher["device"])
+    plan = make_plan(sweep.name, sweep.runs, device=device, width=launcher["width"], metrics=settings["metrics"])
+    ended = read_ended(Path(settings["runs_dir"]) / sweep.name) & set(sweep.runs)
+    table = Table("stacks", "runs", "batch size", "steps", "optimizer", "FLOPs", "MB a stack", "worker seconds")
+    shapes: dict[str, list[Stack]] = {}
+    for stack in plan.stacks:
+        if (rest := stack.without(ended)).runs:
+            shapes.setdefault(shape_of(rest.first), []).append(rest)
+    total_seconds, total_flops, timed = 0.0, 0.0, True
+    torch.set_num_threads(1)
+    for stacks in track(shapes.values(), description="measuring a few steps of each shape", transient=True):
+        first, runs = stacks[0].first, sum(len(stack.runs) for stack in stacks)
+        cost = estimate_stack(stacks[0], torch.device(device))
+        flops = cost.flops * runs / len(stacks[0].runs)
+        seconds = None if cost.seconds is None else cost.seconds * len(stacks)
+        total_flops, total_seconds, timed = total_flops + flops, total_seconds + (seconds or 0), timed and seconds is not None
+        table.add_row(
+            str(len(stacks)), str(runs), str(first.batch_size), str(first.num_steps), str(first.optimizer["name"]),
+            f"{flops:.2g}", f"{cost.bytes / 1e6:,.0f}", "too large to try here" if seconds is None else f"{seconds:.1f}",
+        )  # fmt: skip
+    Console().print(table)
+    workers = launcher["workers"] or (num_devices if device == "cuda" else available_cores())
+    print(f"{sweep.name}: {len(sweep.runs)} runs, {len(ended)} done, {len(sweep.runs) - len(ended)} to train; {total_flops:.3g} FLOPs")
+    if timed:
+        print(f"about {total_seconds / workers:.0f} s on {workers} {device} workers of this machine, without start-up and evaluation")
+
+
+def execute() -> int:
+    """The command, after Hydra has composed what was typed."""
+    settings, defaults = compose({})
+    settings = match_types(settings, defaults)
+    check_limits({key: settings[key] for key in ("metrics", "launcher")})
+    check_choice("launcher.name", settings["launcher"]["name"], LAUNCHERS)
+    sweep = make_sweep(compose)
+    if (wanted := settings["run_id"]) is not None:
+        check_choice("run_id", str(wanted), sweep.runs)
+        sweep = replace(sweep, runs={str(wanted): sweep.runs[str(wanted)]})
+    if settings["dry_run"]:
+        print_dry_run(settings, sweep)
+        return 0
+    return run(settings, sweep)
+
+
+def tell(error: Exception) -> int:
+    print(f"error: {explain(error)}", file=sys.stderr)
+    return 2
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")
+def main(_: DictConfig) -> None:
+    # Inside Hydra, since it prints more than a line about an error that leaves this function
+    try:
+        code = execute()
+    except MISTAKES as error:
+        code = tell(error)
+    sys.exit(code)
+
+
+def cli() -> int:
+    """Exit code: 0, 1 when a run failed, 2 on a mistake of the user's, 130 when interrupted."""
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(HELP + "\n" + describe_options())
+        return 0
+    register_sweeps()
+    try:
+        main()
+    except MISTAKES as error:
+        return tell(error)
+    except KeyboardInterrupt:
+        print("\ninterrupted: finished stacks are kept; the same command trains what is missing", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli())

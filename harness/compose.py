@@ -1,0 +1,89 @@
+"""Hydra: what a user typed -> composed values, and mistakes told in one line."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from harness.config import CONF_DIR, SWEEPS_DIR, check_choice, closest
+
+GROUPS = ("task", "model", "optimizer", "schedule", "protocol", "launcher", "tracker", "sweep")
+
+
+def register_sweeps() -> None:
+    """Make sweeps/*.yaml the config group `sweep`, and let sweep.grid take axes that it does not have yet."""
+    store = ConfigStore.instance()
+    for path in sorted(SWEEPS_DIR.glob("*.yaml")):
+        store.store(group="sweep", name=path.stem, node=OmegaConf.load(path), package="_global_")
+    grid = OmegaConf.create({"sweep": {"grid": {}}})
+    OmegaConf.set_struct(grid.sweep.grid, False)
+    store.store(name="open_grid", node=grid)
+
+
+def compose(chosen: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The values of the running command with some groups chosen anew, and the defaults of those choices.
+
+    The defaults are the same groups without the user's values: their keys and types are what values are held against.
+
+    Args:
+        chosen: group -> option, over what the command line chooses.
+    """
+    hydra_config = HydraConfig.get()
+    typed = hydra_config.overrides.task
+    groups = [override for override in typed if override.partition("=")[0].lstrip("+~") in GROUPS]
+    anew = [f"{group}={option}" for group, option in chosen.items()]
+    values = hydra.compose("config", overrides=[*typed, *anew])
+    defaults = hydra.compose("config", overrides=[*groups, *anew])
+    return (
+        OmegaConf.to_container(values, resolve=True, throw_on_missing=True),  # type: ignore[return-value]
+        OmegaConf.to_container(defaults, resolve=True),
+    )
+
+
+def explain(error: Exception) -> str:
+    """One line with the cure for a mistake that Hydra or OmegaConf found."""
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
+        group, _, option = str(error.missing_cfg_file).rpartition("/")
+        try:
+            check_choice(group, option, error.options)
+        except ValueError as readable:
+            return str(readable)
+    if isinstance(cause, MissingMandatoryValue):
+        key = cause.full_key or str(cause).rpartition(" ")[2]
+        return f"{key} is not set: give {key}=VALUE"
+    if isinstance(cause, OmegaConfBaseException) and cause.key is not None:
+        parent = cause.parent_node
+        allowed = [str(key) for key in parent] if isinstance(parent, Mapping) else []
+        if allowed:
+            key = cause.full_key or str(cause.key)
+            return f"{key} is not a key here; there are {', '.join(allowed)}{closest(str(cause.key), allowed)}"
+    return " ".join(str(error).split())
+
+
+MISTAKES = (HydraException, OmegaConfBaseException, ValueError)
+
+
+def describe_options() -> str:
+    """The options of every group with the first comment line of their files, for --help."""
+    lines = []
+    for group in ("task", "model", "optimizer", "schedule", "protocol", "tracker"):
+        lines.append(f"\n{group}=")
+        lines += [f"  {path.stem:<16}{first_comment(path.read_text())}" for path in sorted((CONF_DIR / group).glob("*.yaml"))]
+    lines.append("\nsweep=")
+    for path in sorted(SWEEPS_DIR.glob("*.yaml")):
+        sweep = OmegaConf.load(path)
+        lines.append(f"  {path.stem:<16}{sweep.sweep.question} ({first_comment(path.read_text())})")
+    return "\n".join(lines)
+
+
+def first_comment(text: str) -> str:
+    for line in text.splitlines():
+        if line.startswith("# ") and not line.startswith("# @"):
+            return line[2:]
+    return ""

@@ -1,0 +1,189 @@
+"""Typed configs: YAML -> RunConfig -> run_id.
+
+A part (task, model, optimizer, schedule) is a flat mapping whose keys and types are those of its YAML file in conf/:
+whoever adds an option writes it there once, and a key or a type that the file does not have is refused.
+"""
+
+import difflib
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+CONF_DIR = ROOT / "conf"
+SWEEPS_DIR = ROOT / "sweeps"
+
+Scalar = str | int | float | bool | None
+Part = Mapping[str, Scalar]
+
+PARTS = ("task", "model", "optimizer", "schedule")
+PROTOCOLS = ("fixed_steps", "fixed_samples")
+PRECISIONS = ("float32", "float64")
+
+_positive = ("a number > 0", lambda v: v > 0)
+_not_negative = ("a number >= 0", lambda v: v >= 0)
+_average = ("a number in [0, 1)", lambda v: 0 <= v < 1)
+_share = ("a number in [0, 1]", lambda v: 0 <= v <= 1)
+_count = ("a whole number >= 1", lambda v: v >= 1 and v == int(v))
+_natural = ("a whole number >= 0", lambda v: v >= 0 and v == int(v))
+LIMITS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "batch_size": _count, "num_steps": _count, "num_samples": _count, "seed": _natural,
+    "num_heldout": _count, "context": _count, "num_evals": _count, "num_examples": _count,
+    "embedding": _count, "hidden": _count, "depth": _count, "workers": _count, "width": _count,
+    "lr": _positive, "eps": _not_negative, "weight_decay": _not_negative,
+    "beta1": _average, "beta2": _average, "momentum": _average,
+    "warmup": _share, "decay": _share, "final": _share,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One training run: everything that changes its numbers, and nothing else.
+
+    num_steps and num_samples are both resolved (num_samples = num_steps * batch_size); which of them was asked for is
+    what `protocol` names.
+    """
+
+    task: Part
+    model: Part
+    optimizer: Part
+    schedule: Part
+    protocol: str
+    num_steps: int
+    num_samples: int
+    batch_size: int
+    seed: int
+    precision: str
+
+    @property
+    def hyperparameters(self) -> dict[str, float]:
+        """The optimizer's numbers: tensors inside a stack, so a grid of them costs no second program."""
+        return {name: value for name, value in self.optimizer.items() if isinstance(value, float)}
+
+
+def make_run_config(values: Mapping[str, Any]) -> RunConfig:
+    """The run that composed values describe; other keys than a run's are passed over.
+
+    Raises: ValueError for a value out of its limits.
+    """
+    names = {field.name for field in fields(RunConfig)}
+    values = {key: value for key, value in values.items() if key in names}
+    check_limits(values)
+    check_choice("protocol", values["protocol"], PROTOCOLS)
+    check_choice("precision", values["precision"], PRECISIONS)
+    batch_size = values["batch_size"]
+    if values["protocol"] == "fixed_samples":
+        num_samples = _given(values, "num_samples")
+        if num_samples < batch_size:
+            raise ValueError(f"num_samples={num_samples} is less than batch_size={batch_size}: no step would be taken")
+        values["num_steps"] = num_samples // batch_size
+    else:
+        _given(values, "num_steps")
+    values["num_samples"] = values["num_steps"] * batch_size
+    return RunConfig(**values)
+
+
+def _given(values: Mapping[str, Any], name: str) -> int:
+    if values.get(name) is None:
+        raise ValueError(f"protocol={values['protocol']} needs {name}: give {name}=NUMBER")
+    return int(values[name])
+
+
+def run_id(config: RunConfig) -> str:
+    """Twelve hex digits that name a run: a hash of its canonical JSON, floats to 9 digits.
+
+    Fields that are null or false are left out, so a new option with such a default retrains nothing.
+    """
+    canonical = {
+        name: f"{value:.9g}" if isinstance(value, float) else value
+        for name, value in flatten(config).items()
+        if value is not None and value is not False
+    }
+    text = json.dumps(canonical, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def flatten(config: RunConfig) -> dict[str, Scalar]:
+    """A run's columns: `optimizer.lr`, `batch_size`, ... The same words as the overrides and the YAML keys."""
+    return flatten_mapping({field.name: getattr(config, field.name) for field in fields(config)})
+
+
+def flatten_mapping(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keys joined by dots."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= flatten_mapping(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of flatten_mapping."""
+    nested: dict[str, Any] = {}
+    for path, value in flat.items():
+        *parents, leaf = path.split(".")
+        node = nested
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = value
+    return nested
+
+
+def closest(word: str, allowed: Iterable[str]) -> str:
+    """' (did you mean X?)' where a name is near, else nothing."""
+    near = difflib.get_close_matches(str(word), list(allowed), n=1, cutoff=0.5)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def check_choice(name: str, value: object, allowed: Iterable[str]) -> None:
+    """Raises: ValueError unless value is one of the allowed ones."""
+    allowed = sorted(allowed)
+    if value not in allowed:
+        raise ValueError(f"{name}={value!r} is not one of {', '.join(allowed)}{closest(str(value), allowed)}")
+
+
+def check_limits(values: Mapping[str, Any]) -> None:
+    """Raises: ValueError for a known field whose value is no number or out of its range."""
+    for path, value in flatten_mapping(values).items():
+        if path.rpartition(".")[2] not in LIMITS or value is None:
+            continue
+        words, holds = LIMITS[path.rpartition(".")[2]]
+        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not number or not holds(value):
+            raise ValueError(f"{path}={value!r} is not {words}")
+
+
+def match_types(values: Mapping[str, Any], defaults: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Values with the types of their defaults: a whole number becomes a float where the default is one.
+
+    Raises: ValueError for an unknown key (with the nearest right one), for a value of another type, and for a `name`
+    that was set by hand, since a name is chosen together with the options that go with it.
+    """
+    matched: dict[str, Any] = {}
+    for key, value in values.items():
+        path = f"{prefix}{key}"
+        if key not in defaults:
+            raise ValueError(f"{path} is not a key here; there are {', '.join(defaults)}{closest(key, defaults)}")
+        default = defaults[key]
+        if isinstance(default, Mapping) and isinstance(value, Mapping):
+            matched[key] = match_types(value, default, f"{path}.")
+        elif key == "name" and prefix and value != default:
+            raise ValueError(f"{path}={value} does not choose a {prefix[:-1]}: write {prefix[:-1]}={value}")
+        else:
+            matched[key] = match_type(path, value, default)
+    return matched
+
+
+def match_type(path: str, value: Any, default: Any) -> Any:
+    """One value with the type of its default; a default of null takes any."""
+    if default is None or type(value) is type(default):
+        return value
+    if isinstance(default, bool) or isinstance(value, bool) or isinstance(default, str) or not isinstance(value, int | float):
+        words = {bool: "true or false", str: "a text", int: "a whole number", float: "a number"}
+        raise ValueError(f"{path}={value!r} is not {words.get(type(default), 'a group of values')}")
+    if isinstance(default, int) and value != int(value):
+        raise ValueError(f"{path}={value!r} is not a whole number")
+    return type(default)(value)

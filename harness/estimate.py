@@ -1,0 +1,60 @@
+"""What a plan would cost, for `dry_run=true`: FLOPs, memory and time, before anything is started."""
+
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from harness.plan import Stack
+from harness.train import draw_batches, make_program, stack_hyperparameters, start
+
+TIMED_STEPS = 3
+TIMED_AT_MOST = 1e11  # FLOPs of a step; a larger one is not tried on the machine that asks
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Of one stack."""
+
+    flops: float  # of all steps of all runs, forward and backward
+    bytes: int  # parameters, optimizer state and all that one step makes: an upper bound
+    seconds: float | None  # of one worker on this machine; None where a step is too large to try here
+
+
+class ByteCounter(TorchDispatchMode):
+    """Adds up the bytes of every tensor that operations make, views left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if not func.is_view:
+            self.bytes += sum(x.nbytes for x in tree_leaves(out) if isinstance(x, torch.Tensor))
+        return out
+
+
+def estimate_stack(stack: Stack, device: torch.device) -> Estimate:
+    """Counts one step's FLOPs and, where that is cheap, times a few steps here."""
+    config = replace(stack.first, num_steps=TIMED_STEPS + 1)
+    program = make_program(config, device, shared_batch=True)
+    now = start(stack, program, device)
+    batches = list(draw_batches(program.task, config, [config.seed], torch.zeros(len(stack.runs), dtype=torch.long)))
+    hyper = stack_hyperparameters(stack, now.params_RN) | {"step": torch.tensor(1.0, device=device)}
+    with FlopCounterMode(display=False) as flop_counter, ByteCounter() as byte_counter:
+        program.step(now.params_RN, now.state, now.alive_R, hyper, batches[0])
+    flops = float(flop_counter.get_total_flops())
+    size = byte_counter.bytes + now.params_RN.nbytes * (1 + len(now.state))
+    seconds = None
+    if flops <= TIMED_AT_MOST:
+        began = time.perf_counter()
+        for batch in batches[1:]:
+            program.step(now.params_RN, now.state, now.alive_R, hyper, batch)
+        seconds = (time.perf_counter() - began) / TIMED_STEPS * stack.first.num_steps
+    return Estimate(flops * stack.first.num_steps, size, seconds)

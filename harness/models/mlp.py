@@ -1,0 +1,25 @@
+"""Multilayer perceptron.
+
+Shapes: B batch, T context, V symbols.
+"""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class MLP(nn.Module):
+    """`depth` hidden ReLU layers of one width over the one-hot encoded context."""
+
+    def __init__(self, *, context: int, num_symbols: int, num_outputs: int, hidden: int, depth: int) -> None:
+        super().__init__()
+        self.num_symbols = num_symbols
+        widths = [context * num_symbols] + [hidden] * depth
+        layers: list[nn.Module] = []
+        for fan_in, fan_out in zip(widths, widths[1:], strict=False):
+            layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
+        self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], num_outputs))
+
+    def forward(self, symbols_BT: Tensor) -> Tensor:
+        one_hot_BTV = F.one_hot(symbols_BT, self.num_symbols).to(self.layers[0].weight.dtype)
+        logits_BV: Tensor = self.layers(one_hot_BTV.flatten(-2))
+        return logits_BV

@@ -1,0 +1,44 @@
+"""One run's parameters as one vector, and back.
+
+An optimizer that works entry by entry then takes one tensor a stack instead of one a layer, which is what makes a step
+cheap where it is bound by the number of operations.
+
+Shapes: N all parameters of one run, in the order of the module's own names.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Layout(NamedTuple):
+    """Where each named tensor lies in the vector."""
+
+    names: tuple[str, ...]
+    shapes: tuple[torch.Size, ...]
+
+    @property
+    def sizes(self) -> list[int]:
+        return [math.prod(shape) for shape in self.shapes]
+
+    @property
+    def num_params(self) -> int:
+        return sum(self.sizes)
+
+
+def layout_of(params: Mapping[str, Tensor]) -> Layout:
+    return Layout(tuple(params), tuple(tensor.shape for tensor in params.values()))
+
+
+def flatten_params(params: Mapping[str, Tensor]) -> Tensor:
+    """Named tensors -> params_N (a copy)."""
+    return torch.cat([tensor.reshape(-1) for tensor in params.values()])
+
+
+def unflatten_params(params_N: Tensor, layout: Layout) -> dict[str, Tensor]:
+    """params_N -> named views of it."""
+    pieces = torch.split(params_N, layout.sizes)
+    return {name: piece.view(shape) for name, shape, piece in zip(layout.names, layout.shapes, pieces, strict=True)}

@@ -1,0 +1,117 @@
+"""Axes -> runs. A sweep is a question with the runs that answer it."""
+
+import itertools
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from harness.config import (
+    PARTS,
+    RunConfig,
+    closest,
+    flatten_mapping,
+    make_run_config,
+    match_type,
+    match_types,
+    nest,
+    run_id,
+)
+from harness.corpus import read_corpus
+
+# group choices -> (values with the user's overrides, the defaults of those choices)
+Compose = Callable[[Mapping[str, str]], tuple[dict[str, Any], dict[str, Any]]]
+
+AXIS_FORMS = "a list of values, [logspace, LOW, HIGH, COUNT] or [log2, FIRST, LAST, STEP]"
+
+
+@dataclass(frozen=True)
+class Sweep:
+    name: str
+    question: str
+    runs: dict[str, RunConfig]  # by run_id, in the order of the grid
+
+
+def make_sweep(compose: Compose) -> Sweep:
+    """Every combination of the axes in sweep.grid, laid over the composed values.
+
+    An axis `X.name` chooses from a config group (X=adam, X=sgd, ...) and composes anew once a choice; all other axes
+    set values. Two points of the grid that are the same run count once.
+
+    Raises: ValueError for an axis or value that the config does not have.
+    """
+    values, defaults = compose({})
+    sweep = values["sweep"]
+    axes = read_axes(sweep["grid"], values)
+    choosing = [path for path in axes if is_choice(path)]
+    runs: dict[str, RunConfig] = {}
+    for choice in itertools.product(*(axes[path] for path in choosing)):
+        chosen = {path.removesuffix(".name"): name for path, name in zip(choosing, choice, strict=True)}
+        if chosen:
+            values, defaults = compose(chosen)
+        values = match_types(values, defaults)
+        add_corpus(values)
+        setting = {path: axis for path, axis in axes.items() if not is_choice(path)}
+        for path in setting:
+            check_axis(path, values)
+        flat = flatten_mapping(values)
+        for point in itertools.product(*setting.values()):
+            changed = {path: match_type(path, x, flat[path]) for path, x in zip(setting, point, strict=True)}
+            config = make_run_config(nest(flat | changed))
+            runs[run_id(config)] = config
+    return Sweep(name=str(sweep["name"]), question=str(sweep["question"]), runs=runs)
+
+
+def is_choice(path: str) -> bool:
+    """Whether an axis chooses from a config group instead of setting a value."""
+    return path == "protocol" or path.endswith(".name")
+
+
+def add_corpus(values: dict[str, Any]) -> None:
+    """Text is part of a run's identity by its sha256, so a changed corpus is another run."""
+    if values["task"]["name"] in ("python_source", "text"):
+        values["task"]["corpus_sha256"] = read_corpus(values["task"]).sha256
+
+
+def read_axes(grid: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """The axes of a grid by their dotted path, each as a list of values."""
+    return {path: read_axis(path, axis) for path, axis in flatten_mapping(grid).items() if check_axis(path, values)}
+
+
+def check_axis(path: str, values: Mapping[str, Any]) -> bool:
+    """Raises: ValueError unless an axis names a value of the run."""
+    fields = {name: value for name, value in values.items() if name in (*PARTS, *RunConfig.__dataclass_fields__)}
+    allowed = flatten_mapping(fields)
+    if path not in allowed and not is_choice(path):
+        raise ValueError(f"sweep.grid.{path} is not a value of a run{closest(path, allowed)}; see --cfg job for all")
+    return True
+
+
+def read_axis(path: str, axis: object) -> list[Any]:
+    """[logspace, lo, hi, n]: n points evenly spaced in log; [log2, a, b, step]: 2^a, 2^(a+step) ... 2^b; else values.
+
+    Raises: ValueError for an empty axis, one that is no list, or a form with wrong numbers.
+    """
+    where = f"sweep.grid.{path}={axis}"
+    if not isinstance(axis, list) or not axis:
+        raise ValueError(f"{where} is not an axis: give {AXIS_FORMS}")
+    form, numbers = axis[0], axis[1:]
+    if form not in ("logspace", "log2"):
+        if isinstance(form, str) and not is_choice(path) and any(isinstance(x, int | float) for x in numbers):
+            raise ValueError(f"{where}: {form!r} is not a form of axis{closest(form, ['logspace', 'log2'])}; give {AXIS_FORMS}")
+        return axis
+    if len(numbers) != 3 or not all(isinstance(x, int | float) for x in numbers):
+        raise ValueError(f"{where} needs three numbers: give {AXIS_FORMS}")
+    if form == "logspace":
+        low, high, count = numbers
+        if low <= 0 or high <= low or count < 2 or count != int(count):
+            raise ValueError(f"{where} needs 0 < LOW < HIGH and a whole COUNT >= 2")
+        return [_round(low * (high / low) ** (i / (count - 1))) for i in range(int(count))]
+    first, last, step = numbers
+    if step <= 0 or last < first:
+        raise ValueError(f"{where} needs FIRST <= LAST and STEP > 0")
+    return [_round(2.0 ** (first + i * step)) for i in range(math.floor((last - first) / step + 1e-9) + 1)]
+
+
+def _round(value: float) -> float:
+    return float(f"{value:.9g}")

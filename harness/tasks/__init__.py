@@ -1,0 +1,32 @@
+"""Tasks: three functions of one run, and the held-out examples that its final loss is taken on.
+
+    init(seed) -> params                  named tensors
+    sample(seed, start, n) -> batch       samples start ... start+n-1 of that seed's stream, the same for every batch size
+    loss(params, batch) -> scalar         mean over the batch
+    heldout(n) -> batch                   the first n held-out examples, the same for every run
+"""
+
+from collections.abc import Callable
+
+import torch
+
+from harness.config import Part, RunConfig, check_choice
+from harness.tasks.text import text_task
+from harness.tasks.types import Batch, Params, Task
+
+TASKS: dict[str, Callable[[Part, Part, torch.device], Task]] = {"python_source": text_task, "text": text_task}
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+__all__ = ["TASKS", "Batch", "Params", "Task", "make_task"]
+
+
+def make_task(config: RunConfig, device: torch.device) -> Task:
+    """The task of a run, with its data on the device and its parameters in the run's precision."""
+    check_choice("task.name", config.task["name"], TASKS)
+    task = TASKS[str(config.task["name"])](config.task, config.model, device)
+    dtype = DTYPES[config.precision]
+
+    def init(seed: int) -> Params:
+        return {name: tensor.to(device, dtype) for name, tensor in task.init(seed).items()}
+
+    return task._replace(init=init)

@@ -1,0 +1,69 @@
+"""Next-byte prediction on a corpus of bytes.
+
+Shapes: B samples, T context, V = 256 byte values.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from harness.config import Part
+from harness.corpus import read_corpus
+from harness.models import make_model
+from harness.tasks.types import Batch, Params, Task
+
+NUM_BYTES = 256
+# Second words of the Philox key: streams that must not meet
+TRAINING, HELDOUT = 0, 1
+
+
+def text_task(task: Part, model: Part, device: torch.device) -> Task:
+    """Predict a byte from the `context` bytes before it; loss is cross-entropy in nats a byte.
+
+    Sample i of a seed starts at a position drawn with replacement by a counter-based generator, so it is a function of
+    (seed, i) alone: no state, any order, the same for every batch size.
+    """
+    context = int(str(task["context"]))
+    corpus = read_corpus(task)
+    train, heldout_bytes = (_to_tensor(data, device) for data in (corpus.train, corpus.heldout))
+    shape = {"context": context, "num_symbols": NUM_BYTES, "num_outputs": NUM_BYTES}
+    module = make_model(model, **shape).to(device)
+    window_T = torch.arange(context + 1, device=device)
+
+    def init(seed: int) -> Params:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return {name: p.detach() for name, p in make_model(model, **shape).named_parameters()}
+
+    def read(data: Tensor, draws: np.ndarray) -> Batch:
+        positions = torch.from_numpy((draws % np.uint64(len(data) - context)).astype(np.int64)).to(device)
+        windows = data[positions[:, None] + window_T].long()
+        return windows[:, :context], windows[:, context]
+
+    def sample(seed: int, start: int, n: int) -> Batch:
+        return read(train, draw(seed, TRAINING, start, n))
+
+    def heldout(n: int) -> Batch:
+        return read(heldout_bytes, draw(0, HELDOUT, 0, n))
+
+    def loss(params: Mapping[str, Tensor], batch: Batch) -> Tensor:
+        symbols_BT, next_B = batch
+        logits_BV = functional_call(module, dict(params), (symbols_BT,))
+        return F.cross_entropy(logits_BV, next_B)
+
+    return Task(init, sample, loss, heldout)
+
+
+def draw(seed: int, stream: int, start: int, n: int) -> np.ndarray:
+    """Draws start ... start+n-1 of a stream: uint64, from Philox, whose every counter value gives four of them."""
+    offset = start % 4
+    bits = np.random.Philox(key=np.array([seed, stream], dtype=np.uint64), counter=start // 4)
+    return bits.random_raw(offset + n)[offset:]
+
+
+def _to_tensor(data: bytes, device: torch.device) -> Tensor:
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8).to(device)

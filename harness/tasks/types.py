@@ -1,0 +1,16 @@
+"""What a task is."""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from torch import Tensor
+
+Params = dict[str, Tensor]
+Batch = tuple[Tensor, ...]  # every tensor's first dimension counts samples
+
+
+class Task(NamedTuple):
+    init: Callable[[int], Params]
+    sample: Callable[[int, int, int], Batch]
+    loss: Callable[[Mapping[str, Tensor], Batch], Tensor]
+    heldout: Callable[[int], Batch]

@@ -1,0 +1,70 @@
+"""Mirrors records to Weights & Biases: one W&B run a run. The records are the truth, W&B is the mirror."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import wandb
+
+from harness.config import nest
+from harness.records import PROVENANCE, RESULTS
+
+MODES = ("auto", "online", "offline")
+
+
+def choose_mode(mode: str) -> str:
+    """online | offline | disabled: WANDB_MODE if it is set, else what was asked for, else online where there is an account."""
+    if os.environ.get("WANDB_MODE"):
+        return os.environ["WANDB_MODE"]
+    if mode != "auto":
+        return mode
+    return "online" if wandb.login(prompt=False) else "offline"
+
+
+def send_run(row: Mapping[str, Any], *, mode: str, project: str, entity: str | None) -> None:
+    """One record -> one W&B run: the nested config, the learning curve against samples and steps, and the summary.
+
+    Its id is sweep plus run_id, since two sweeps may share a run; sending it again goes on with the same run.
+    """
+    curve = {name.removeprefix("history."): values for name, values in row.items() if name.startswith("history.")}
+    summary = {name: row[name] for name in ("loss", "status", "message", "num_params") if row.get(name) is not None}
+    summary |= {name: row[name] for name in curve if name not in ("step", "loss") and row.get(name) is not None}
+    known = {*RESULTS, *PROVENANCE, *curve}
+    config = {name: value for name, value in row.items() if name not in known and not name.startswith("history.")}
+    with wandb.init(
+        id=f"{row['sweep']}-{row['run_id']}",
+        name=run_name(row),
+        project=project,
+        entity=entity,
+        group=str(row["sweep"]),
+        job_type=str(row["protocol"]),
+        tags=[str(row["status"]), str(row["optimizer.name"]), str(row["model.name"]), str(row["task.name"])],
+        config=nest(config),
+        resume="allow",
+        reinit="create_new",
+        mode=mode,  # type: ignore[arg-type]
+        settings=LEAN,
+    ) as run:
+        run.define_metric("num_samples")
+        run.define_metric("*", step_metric="num_samples")
+        steps = curve.pop("step") or []
+        for i, step in enumerate(steps):
+            run.log({name: values[i] for name, values in curve.items()}, step=int(step))
+        run.summary.update(summary)
+
+
+def run_name(row: Mapping[str, Any]) -> str:
+    return f"{row['optimizer.name']} batch_size={row['batch_size']} lr={row['optimizer.lr']:.3g} seed={row['seed']}"
+
+
+# Hundreds of short runs are sent by one process: leave out all that describes that process
+LEAN = wandb.Settings(
+    silent=True,
+    console="off",
+    save_code=False,
+    disable_git=True,
+    x_disable_stats=True,
+    x_disable_machine_info=True,
+    x_disable_meta=True,
+    x_save_requirements=False,  # the one that matters: 60 -> 12 ms a run
+)

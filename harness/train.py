@@ -1,0 +1,164 @@
+"""train(stack): the one loop. Every run of the stack takes the same step of one program.
+
+Shapes: R runs of the stack, N parameters of one run, S distinct seeds, B batch.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import grad_and_value, vmap
+
+from harness.config import RunConfig
+from harness.metrics import METRICS
+from harness.optimizers import Optimizer, State, make_optimizer
+from harness.parameters import Layout, flatten_params, layout_of, unflatten_params
+from harness.plan import Stack
+from harness.schedules import lr_multipliers
+from harness.tasks import Batch, Task, make_task
+
+DRAWN_AT_ONCE = 16384  # samples: few calls, little memory
+EVALUATED_AT_ONCE = 512  # held-out examples a run: their logits stay in the cache
+
+
+@dataclass
+class Progress:
+    """A stack in training: all that a step changes, and the learning curves so far."""
+
+    step: int
+    params_RN: Tensor
+    state: State
+    alive_R: Tensor  # False from the step on at which a run's loss was not finite
+    diverged_at_R: Tensor  # that step, 1-based; 0 while alive
+    history: dict[str, list[Any]] = field(default_factory=dict)  # name -> one number or R numbers a point
+
+
+@dataclass(frozen=True)
+class Program:
+    """The functions that one shape of runs compiles down to, each written for one run and mapped over R."""
+
+    task: Task
+    layout: Layout
+    optimizer: Optimizer
+    step: Callable[..., tuple]
+    measured_step: Callable[..., tuple]
+    evaluate: Callable[[Tensor, Batch], Tensor]
+
+
+def make_program(config: RunConfig, device: torch.device, *, shared_batch: bool) -> Program:
+    """Args:
+    config: any run of the stack; its seed and its optimizer's numbers do not matter.
+    shared_batch: whether all runs read one batch (one seed in the stack), or each its own.
+    """
+    task = make_task(config, device)
+    layout = layout_of(task.init(0))
+    optimizer = make_optimizer(config.optimizer)
+
+    def loss(params_N: Tensor, batch: Batch) -> Tensor:
+        return task.loss(unflatten_params(params_N, layout), batch)
+
+    def step(
+        params_N: Tensor, state: State, alive: Tensor, hyper: Mapping[str, Tensor], batch: Batch, *, measure: bool
+    ) -> tuple[Tensor, State, Tensor, Tensor, dict[str, Tensor]]:
+        grads, train_loss = grad_and_value(task.loss)(unflatten_params(params_N, layout), batch)
+        grad_N = flatten_params(grads)
+        update_N, state = optimizer.update(grad_N, state, params_N, hyper)
+        measured = {name: metric(params_N, grad_N, update_N) for name, metric in METRICS.items()} if measure else {}
+        return params_N + update_N, state, alive & torch.isfinite(train_loss), train_loss, measured
+
+    lanes = {"lr": 0} | dict.fromkeys(config.hyperparameters, 0) | {"step": None}
+    in_dims = (0, 0, 0, lanes, None if shared_batch else 0)
+    mapped = {
+        measure: vmap(
+            lambda *args, measure=measure: step(*args, measure=measure), in_dims=in_dims, randomness="different"
+        )
+        for measure in (False, True)
+    }
+    return Program(task, layout, optimizer, mapped[False], mapped[True], vmap(loss, in_dims=(0, None)))
+
+
+def train(stack: Stack, device: torch.device, *, num_evals: int, num_examples: int) -> Iterator[Progress]:
+    """Train all runs of a stack; yields after every point of the learning curves, the last time at the end.
+
+    Args:
+        num_evals: points of the learning curve, evenly spaced over the steps, the last one at the end.
+        num_examples: held-out examples for each point.
+    """
+    first = stack.first
+    seeds = sorted({config.seed for config in stack.runs.values()})
+    seed_of_run = torch.tensor([seeds.index(config.seed) for config in stack.runs.values()], device=device)
+    program = make_program(first, device, shared_batch=len(seeds) == 1)
+    now = start(stack, program, device)
+    hyper = stack_hyperparameters(stack, now.params_RN)
+    multipliers = lr_multipliers(first.schedule, first.num_steps)
+    points = {round((i + 1) * first.num_steps / num_evals) for i in range(num_evals)} - {0}
+    heldout = program.task.heldout(num_examples)
+    batches = draw_batches(program.task, first, seeds, seed_of_run)
+    loss_sum_R = torch.zeros(len(stack.runs), dtype=torch.float64, device=device)
+    since = 0
+    for step, batch in enumerate(batches, start=1):
+        take = program.measured_step if step in points else program.step
+        at = hyper | {"lr": hyper["lr"] * multipliers[step - 1], "step": torch.tensor(float(step), device=device)}
+        params_RN, now.state, alive_R, train_loss_R, measured = take(
+            now.params_RN, now.state, now.alive_R, at, batch
+        )
+        now.diverged_at_R = torch.where(now.alive_R & ~alive_R, step, now.diverged_at_R)
+        # A run whose loss is not finite stays where it was; its neighbours never see it. Asking a GPU whether there is
+        # one would cost more than to write all runs again.
+        if device.type != "cpu" or not alive_R.all():
+            params_RN = torch.where(alive_R[:, None], params_RN, now.params_RN)
+        now.params_RN, now.alive_R, now.step = params_RN, alive_R, step
+        loss_sum_R += train_loss_R
+        since += 1
+        if step in points:
+            heldout_loss_R = evaluate(program, now, heldout)
+            row = {"step": step, "num_samples": step * first.batch_size, "loss": heldout_loss_R.tolist()}
+            row |= {"train_loss": (loss_sum_R / since).tolist()}
+            row |= {name: value_R.tolist() for name, value_R in measured.items()}
+            for name, value in row.items():
+                now.history.setdefault(name, []).append(value)
+            loss_sum_R.zero_()
+            since = 0
+            yield now
+
+
+def start(stack: Stack, program: Program, device: torch.device) -> Progress:
+    """Step 0: parameters of every run's seed, fresh optimizer state."""
+    params_RN = torch.stack([flatten_params(program.task.init(config.seed)) for config in stack.runs.values()])
+    alive_R = torch.ones(len(stack.runs), dtype=torch.bool, device=device)
+    state = vmap(program.optimizer.init)(params_RN)
+    return Progress(0, params_RN, state, alive_R, torch.zeros(len(stack.runs), dtype=torch.int64, device=device))
+
+
+def stack_hyperparameters(stack: Stack, like: Tensor) -> dict[str, Tensor]:
+    """name -> one number a run, in the precision of the parameters."""
+    rows = [config.hyperparameters for config in stack.runs.values()]
+    return {name: torch.tensor([row[name] for row in rows], dtype=like.dtype, device=like.device) for name in rows[0]}
+
+
+def draw_batches(task: Task, config: RunConfig, seeds: list[int], seed_of_run: Tensor) -> Iterator[Batch]:
+    """The batch of every step: one for all runs where they share a seed, else each run's own."""
+    batch_size = config.batch_size
+    steps_at_once = max(1, DRAWN_AT_ONCE // batch_size)
+    for first_step in range(0, config.num_steps, steps_at_once):
+        steps = min(steps_at_once, config.num_steps - first_step)
+        drawn = [task.sample(seed, first_step * batch_size, steps * batch_size) for seed in seeds]
+        for i in range(steps):
+            rows = slice(i * batch_size, (i + 1) * batch_size)
+            if len(seeds) == 1:
+                yield tuple(part[rows] for part in drawn[0])
+            else:
+                yield tuple(torch.stack([part[rows] for part in parts])[seed_of_run] for parts in zip(*drawn, strict=True))
+
+
+@torch.no_grad()
+def evaluate(program: Program, now: Progress, batch: Batch) -> Tensor:
+    """Held-out loss of every run, in pieces that stay in the cache; NaN for a run that diverged."""
+    total_R = torch.zeros(len(now.alive_R), dtype=torch.float64, device=now.params_RN.device)
+    count = len(batch[0])
+    for first in range(0, count, EVALUATED_AT_ONCE):
+        piece = tuple(part[first : first + EVALUATED_AT_ONCE] for part in batch)
+        total_R += program.evaluate(now.params_RN, piece) * len(piece[0])
+    return torch.where(now.alive_R, total_R / count, torch.nan)
