@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+MIN_TREND_CELLS = 4  # batch sizes from which the seed variance may follow a trend
+
 
 @dataclass(frozen=True)
 class Minimum:
@@ -62,7 +64,7 @@ def smooth_variances(batch_sizes: np.ndarray, variances: np.ndarray, dofs: np.nd
         v(B) = exp(a + b log B),   sum_B dof_B (v_B / v(B) - 1) (1, log B) = 0
 
     The likelihood equations of a scaled chi-square keep the mean right, which the mean of log v_B would not:
-    with two seeds that is too low by a factor 3.6. Each v_B is first clipped at 9 times the median. Under 3
+    with two seeds that is too low by a factor 3.6. Each v_B is first clipped at 9 times the median. Under 4
     batch sizes b = 0.
 
     Args:
@@ -76,7 +78,7 @@ def smooth_variances(batch_sizes: np.ndarray, variances: np.ndarray, dofs: np.nd
     clipped = np.maximum(np.minimum(variances, 9 * np.median(variances)), floor)
     weights = dofs / dofs.sum()
     a = float(np.log(weights @ clipped))
-    if len(clipped) < 3 or clipped.max() <= floor:
+    if len(clipped) < MIN_TREND_CELLS or clipped.max() <= floor:
         return np.full(len(clipped), np.exp(a))
     u = np.log(batch_sizes)
     design = np.stack([np.ones_like(u), u - weights @ u], axis=1)

@@ -3,10 +3,10 @@
 The estimator, in log2 of the learning rate:
     1. Seed-mean loss; its lowest point; a window of 5 learning rates around it; a cubic through them -> x.
     2. What each seed alone moves x by -> shifts d_s, with all learning rates of a seed taken together, since
-    runs of one
-       seed see the same data. v_B = sum d_s^2 / (S - 1), smoothed over batch sizes (analysis/local_fit.py).
+       its runs see the same data. v_B = sum d_s^2 / (S - 1), smoothed over batch sizes (local_fit.py).
     3. Model term m = mean over cells of (x of the cubic - x of the 3-point parabola)^2.
-    4. x +- t(.975, dof) sqrt(v_B / S + m), dof = .75 sum over cells of (S - 1) - 1, at least 1.
+    4. x +- t(.975, dof) sqrt(v_B / S + m), dof = .75 sum over cells of (S - 1) - 1, at least 1; the -1 pays
+       for the trend and is left out under 4 cells, which have none.
 A learning rate counts only where every seed of the cell has a run; where one of them diverged the loss is
 infinite, which can never be the lowest and ends the window. With 3 or 4 finite learning rates a 3-point
 parabola replaces the cubic and m is left out; with one seed there is no interval.
@@ -19,10 +19,10 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.local_fit import Minimum, fit_minimum, smooth_variances
+from analysis.local_fit import MIN_TREND_CELLS, Minimum, fit_minimum, smooth_variances
 from analysis.runs import Runs
 
-STATUSES = ("interior", "edge_low", "edge_high", "flat")
+MIN_LRS = 3
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,8 @@ class Optimum:
         lr, low, high: estimate and 95 % interval; without interval low and high are NaN. On an edge lr is
             the best of the learning rates that were run.
         status: interior; edge_low or edge_high, where the grid must be extended or refined; flat, where the
-            interval reaches beyond the learning rates that were run, so that they do not locate the optimum.
+            interval reaches beyond the learning rates that were run, or these are too few, so that they do
+            not locate the optimum.
         num_runs: runs behind the cell, the diverged ones included.
         loss: at the optimum, from the fit.
         sd_log2: standard error of log2 lr, octaves; NaN where it is not known.
@@ -84,13 +85,11 @@ def find_optima(runs: Runs) -> list[Optimum]:
 
     Raises: ValueError where no cell has 3 learning rates.
     """
-    cells = [cell for cell in split_cells(runs) if len(cell.x_L) >= 3]
-    if not cells:
-        most = int(
-            runs.frame.groupby([*runs.groups, "batch_size"], dropna=False)["optimizer.lr"].nunique().max()
-        )
+    cells = split_cells(runs)
+    most = max(len(cell.x_L) for cell in cells)
+    if most < MIN_LRS:
         raise ValueError(
-            f"an optimum needs at least 3 learning rates that share their seeds, and no batch size "
+            f"an optimum needs at least {MIN_LRS} learning rates that share their seeds, and no batch size "
             f"has them (the most is {most}): add values to sweep.grid.optimizer.lr"
         )
     optima: list[Optimum] = []
@@ -126,7 +125,7 @@ def split_cells(runs: Runs) -> list[Cell]:
 def choose_seeds(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     """The largest set of seeds that share 5 learning rates, or else 3; those with most runs first."""
     order = table.notna().sum().sort_values(ascending=False, kind="stable").index
-    for needed in (5, 3):
+    for needed in (5, MIN_LRS):
         for count in range(len(order), 0, -1):
             kept = table[sorted(order[:count])].dropna()
             if len(kept) >= needed:
@@ -134,7 +133,7 @@ def choose_seeds(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
                 return kept, (
                     f"{lost} runs whose learning rate lacks another seed are not used" if lost else ""
                 )
-    return table.iloc[:, :1].dropna(), ""
+    return table[[order[0]]].dropna(), ""
 
 
 def locate(cell: Cell) -> Located:
@@ -145,6 +144,9 @@ def locate(cell: Cell) -> Located:
         note = "a seed diverged at every learning rate: extend the grid downward"
         return Located(cell, None, None, "edge_low", 0, note)
     i = int(np.argmin(mean_L))
+    if len(finite) < MIN_LRS:
+        note = f"{len(finite)} learning rates do not locate an optimum: it needs at least {MIN_LRS}"
+        return Located(cell, None, None, "", i, note)
     start, stop = i, i
     while start > 0 and finite[start - 1]:
         start -= 1
@@ -166,6 +168,8 @@ def locate(cell: Cell) -> Located:
     if stop - start >= 4:
         first = min(max(i - 2, start), stop - 4)
         cubic = fit_minimum(cell.x_L[first : first + 5], cell.loss_LS[first : first + 5], degree=3)
+    if parabola is None:
+        return Located(cell, None, None, "", i, "the loss curve has no minimum near its lowest point")
     if cubic is None:
         return Located(cell, parabola, None, "", i, "3-point parabola: the interval leaves out its error")
     return Located(cell, cubic, parabola, "", i, "")
@@ -199,7 +203,7 @@ def estimate_group(located: list[Located]) -> list[Optimum]:
         dofs = np.array([item.cell.loss_LS.shape[1] - 1 for item in noisy], dtype=float)
         raw = np.array([float(item.best.shifts @ item.best.shifts) for item in noisy if item.best]) / dofs
         variances = dict(enumerate(smooth_variances(batch_sizes, raw, dofs)))
-        dof = max(1.0, 0.75 * dofs.sum() - 1)
+        dof = max(1.0, 0.75 * dofs.sum() - (len(noisy) >= MIN_TREND_CELLS))
         gaps = [item.best.x - item.parabola.x for item in noisy if item.best and item.parabola]
         model_term = float(np.mean(np.square(gaps))) if gaps else 0.0
     by_cell = {id(item): variances[index] for index, item in enumerate(noisy)}
@@ -217,11 +221,8 @@ def estimate(item: Located, variance: float, model_term: float, dof: float) -> O
         dof=np.nan, group=cell.group, note=note,
     )  # fmt: skip
     if item.best is None:
-        return (
-            unknown
-            if item.edge
-            else replace(unknown, note="the loss curve has no minimum near its lowest point")
-        )
+        assert note, "a cell without a minimum says why"
+        return unknown
     best = item.best
     found = replace(unknown, lr=float(2**best.x), loss=best.loss, status="interior")
     num_seeds = cell.loss_LS.shape[1]

@@ -112,8 +112,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         runs = options.runs or (Path("runs") if options.commit else None)
         for name, frame, sentence in select_tables(options.names, runs):
             print(sentence)
-            frame = rename_columns(frame, columns, sentence.partition(": ")[2])
-            drawn = draw(name, frame, options.out, source=name)
+            source = str(options.runs or name)
+            frame = rename_columns(frame, columns, source)
+            drawn = draw(name, frame, options.out, source=source)
             print_report(drawn.analysis)
             print("\n".join(str(path) for path in drawn.paths))
             if options.commit:

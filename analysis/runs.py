@@ -110,9 +110,7 @@ def check_positive(frame: pd.DataFrame, source: str) -> None:
     wrong = ~np.isfinite(batch_size) | (batch_size < 1) | (batch_size % 1 != 0)
     if wrong.any():
         value = batch_size[wrong].iloc[0]
-        raise ValueError(
-            f"{source}: batch_size={value:g} is not a whole number above zero: correct or drop the row"
-        )
+        raise ValueError(f"{source}: batch_size={value:g} is not a whole number above zero: correct the row")
     if "seed" in frame.columns and (frame["seed"] % 1 != 0).any():
         value = frame["seed"][frame["seed"] % 1 != 0].iloc[0]
         raise ValueError(f"{source}: seed={value:g} is not a whole number: correct or drop the row")
@@ -128,7 +126,8 @@ def settle_status(frame: pd.DataFrame, source: str, notes: list[str]) -> pd.Seri
     for word in given.unique():
         if word not in STATUSES:
             raise ValueError(
-                f"{source}: status={word!r} is not one of {', '.join(STATUSES)}{closest(word, list(STATUSES))}: "
+                f"{source}: status={word!r} is not one of {', '.join(STATUSES)}"
+                f"{closest(word, STATUSES)}: "
                 "rename the values, or leave the column out and status follows from the loss"
             )
     contradicting = (given == "done") & ~finite

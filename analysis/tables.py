@@ -117,8 +117,8 @@ def choose_table(name: str, runs_dir: Path) -> tuple[pd.DataFrame, str]:
     missing = count_missing(local, committed)
     if missing:
         return committed, (
-            f"{name}: the committed answer {committed_path.name} (local records in {folder} lack {missing} of its "
-            f"{len(committed)} runs)"
+            f"{name}: the committed answer {committed_path.name} (local records in {folder} lack {missing} "
+            f"of its {len(committed)} runs)"
         )
     return local, f"{name}: local records in {folder}, which cover the {len(committed)} committed runs"
 

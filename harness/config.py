@@ -181,9 +181,10 @@ def match_type(path: str, value: Any, default: Any) -> Any:
     """One value with the type of its default; a default of null takes any."""
     if default is None or type(value) is type(default):
         return value
-    if isinstance(default, bool) or isinstance(value, bool) or isinstance(default, str) or not isinstance(value, int | float):
-        words = {bool: "true or false", str: "a text", int: "a whole number", float: "a number"}
-        raise ValueError(f"{path}={value!r} is not {words.get(type(default), 'a group of values')}")
-    if isinstance(default, int) and value != int(value):
-        raise ValueError(f"{path}={value!r} is not a whole number")
-    return type(default)(value)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if type(default) is float and number:
+        return float(value)
+    if type(default) is int and number and value == int(value):
+        return int(value)
+    words = {bool: "true or false", str: "a text", int: "a whole number", float: "a number"}
+    raise ValueError(f"{path}={value!r} is not {words.get(type(default), 'a group of values')}")

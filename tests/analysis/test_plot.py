@@ -61,12 +61,23 @@ def test_command_from_a_folder_with_a_foreign_analysis_package(table, tmp_path):
     assert content["verdicts"][0]["verdict"] == "confirmed"
 
 
-def test_mistake_is_one_line_and_exit_code_two(tmp_path):
-    for arguments in (["--runs", "absent.csv"], ["no_such_sweep"], ["--nonsense"]):
-        done = run_script(*arguments, cwd=tmp_path)
-        assert done.returncode == 2
-        assert len(done.stderr.splitlines()) == 1
-        assert "Traceback" not in done.stderr
+def test_mistake_is_one_line_and_exit_code_two(tmp_path, monkeypatch, capsys):
+    done = run_script("no_such_sweep", cwd=tmp_path)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "'no_such_sweep' is not one of the sweeps" in done.stderr
+    monkeypatch.chdir(tmp_path)
+    for arguments in (
+        ["--runs", "absent.csv"],
+        ["--runs", "."],
+        ["--columns", "lr"],
+        ["a", "--runs", "b.csv"],
+    ):
+        assert main(arguments) == 2
+        assert len(capsys.readouterr().err.splitlines()) == 1
+    with pytest.raises(SystemExit, match="2"):
+        main(["--nonsense"])
+    assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_same_runs_give_the_same_bytes(table, tmp_path):

@@ -1,0 +1,62 @@
+"""Oracle: the layout in ARCHITECTURE.md. Imports go one way, analysis knows no torch, nothing dangerous is called."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+# a file imports only what stands before it
+ORDER = [
+    "corpus", "config", "records", "sweep", "plan", "schedules", "optimizers", "models", "tasks", "metrics", "parameters",
+    "train", "tracking", "mirror", "estimate", "worker", "launchers", "progress", "compose", "__main__",
+]  # fmt: skip
+
+
+def imports_of(path: Path) -> set[str]:
+    tree = ast.parse(path.read_text())
+    found = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
+    return found | {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+
+
+def modules(package: str) -> list[Path]:
+    return sorted(path for path in (ROOT / package).rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", modules("harness"), ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_harness_imports_only_what_stands_above(path: Path) -> None:
+    own = path.relative_to(ROOT / "harness").parts[0].removesuffix(".py")
+    if own == "__init__":
+        assert not imports_of(path)
+        return
+    for name in imports_of(path):
+        parts = name.split(".")
+        if parts[0] == "harness":
+            assert ORDER.index(parts[1]) <= ORDER.index(own), f"{own} imports {parts[1]}, which stands below it"
+        if parts[0] == "analysis":
+            assert own == "__main__", f"harness/{own} imports analysis"
+
+
+@pytest.mark.parametrize("path", modules("analysis"), ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_analysis_imports_only_config_and_records(path: Path) -> None:
+    for name in imports_of(path):
+        assert name.split(".")[0] != "torch"
+        if name.split(".")[0] == "harness":
+            assert name in ("harness", "harness.config", "harness.records")
+
+
+def test_analysis_and_composing_load_no_torch() -> None:
+    code = "import sys, analysis.plot, harness.__main__; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("package", ["harness", "analysis", "scripts"])
+def test_nothing_that_executes_data(package: str) -> None:
+    for path in modules(package):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                assert node.func.id not in ("eval", "exec", "__import__"), path
+        assert not imports_of(path) & {"pickle", "dill", "cloudpickle", "marshal", "shelve"}, path

@@ -1,0 +1,174 @@
+"""Oracle: the file system, exit codes and a second, undisturbed run of the same command. Whole processes throughout."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+TINY = [
+    "sweep=smoke", "num_samples=256", "task.num_heldout=64", "metrics.num_examples=32", "model.hidden=8",
+    "sweep.grid.optimizer.lr=[log2,-8,-2,1]",
+]  # fmt: skip
+QUIET = {**os.environ, "WANDB_MODE": "offline", "WANDB_SILENT": "true", "MPLBACKEND": "agg"}
+
+
+def harness(folder, *overrides, check=0):
+    done = subprocess.run(
+        [sys.executable, "-m", "harness", *overrides], cwd=folder, capture_output=True, text=True, env=QUIET, timeout=300
+    )
+    assert done.returncode == check, done.stdout + done.stderr
+    return done
+
+
+def records(folder, name="smoke"):
+    frame = pd.concat([pd.read_parquet(p) for p in sorted((folder / "runs" / name).glob("*.parquet"))])
+    return frame.sort_values("run_id").reset_index(drop=True)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    return folder, harness(folder, *TINY)
+
+
+def test_a_sweep_is_trained_recorded_drawn_and_mirrored(trained):
+    folder, done = trained
+    frame = records(folder)
+    assert len(frame) == 28
+    assert set(frame["status"]) <= {"done", "diverged"}
+    assert frame["task.corpus_sha256"].nunique() == 1
+    assert frame["loss"].between(1, 20).all()
+    assert {p.name for p in (folder / "figures").iterdir()} == {"smoke.png", "smoke.svg", "smoke.json"}
+    assert "figures/smoke.png" in done.stdout
+    offline = [p for p in (folder / "wandb").iterdir() if p.name.startswith("offline-run")]
+    assert {p.name.split("-")[-1] for p in offline} == set(frame["run_id"])
+
+
+def test_it_leaves_nothing_else(trained):
+    folder, _ = trained
+    assert {p.name for p in folder.iterdir()} == {"runs", "figures", "wandb"}
+    kinds = {p.name.split("-")[0] for p in (folder / "runs" / "smoke").iterdir()}
+    assert kinds == {"plan", "stack", "mirrored.jsonl"}
+
+
+def test_again_trains_nothing_and_draws_the_same(trained):
+    folder, first = trained
+    before = {p: p.stat().st_mtime_ns for p in (folder / "runs").rglob("*")}
+    figure = (folder / "figures" / "smoke.json").read_bytes()
+    again = harness(folder, *TINY)
+    assert {p: p.stat().st_mtime_ns for p in (folder / "runs").rglob("*")} == before
+    assert (folder / "figures" / "smoke.json").read_bytes() == figure
+    assert "training" not in again.stdout
+    assert again.stdout.split("batch size", 1)[1] == first.stdout.split("batch size", 1)[1]
+
+
+def test_an_extended_sweep_trains_only_what_is_new(trained, tmp_path):
+    shutil.copytree(trained[0] / "runs", tmp_path / "runs")
+    old = records(tmp_path)
+    done = harness(tmp_path, *TINY, "sweep.grid.seed=[0,1,2]", "tracker=none")
+    assert "training 14 runs" in done.stdout
+    new = records(tmp_path)
+    assert len(new) == 42
+    pd.testing.assert_frame_equal(new[new["run_id"].isin(old["run_id"])].reset_index(drop=True), old)
+
+
+def test_refresh_and_run_id_train_again_and_overwrite_nothing(trained, tmp_path):
+    shutil.copytree(trained[0] / "runs", tmp_path / "runs")
+    old = records(tmp_path)
+    one = old["run_id"][0]
+    harness(tmp_path, *TINY, f"run_id={one}", "tracker=none")
+    assert len(records(tmp_path)) == 29
+    harness(tmp_path, *TINY, "refresh=true", "tracker=none")
+    new = records(tmp_path)
+    assert len(new) == 57
+    # a run's numbers do not depend on its neighbours, so one alone and one in its stack agree bit for bit
+    assert (new.groupby("run_id")["loss"].nunique(dropna=False) == 1).all()
+
+
+def test_one_run_without_a_sweep(tmp_path):
+    done = harness(tmp_path, "num_samples=512", "task.num_heldout=64", "optimizer=sgd", "optimizer.lr=0.5", "tracker=none")
+    frame = records(tmp_path, "single")
+    assert frame["optimizer.lr"].tolist() == [0.5]
+    assert frame["optimizer.name"].tolist() == ["sgd"]
+    assert "figures/single" in done.stdout
+    assert not (tmp_path / "wandb").exists()
+
+
+def test_dry_run_starts_nothing(tmp_path):
+    done = harness(tmp_path, "sweep=lr_vs_bs", "dry_run=true", "runs_dir=elsewhere")
+    assert "192 runs, 0 done, 192 to train" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_lists_what_there_is(tmp_path):
+    done = harness(tmp_path, "--help")
+    for word in ("lr_vs_bs", "lr_vs_bs_sgd", "smoke", "python_source", "ngram", "mlp", "signsgd", "adamw", "wsd"):
+        assert word in done.stdout
+
+
+def test_a_users_own_config_folder_adds_sweeps_models_and_tasks(tmp_path):
+    own = tmp_path / "own"
+    for group in ("sweep", "model", "task"):
+        (own / group).mkdir(parents=True)
+    (own / "model" / "wide.yaml").write_text("name: ngram\nembedding: 4\nhidden: 32\nnorm: true\n")
+    (own / "task" / "novel.yaml").write_text(f"name: text\npath: {tmp_path / 'novel.txt'}\ncontext: 4\nnum_heldout: 64\n")
+    (tmp_path / "novel.txt").write_text("It was a dark and stormy night. " * 200)
+    (own / "sweep" / "mine.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /model: wide\n  - override /task: novel\n"
+        "num_samples: 256\nsweep:\n  name: mine\n  question: Mine?\n  grid:\n    optimizer:\n      lr: [0.01, 0.1]\n"
+    )
+    harness(tmp_path, "--config-dir", str(own), "sweep=mine", "sweep.grid.seed=[0,1]", "tracker=none")
+    frame = records(tmp_path, "mine")
+    assert len(frame) == 4
+    assert set(frame["model.hidden"]) == {32}
+    assert set(frame["task.name"]) == {"text"}
+
+
+@pytest.mark.parametrize("victim", ["launcher", "interrupt"])
+def test_what_is_finished_survives_and_the_rest_is_trained_once(trained, tmp_path, victim):
+    longer = [*TINY, "num_samples=4096", "tracker=none", "launcher.workers=1", "launcher.width=4"]
+    command = [sys.executable, "-m", "harness", *longer]
+    process = subprocess.Popen(command, cwd=tmp_path, env=QUIET, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    folder = tmp_path / "runs" / "smoke"
+    deadline = time.monotonic() + 120
+    while not list(folder.glob("*.parquet")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    if victim == "launcher":
+        process.kill()
+    else:
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == (130 if victim == "interrupt" else -9)
+    if victim == "interrupt":
+        assert errors.decode().strip() == "interrupted: finished stacks are kept; the same command trains what is missing"
+    kept = {p: p.read_bytes() for p in folder.glob("*.parquet")}
+    assert kept
+    wait_for_workers(folder)
+    assert len(list(folder.glob("*.parquet"))) < 8, "the test must interrupt before the sweep is over"
+    harness(tmp_path, *longer)
+    frame = records(tmp_path)
+    assert sorted(frame["run_id"]) == sorted(set(frame["run_id"]))
+    assert len(frame) == 28
+    assert all(p.read_bytes() == content for p, content in kept.items())
+
+
+def wait_for_workers(folder: Path) -> None:
+    """Workers whose launcher is gone must end by themselves: no file may appear any more."""
+    time.sleep(1.0)
+    names = sorted(p.name for p in folder.iterdir())
+    time.sleep(1.5)
+    assert sorted(p.name for p in folder.iterdir()) == names
+
+
+def test_a_failing_stack_costs_only_itself(tmp_path):
+    done = harness(tmp_path, *TINY, "sweep.grid.model.embedding=[4,100000000000]", "sweep.grid.seed=[0]", "tracker=none", check=1)
+    frame = records(tmp_path)
+    assert frame["status"].value_counts().to_dict() == {"done": 14, "failed": 14}
+    assert "runs failed: RuntimeError" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,77 @@
+"""Oracle: what a person needs who mistyped: one line that names the mistake and the cure, exit code 2, no traceback."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+HARNESS = [
+    (["sweep=lr_vs_bz"], "did you mean lr_vs_bs"),
+    (["optimizer.lrr=0.1"], "did you mean lr"),
+    (["optimzer.lr=0.1"], "did you mean optimizer"),
+    (["optimizer=adamx"], "did you mean adam"),
+    (["optimizer.name=sgd"], "write optimizer=sgd"),
+    (["sweep=smoke", "sweep.grid.optimizer.lrr=[0.1]"], "did you mean optimizer.lr"),
+    (["sweep=smoke", "sweep.grid.optimizer.lr=[]"], "is not an axis"),
+    (["sweep=smoke", "sweep.grid.optimizer.lr=[logspace,1,2]"], "needs three numbers"),
+    (["sweep=smoke", "sweep.grid.batch_size=[0]"], "batch_size=0 is not a whole number >= 1"),
+    (["optimizer.lr=-0.1"], "optimizer.lr=-0.1 is not a number > 0"),
+    (["batch_size=0"], "batch_size=0 is not a whole number >= 1"),
+    (["batch_size=many"], "batch_size='many' is not a whole number"),
+    (["optimizer.lr=fast"], "optimizer.lr='fast' is not a number"),
+    (["task=text"], "task.path is not set: give task.path=VALUE"),
+    (["task=text", "task.path=/nowhere"], "task.path='/nowhere' does not exist"),
+    (["runs_dir=/proc/nowhere"], "give another runs_dir"),
+    (["launcher.device=tpu"], "launcher.device='tpu' is not one of auto, cpu, cuda"),
+    (["schedule.warmup=2"], "schedule.warmup=2.0 is not a number in [0, 1]"),
+    (["sweep=smoke", "run_id=123"], "run_id='123' is not one of"),
+    (["batch_size"], "batch_size"),
+]
+
+TABLES = {
+    "empty.csv": "",
+    "no_loss.csv": "batch_size,optimizer.lr\n8,0.1\n",
+    "words.csv": "batch_size,optimizer.lr,loss\n8,0.1,low\n",
+}
+PLOT = [
+    (["--runs", "missing.csv"], "missing.csv"),
+    (["--runs", "empty.csv"], "empty.csv"),
+    (["--runs", "no_loss.csv"], "loss"),
+    (["--runs", "words.csv"], "loss"),
+    (["lr_vs_bz"], "did you mean lr_vs_bs"),
+    (["--runs", "no_loss.csv", "--columns", "loss"], "--columns"),
+    (["--style=nice"], "unrecognized arguments"),
+]
+
+
+def check(command, folder, words):
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env={**os.environ, "MPLBACKEND": "agg"})
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1, done.stderr
+    assert words in lines[0], lines[0]
+
+
+@pytest.mark.parametrize(("arguments", "words"), HARNESS, ids=lambda x: " ".join(x) if isinstance(x, list) else "")
+def test_harness(arguments, words, tmp_path):
+    check([sys.executable, "-m", "harness", *arguments], tmp_path, words)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("arguments", "words"), PLOT, ids=lambda x: " ".join(x) if isinstance(x, list) else "")
+def test_plot(arguments, words, tmp_path):
+    for name, content in TABLES.items():
+        (tmp_path / name).write_text(content)
+    check([sys.executable, str(ROOT / "analysis" / "plot.py"), *arguments], tmp_path, words)
+    assert {p.name for p in tmp_path.iterdir()} == set(TABLES)
+
+
+def test_a_corpus_that_cannot_be_read_is_told(tmp_path):
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "loop").symlink_to("loop")
+    check([sys.executable, "-m", "harness", "task=text", "task.path=texts"], tmp_path, "task.path='texts' holds no files")

@@ -1,0 +1,108 @@
+"""Oracle: torch.optim over 50 steps in float64, on noisy gradients of a quadratic.
+
+Decoupled decay where torch has none (sgd, signsgd): shrink the parameter by 1 - lr weight_decay, then take torch's step.
+The sign is torch's Adam with beta1 = beta2 = eps = 0.
+"""
+
+import inspect
+
+import pytest
+import torch
+from torch.func import vmap
+
+from harness.optimizers import OPTIMIZERS, adam, make_optimizer, sgd
+
+SIZE, STEPS = 23, 50
+LRS = (0.003, 0.01, 0.3)
+
+
+def torch_sgd(p, h):
+    return torch.optim.SGD([p], lr=h["lr"], momentum=h["momentum"], nesterov=h["nesterov"])
+
+
+def torch_sign(p, h):
+    return torch.optim.Adam([p], lr=h["lr"], betas=(0.0, 0.0), eps=0.0)
+
+
+def torch_adam(p, h):
+    return torch.optim.Adam([p], lr=h["lr"], betas=(h["beta1"], h["beta2"]), eps=h["eps"])
+
+
+def torch_adamw(p, h):
+    betas = (h["beta1"], h["beta2"])
+    return torch.optim.AdamW([p], lr=h["lr"], betas=betas, eps=h["eps"], weight_decay=h["weight_decay"])
+
+
+TABLE = [
+    ({"name": "sgd", "momentum": 0.0, "nesterov": False, "weight_decay": 0.0}, torch_sgd, False),
+    ({"name": "sgd", "momentum": 0.9, "nesterov": False, "weight_decay": 0.1}, torch_sgd, True),
+    ({"name": "sgd", "momentum": 0.9, "nesterov": True, "weight_decay": 0.0}, torch_sgd, False),
+    ({"name": "signsgd", "weight_decay": 0.1}, torch_sign, True),
+    ({"name": "adam", "beta1": 0.9, "beta2": 0.95, "eps": 1e-8}, torch_adam, False),
+    ({"name": "adam", "beta1": 0.0, "beta2": 0.999, "eps": 0.1}, torch_adam, False),
+    ({"name": "adamw", "beta1": 0.9, "beta2": 0.95, "eps": 1e-8, "weight_decay": 0.3}, torch_adamw, False),
+]
+
+
+def gradients(seed=0):
+    """Quadratic with curvatures over two decades, plus noise that does not depend on the path."""
+    generator = torch.Generator().manual_seed(seed)
+    curvature = torch.logspace(-1, 1, SIZE, dtype=torch.float64)
+    noise = torch.randn(STEPS, SIZE, generator=generator, dtype=torch.float64)
+    begin = torch.randn(SIZE, generator=generator, dtype=torch.float64)
+    return curvature, noise, begin
+
+
+def torch_path(make, hyper, decay_before):
+    curvature, noise, begin = gradients()
+    p = torch.nn.Parameter(begin.clone())
+    optimizer = make(p, hyper)
+    for t in range(STEPS):
+        p.grad = curvature * p.detach() + noise[t]
+        if decay_before:
+            with torch.no_grad():
+                p.mul_(1 - hyper["lr"] * hyper["weight_decay"])
+        optimizer.step()
+    return p.detach()
+
+
+@pytest.mark.parametrize(("config", "make", "decay_before"), TABLE, ids=lambda x: str(x)[:60] if isinstance(x, dict) else "")
+def test_three_runs_in_a_stack_take_torchs_steps(config, make, decay_before):
+    curvature, noise, begin = gradients()
+    optimizer = make_optimizer({**config, "lr": 0.1})
+    hyper = {k: torch.full((3,), v, dtype=torch.float64) for k, v in config.items() if isinstance(v, float)}
+    hyper["lr"] = torch.tensor(LRS, dtype=torch.float64)
+    params = begin.repeat(3, 1)
+    state = vmap(optimizer.init)(params)
+    in_dims = (0, 0, 0, dict.fromkeys(hyper, 0) | {"step": None})
+    update = vmap(optimizer.update, in_dims=in_dims)
+    for t in range(STEPS):
+        step = torch.tensor(float(t + 1), dtype=torch.float64)
+        updates, state = update(curvature * params + noise[t], state, params, hyper | {"step": step})
+        params = params + updates
+    for lane, lr in enumerate(LRS):
+        torch.testing.assert_close(params[lane], torch_path(make, {**config, "lr": lr}, decay_before), rtol=1e-11, atol=1e-12)
+
+
+def test_every_optimizer_is_in_the_table():
+    assert {config["name"] for config, _, _ in TABLE} == set(OPTIMIZERS)
+
+
+def test_signsgd_does_not_move_where_the_gradient_is_zero():
+    optimizer = make_optimizer({"name": "signsgd", "lr": 0.1, "weight_decay": 0.0})
+    hyper = {"lr": torch.tensor(0.1), "weight_decay": torch.tensor(0.0)}
+    update, _ = optimizer.update(torch.tensor([0.0, -2.0]), {}, torch.ones(2), hyper)
+    assert update.tolist() == pytest.approx([0.0, 0.1])
+
+
+@pytest.mark.parametrize("module", [adam, sgd])
+def test_docstrings_say_when_they_hold_and_where_they_come_from(module):
+    for name, function in inspect.getmembers(module, inspect.isfunction):
+        if name in OPTIMIZERS:
+            assert "Valid when" in function.__doc__, name
+            assert "Source" in function.__doc__, name
+
+
+def test_an_unknown_optimizer_is_told():
+    with pytest.raises(ValueError, match=r"optimizer.name='adan' is not one of .*did you mean adam"):
+        make_optimizer({"name": "adan"})

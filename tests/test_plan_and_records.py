@@ -1,0 +1,153 @@
+"""Oracle: what the test itself wrote, counts by hand, and pyarrow, pandas or the file system as readers."""
+
+import json
+import threading
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from harness.config import run_id
+from harness.plan import Stack, make_plan, open_plan, read_plan, shape_of
+from harness.records import (
+    append_mirrored,
+    publish,
+    read_ended,
+    read_mirrored,
+    read_records,
+    sweep_folder,
+    write_records,
+)
+
+METRICS = {"num_evals": 2, "num_examples": 16}
+
+
+def by_id(configs):
+    return {run_id(config): config for config in configs}
+
+
+@pytest.fixture
+def runs(make_run):
+    return by_id(
+        make_run(batch_size=b, seed=s, optimizer={"lr": lr})
+        for b in (8, 16) for s in (0, 1) for lr in (0.001, 0.01, 0.1)
+    )  # fmt: skip
+
+
+def test_stacks_hold_one_shape_and_every_run_once(runs):
+    plan = make_plan("s", runs, device="cpu", width=3, metrics=METRICS)
+    assert sorted(name for stack in plan.stacks for name in stack.runs) == sorted(runs)
+    assert [len(stack.runs) for stack in plan.stacks] == [3] * 4
+    for stack in plan.stacks:
+        assert len({shape_of(config) for config in stack.runs.values()}) == 1
+        assert len({config.seed for config in stack.runs.values()}) == 1
+    assert [stack.first.batch_size for stack in plan.stacks] == [8, 8, 16, 16]  # longest first
+
+
+def test_what_shapes_the_program_is_not_mixed(make_run):
+    configs = [
+        make_run(), make_run(model={"norm": True}), make_run(precision="float64"), make_run(num_samples=512),
+        make_run(optimizer={"name": "sgd", "lr": 0.1, "momentum": 0.0, "nesterov": True, "weight_decay": 0.0}),
+        make_run(optimizer={"name": "sgd", "lr": 0.1, "momentum": 0.9, "nesterov": False, "weight_decay": 0.0}),
+        make_run(optimizer={"name": "sgd", "lr": 0.1, "momentum": 0.0, "nesterov": False, "weight_decay": 0.0}),
+    ]  # fmt: skip
+    plan = make_plan("s", by_id(configs), device="cpu", width=None, metrics=METRICS)
+    assert sorted(len(stack.runs) for stack in plan.stacks) == [1, 1, 1, 1, 1, 2]
+
+
+def test_widths_are_even(make_run):
+    runs = by_id(make_run(optimizer={"lr": 0.001 * (i + 1)}) for i in range(14))
+    plan = make_plan("s", runs, device="cpu", width=12, metrics=METRICS)
+    assert [len(stack.runs) for stack in plan.stacks] == [7, 7]
+
+
+def test_a_plan_is_fixed_once_and_read_back_equal(runs, tmp_path):
+    plan = make_plan("s", runs, device="cpu", width=3, metrics=METRICS)
+    path, opened = open_plan(tmp_path, plan)
+    assert opened == read_plan(path) == plan
+    before = path.stat().st_mtime_ns
+    assert open_plan(tmp_path, plan)[0] == path
+    assert path.stat().st_mtime_ns == before
+    assert open_plan(tmp_path, make_plan("s", runs, device="cpu", width=2, metrics=METRICS))[0] != path
+    assert json.loads(path.read_text())["stacks"][0]["lanes"] == {"optimizer.lr": [0.001, 0.01, 0.1]}
+
+
+def test_publish_never_overwrites_and_leaves_nothing_else(tmp_path):
+    path = tmp_path / "x"
+    results = []
+    threads = [threading.Thread(target=lambda i=i: results.append((publish(path, b"%d" % i), i))) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (winner,) = [i for won, i in results if won]
+    assert path.read_bytes() == b"%d" % winner
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def write(folder, name, rows, columns=None):
+    ended = {"status": "done", "message": "", "provenance.ended": "2026-01-01T00:00:00"}
+    rows = [{**ended, **row} for row in rows]
+    return write_records(folder, name, rows, columns=columns or {"optimizer.lr": float}, metrics=["grad_norm"])
+
+
+def test_records_read_back_to_the_last_digit(tmp_path):
+    curve = {"history.step": [1, 2], "history.loss": [0.1 + 0.2, 1 / 3]}
+    path = write(tmp_path, "a", [{"run_id": "r", "optimizer.lr": 0.1 + 0.2, "loss": 1 / 3, **curve}])
+    row = read_records(tmp_path).iloc[0]
+    assert (row["optimizer.lr"], row["loss"]) == (0.1 + 0.2, 1 / 3)
+    assert list(row["history.loss"]) == [0.1 + 0.2, 1 / 3]
+    assert pd.read_parquet(path)["optimizer.lr"][0] == 0.1 + 0.2
+
+
+def test_files_of_a_sweep_share_one_schema(tmp_path):
+    columns = {"optimizer.lr": float, "optimizer.beta1": float, "model.norm": bool}
+    first = write(tmp_path, "a", [{"run_id": "r", "optimizer.lr": 0.1}], columns)
+    second = write(tmp_path, "b", [{"run_id": "q", "optimizer.beta1": 0.9, "model.norm": True}], columns)
+    assert pq.read_schema(first) == pq.read_schema(second)
+
+
+def test_attempts_are_kept_and_the_newest_that_ended_counts(tmp_path):
+    write(tmp_path, "a", [{"run_id": "r", "loss": 1.0}])
+    write(tmp_path, "a", [{"run_id": "r", "loss": 2.0, "provenance.ended": "2026-01-02T00:00:00"}])
+    write(tmp_path, "a", [{"run_id": "r", "loss": 3.0, "status": "failed", "provenance.ended": "2026-01-03T00:00:00"}])
+    assert sorted(p.name for p in tmp_path.glob("*.parquet")) == [f"stack-a-{i}.parquet" for i in range(3)]
+    assert read_records(tmp_path)["loss"].tolist() == [2.0]
+    assert read_ended(tmp_path) == {"r"}
+    assert read_ended(tmp_path, since="2026-01-02T12:00:00") == set()
+
+
+def test_only_runs_that_ended_need_no_training(tmp_path):
+    rows = [{"run_id": status, "status": status} for status in ("done", "diverged", "failed", "running")]
+    write(tmp_path, "a", rows)
+    assert read_ended(tmp_path) == {"done", "diverged"}
+    assert read_ended(tmp_path / "nothing") == set()
+
+
+def test_unreadable_records_are_told(tmp_path):
+    with pytest.raises(ValueError, match="no records in"):
+        read_records(tmp_path)
+    (tmp_path / "stack-x-0.parquet").write_bytes(b"PAR1 torn")
+    with pytest.raises(ValueError, match="stack-x-0.parquet cannot be read"):
+        read_records(tmp_path)
+
+
+def test_a_folder_that_cannot_be_written_is_told():
+    with pytest.raises(ValueError, match="runs_dir='/proc/nowhere' cannot be written to"):
+        sweep_folder(Path("/proc/nowhere"), "s")
+
+
+def test_the_log_of_the_mirror_survives_a_torn_line(tmp_path):
+    assert read_mirrored(tmp_path) == set()
+    append_mirrored(tmp_path, "r", "t", "offline")
+    with (tmp_path / "mirrored.jsonl").open("a") as file:
+        file.write('{"run_id": "q", "en')
+    assert read_mirrored(tmp_path) == {("r", "t")}
+
+
+def test_a_stack_without_what_is_done(runs):
+    stack = Stack(runs)
+    some = set(list(runs)[:5])
+    assert set(stack.without(some).runs) == set(runs) - some
+    assert stack.without(some).name != stack.name

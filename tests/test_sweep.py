@@ -1,0 +1,97 @@
+"""Oracle: grids written out by hand."""
+
+import copy
+
+import pytest
+
+from harness.config import run_id
+from harness.sweep import make_sweep, read_axis
+
+DEFAULTS = {
+    "task": {"name": "python_source", "context": 8, "num_heldout": 64},
+    "model": {"name": "ngram", "embedding": 4, "hidden": 8, "norm": False},
+    "schedule": {"name": "constant", "warmup": 0.0},
+    "protocol": "fixed_samples", "num_samples": 256, "num_steps": None,
+    "batch_size": 8, "seed": 0, "precision": "float32",
+}  # fmt: skip
+OPTIMIZERS = {"sgd": {"name": "sgd", "lr": 0.1, "momentum": 0.0}, "signsgd": {"name": "signsgd", "lr": 0.001}}
+
+
+def compose_with(grid, **changed):
+    """Stands where Hydra does: the values of a group's choice."""
+
+    def compose(chosen):
+        defaults = copy.deepcopy(DEFAULTS)
+        defaults["optimizer"] = dict(OPTIMIZERS[chosen.get("optimizer", "sgd")])
+        values = copy.deepcopy({**defaults, **changed, "sweep": {"name": "s", "question": "q", "grid": grid}})
+        return values, {**defaults, "sweep": values["sweep"]}
+
+    return compose
+
+
+@pytest.mark.parametrize(
+    ("axis", "values"),
+    [
+        ([1, 2.5], [1, 2.5]),
+        (["logspace", 0.001, 1, 4], [0.001, 0.01, 0.1, 1.0]),
+        (["log2", 3, 5, 1], [8.0, 16.0, 32.0]),
+        (["log2", -1, 0.5, 0.5], [0.5, 0.707106781, 1.0, 1.41421356]),
+        (["log2", 0, 1, 0.75], [1.0, 1.68179283]),
+    ],
+)
+def test_axis_forms(axis, values):
+    assert read_axis("optimizer.lr", axis) == values
+
+
+@pytest.mark.parametrize(
+    ("axis", "words"),
+    [
+        ([], "is not an axis"),
+        (0.1, "is not an axis"),
+        ("logspace", "is not an axis"),
+        (["logspace", 1, 2], "needs three numbers"),
+        (["logspace", 0, 2, 3], "0 < LOW < HIGH"),
+        (["log2", 3, 1, 1], "FIRST <= LAST"),
+        (["log3", 1, 2, 3], "did you mean log2"),
+    ],
+)
+def test_wrong_axes_are_told(axis, words):
+    with pytest.raises(ValueError, match=words):
+        read_axis("optimizer.lr", axis)
+
+
+def test_the_grid_is_the_product_of_its_axes():
+    grid = {"batch_size": [8, 16], "seed": [0, 1], "optimizer": {"lr": [0.1, 0.2, 0.3]}}
+    sweep = make_sweep(compose_with(grid))
+    points = [(c.batch_size, c.seed, c.optimizer["lr"]) for c in sweep.runs.values()]
+    assert points == [(b, s, lr) for b in (8, 16) for s in (0, 1) for lr in (0.1, 0.2, 0.3)]
+    assert list(sweep.runs) == [run_id(c) for c in sweep.runs.values()]
+    assert all(isinstance(c.batch_size, int) and c.num_steps == 256 // c.batch_size for c in sweep.runs.values())
+    assert len({c.task["corpus_sha256"] for c in sweep.runs.values()}) == 1
+
+
+def test_an_axis_over_names_brings_each_ones_own_options():
+    sweep = make_sweep(compose_with({"optimizer": {"name": ["sgd", "signsgd"], "lr": [0.1, 0.2]}}))
+    assert [dict(c.optimizer) for c in sweep.runs.values()] == [
+        {"name": "sgd", "lr": 0.1, "momentum": 0.0}, {"name": "sgd", "lr": 0.2, "momentum": 0.0},
+        {"name": "signsgd", "lr": 0.1}, {"name": "signsgd", "lr": 0.2},
+    ]  # fmt: skip
+
+
+def test_equal_points_count_once():
+    assert len(make_sweep(compose_with({"optimizer": {"lr": [0.1, 0.1 + 1e-14]}})).runs) == 1
+
+
+@pytest.mark.parametrize(
+    ("grid", "words"),
+    [
+        ({"optimizer": {"lrr": [0.1]}}, r"sweep.grid.optimizer.lrr is not a value of a run \(did you mean optimizer.lr\?\)"),
+        ({"optimizer": {"lr": ["fast"]}}, "optimizer.lr='fast' is not a number"),
+        ({"optimizer": {"lr": [-0.1]}}, "optimizer.lr=-0.1 is not a number > 0"),
+        ({"batch_size": [8.5]}, "batch_size=8.5 is not a whole number"),
+        ({"optimizer": {"name": ["signsgd"], "momentum": [0.9]}}, "sweep.grid.optimizer.momentum is not a value"),
+    ],
+)
+def test_wrong_grids_are_told(grid, words):
+    with pytest.raises(ValueError, match=words):
+        make_sweep(compose_with(grid))
