@@ -20,11 +20,12 @@ from rich.table import Table
 
 from harness.compose import MISTAKES, compose, describe_options, explain, register_sweeps
 from harness.config import CONF_DIR, check_choice, check_limits, match_types
+from harness.corpus import read_corpus
 from harness.launchers import LAUNCHERS
 from harness.launchers.local import available_cores, warm_up
 from harness.plan import Stack, make_plan, open_plan, shape_of
 from harness.progress import Display
-from harness.records import read_ended, read_mirrored, read_records, sweep_folder
+from harness.records import read_ended, read_mirrored, read_records, store_corpus, sweep_folder
 from harness.sweep import Sweep, make_sweep
 
 HELP = """Train what a sweep lacks, fit laws to all of it, draw it.
@@ -53,8 +54,10 @@ def run(settings: dict[str, Any], sweep: Sweep) -> int:
 
 def train_missing(settings: dict[str, Any], sweep: Sweep, folder: Path, since: str | None) -> int:
     """Launch the stacks with runs that did not end yet; returns how many runs failed."""
-    warm_up()
     launcher = settings["launcher"]
+    texts = {config.task["corpus_sha256"]: config.task for config in sweep.runs.values() if "corpus_sha256" in config.task}
+    for task in texts.values():
+        store_corpus(settings["runs_dir"], read_corpus(task))
     device, num_devices = choose_device(launcher["device"])
     plan = make_plan(
         sweep.name, sweep.runs, device=device, width=launcher["width"], metrics=settings["metrics"], since=since
@@ -83,7 +86,6 @@ def choose_device(device: str) -> tuple[str, int]:
     """
     import torch  # here, since composing and drawing go without it
 
-    check_choice("launcher.device", device, ("auto", "cpu", "cuda"))
     count = torch.cuda.device_count()
     if device == "cuda" and count == 0:
         raise ValueError("launcher.device='cuda', but torch finds no GPU: give launcher.device=cpu or install a CUDA build")
@@ -160,6 +162,9 @@ def execute() -> int:
     settings = match_types(settings, defaults)
     check_limits({key: settings[key] for key in ("metrics", "launcher")})
     check_choice("launcher.name", settings["launcher"]["name"], LAUNCHERS)
+    check_choice("launcher.device", settings["launcher"]["device"], ("auto", "cpu", "cuda"))
+    if not settings["dry_run"]:
+        warm_up()
     sweep = make_sweep(compose)
     if (wanted := settings["run_id"]) is not None:
         check_choice("run_id", str(wanted), sweep.runs)

@@ -39,10 +39,15 @@ def compose(chosen: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
     anew = [f"{group}={option}" for group, option in chosen.items()]
     values = hydra.compose("config", overrides=[*typed, *anew])
     defaults = hydra.compose("config", overrides=[*groups, *anew])
-    return (
-        OmegaConf.to_container(values, resolve=True, throw_on_missing=True),  # type: ignore[return-value]
-        OmegaConf.to_container(defaults, resolve=True),
-    )
+    plain_values = as_dict(OmegaConf.to_container(values, resolve=True, throw_on_missing=True))
+    plain_defaults = as_dict(OmegaConf.to_container(defaults, resolve=True))
+    plain_defaults["sweep"]["grid"] = plain_values["sweep"]["grid"]  # axes are held against values, not other axes
+    return plain_values, plain_defaults
+
+
+def as_dict(container: object) -> dict[str, Any]:
+    assert isinstance(container, dict), "a config's root is a mapping"
+    return container
 
 
 def explain(error: Exception) -> str:

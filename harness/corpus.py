@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 HELDOUT_SHARE = 1 / 16
+LENGTH_BYTES = 8
 NOT_LIBRARY = {"test", "tests", "idlelib", "site-packages", "dist-packages", "__pycache__"}
 
 
@@ -89,5 +90,15 @@ def split_corpus(texts: Mapping[str, bytes]) -> Corpus:
             count += 1
         heldout = b"\n".join(texts[name] for name in names[:count])
         train = b"\n".join(texts[name] for name in sorted(names[count:]))
-    digest = hashlib.sha256(len(train).to_bytes(8, "big") + train + heldout).hexdigest()
-    return Corpus(train, heldout, digest)
+    return from_bytes(len(train).to_bytes(LENGTH_BYTES, "big") + train + heldout)
+
+
+def to_bytes(corpus: Corpus) -> bytes:
+    """One file's content for a corpus: length of the training part, training part, held-out part."""
+    return len(corpus.train).to_bytes(LENGTH_BYTES, "big") + corpus.train + corpus.heldout
+
+
+def from_bytes(content: bytes) -> Corpus:
+    """The inverse of to_bytes; the sha256 of that content names the corpus."""
+    cut = LENGTH_BYTES + int.from_bytes(content[:LENGTH_BYTES], "big")
+    return Corpus(content[LENGTH_BYTES:cut], content[cut:], hashlib.sha256(content).hexdigest())

@@ -42,10 +42,10 @@ class ByteCounter(TorchDispatchMode):
 
 def estimate_stack(stack: Stack, device: torch.device) -> Estimate:
     """Counts one step's FLOPs and, where that is cheap, times a few steps here."""
-    config = replace(stack.first, num_steps=TIMED_STEPS + 1)
-    program = make_program(config, device, shared_batch=True)
-    now = start(stack, program, device)
-    batches = list(draw_batches(program.task, config, [config.seed], torch.zeros(len(stack.runs), dtype=torch.long)))
+    short = Stack({name: replace(config, num_steps=TIMED_STEPS + 1) for name, config in stack.runs.items()})
+    program = make_program(short, device)
+    now = start(program, short)
+    batches = list(draw_batches(program.task, short))
     hyper = stack_hyperparameters(stack, now.params_RN) | {"step": torch.tensor(1.0, device=device)}
     with FlopCounterMode(display=False) as flop_counter, ByteCounter() as byte_counter:
         program.step(now.params_RN, now.state, now.alive_R, hyper, batches[0])

@@ -57,7 +57,7 @@ def main() -> int:
         return 2
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends training; what was trained is still sent
     if hasattr(os, "nice"):
-        os.nice(10)
+        os.nice(19)
     closed = threading.Event()
 
     def wait_for_end() -> None:

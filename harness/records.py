@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harness.config import CONF_DIR, ROOT
+from harness.config import CONF_DIR, ROOT, Part
+from harness.corpus import Corpus, from_bytes, read_corpus, to_bytes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 ENDED = ("done", "diverged")  # a run that ended is not trained again
 STATUSES = ("running", *ENDED, "failed")
 MIRRORED = "mirrored.jsonl"
+CORPORA = ".corpus"
 
 RESULTS: dict[str, pa.DataType] = {
     "run_id": pa.string(),
@@ -75,6 +77,27 @@ def publish(path: Path, content: bytes) -> bool:
         except FileExistsError:
             return False
     return True
+
+
+def store_corpus(runs_dir: str | Path, corpus: Corpus) -> None:
+    """Keep a corpus beside the records under its sha256, so that every worker, wherever it runs, trains on that text."""
+    folder = sweep_folder(runs_dir, CORPORA)
+    path = folder / f"{corpus.sha256}.bin"
+    if not path.exists():
+        publish(path, to_bytes(corpus))
+
+
+def load_corpus(task: Part, runs_dir: Path | None) -> Corpus:
+    """The corpus that a run's config names: the stored one, else read anew from its files.
+
+    Raises: ValueError when its content is not what the run's sha256 says.
+    """
+    wanted = task.get("corpus_sha256")
+    path = runs_dir / CORPORA / f"{wanted}.bin" if runs_dir is not None else None
+    corpus = from_bytes(path.read_bytes()) if path is not None and path.exists() else read_corpus(task)
+    if wanted not in (None, corpus.sha256):
+        raise ValueError(f"the corpus is no longer the one that the run names ({wanted}): plan the sweep again")
+    return corpus
 
 
 def write_records(

@@ -5,13 +5,13 @@ Shapes: R runs of the stack, N parameters of one run, S distinct seeds, B batch.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.func import grad_and_value, vmap
 
-from harness.config import RunConfig
 from harness.metrics import METRICS
 from harness.optimizers import Optimizer, State, make_optimizer
 from harness.parameters import Layout, flatten_params, layout_of, unflatten_params
@@ -47,12 +47,14 @@ class Program:
     evaluate: Callable[[Tensor, Batch], Tensor]
 
 
-def make_program(config: RunConfig, device: torch.device, *, shared_batch: bool) -> Program:
-    """Args:
-    config: any run of the stack; its seed and its optimizer's numbers do not matter.
-    shared_batch: whether all runs read one batch (one seed in the stack), or each its own.
+def make_program(stack: Stack, device: torch.device, runs_dir: Path | None = None) -> Program:
+    """The program of a stack: its runs' seeds matter only in whether they all read one batch, their numbers not at all.
+
+    Args:
+        runs_dir: where the data that a sweep stored lie; None: read them anew.
     """
-    task = make_task(config, device)
+    config = stack.first
+    task = make_task(config, device, runs_dir)
     layout = layout_of(task.init(0))
     optimizer = make_optimizer(config.optimizer)
 
@@ -69,7 +71,7 @@ def make_program(config: RunConfig, device: torch.device, *, shared_batch: bool)
         return params_N + update_N, state, alive & torch.isfinite(train_loss), train_loss, measured
 
     lanes = {"lr": 0} | dict.fromkeys(config.hyperparameters, 0) | {"step": None}
-    in_dims = (0, 0, 0, lanes, None if shared_batch else 0)
+    in_dims = (0, 0, 0, lanes, None if len(stack.seeds) == 1 else 0)
     mapped = {
         measure: vmap(
             lambda *args, measure=measure: step(*args, measure=measure), in_dims=in_dims, randomness="different"
@@ -79,7 +81,7 @@ def make_program(config: RunConfig, device: torch.device, *, shared_batch: bool)
     return Program(task, layout, optimizer, mapped[False], mapped[True], vmap(loss, in_dims=(0, None)))
 
 
-def train(stack: Stack, device: torch.device, *, num_evals: int, num_examples: int) -> Iterator[Progress]:
+def train(program: Program, stack: Stack, *, num_evals: int, num_examples: int) -> Iterator[Progress]:
     """Train all runs of a stack; yields after every point of the learning curves, the last time at the end.
 
     Args:
@@ -87,15 +89,13 @@ def train(stack: Stack, device: torch.device, *, num_evals: int, num_examples: i
         num_examples: held-out examples for each point.
     """
     first = stack.first
-    seeds = sorted({config.seed for config in stack.runs.values()})
-    seed_of_run = torch.tensor([seeds.index(config.seed) for config in stack.runs.values()], device=device)
-    program = make_program(first, device, shared_batch=len(seeds) == 1)
-    now = start(stack, program, device)
+    now = start(program, stack)
+    device = now.params_RN.device
     hyper = stack_hyperparameters(stack, now.params_RN)
     multipliers = lr_multipliers(first.schedule, first.num_steps)
     points = {round((i + 1) * first.num_steps / num_evals) for i in range(num_evals)} - {0}
     heldout = program.task.heldout(num_examples)
-    batches = draw_batches(program.task, first, seeds, seed_of_run)
+    batches = draw_batches(program.task, stack)
     loss_sum_R = torch.zeros(len(stack.runs), dtype=torch.float64, device=device)
     since = 0
     for step, batch in enumerate(batches, start=1):
@@ -124,12 +124,12 @@ def train(stack: Stack, device: torch.device, *, num_evals: int, num_examples: i
             yield now
 
 
-def start(stack: Stack, program: Program, device: torch.device) -> Progress:
+def start(program: Program, stack: Stack) -> Progress:
     """Step 0: parameters of every run's seed, fresh optimizer state."""
     params_RN = torch.stack([flatten_params(program.task.init(config.seed)) for config in stack.runs.values()])
-    alive_R = torch.ones(len(stack.runs), dtype=torch.bool, device=device)
+    alive_R = torch.ones(len(stack.runs), dtype=torch.bool, device=params_RN.device)
     state = vmap(program.optimizer.init)(params_RN)
-    return Progress(0, params_RN, state, alive_R, torch.zeros(len(stack.runs), dtype=torch.int64, device=device))
+    return Progress(0, params_RN, state, alive_R, torch.zeros_like(alive_R, dtype=torch.int64))
 
 
 def stack_hyperparameters(stack: Stack, like: Tensor) -> dict[str, Tensor]:
@@ -138,8 +138,10 @@ def stack_hyperparameters(stack: Stack, like: Tensor) -> dict[str, Tensor]:
     return {name: torch.tensor([row[name] for row in rows], dtype=like.dtype, device=like.device) for name in rows[0]}
 
 
-def draw_batches(task: Task, config: RunConfig, seeds: list[int], seed_of_run: Tensor) -> Iterator[Batch]:
+def draw_batches(task: Task, stack: Stack) -> Iterator[Batch]:
     """The batch of every step: one for all runs where they share a seed, else each run's own."""
+    config, seeds = stack.first, stack.seeds
+    seed_of_run = [seeds.index(run.seed) for run in stack.runs.values()]
     batch_size = config.batch_size
     steps_at_once = max(1, DRAWN_AT_ONCE // batch_size)
     for first_step in range(0, config.num_steps, steps_at_once):

@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._dynamo  # torch.func does at its first use, which takes a second: the fork server does it once for all
 
 from harness.config import flatten
 from harness.metrics import METRICS
 from harness.plan import Plan, Stack, read_plan
 from harness.records import code_sha256, read_ended, write_records
-from harness.train import Progress, evaluate, make_program, train
+from harness.train import Program, Progress, evaluate, make_program, train
 
 
 def run_stack(plan_path: Path, index: int, device: str, pipe: Connection | None = None) -> bool:
@@ -40,7 +41,8 @@ def run_stack(plan_path: Path, index: int, device: str, pipe: Connection | None 
         return True
     began, clock = datetime.now(UTC), time.perf_counter()
     try:
-        rows = list(train_rows(plan, stack, torch.device(device), pipe))
+        program = make_program(stack, torch.device(device), folder.parent)
+        rows = list(train_rows(program, plan, stack, pipe))
     except Exception as error:
         # Whatever a model or task raises must cost its own stack only, and say why
         log = folder / f"stack-{stack.name}.log"
@@ -71,26 +73,19 @@ def run_stack(plan_path: Path, index: int, device: str, pipe: Connection | None 
     return all(row["status"] != "failed" for row in rows)
 
 
-def train_rows(plan: Plan, stack: Stack, device: torch.device, pipe: Connection | None) -> Iterable[Mapping[str, Any]]:
+def train_rows(program: Program, plan: Plan, stack: Stack, pipe: Connection | None) -> Iterable[Mapping[str, Any]]:
     """Results of every run of a stack, in its order."""
     progress, samples = None, 0
-    for progress in train(stack, device, num_evals=plan.num_evals, num_examples=plan.num_examples):
+    for progress in train(program, stack, num_evals=plan.num_evals, num_examples=plan.num_examples):
         if pipe is not None:
             losses = [loss for loss in progress.history["loss"][-1] if loss == loss]
             now = progress.history["num_samples"][-1]
             pipe.send({"samples": (now - samples) * len(stack.runs), "best_loss": min(losses, default=None)})
             samples = now
     assert progress is not None, "a run has at least one step, and the last step is a point of its curve"
-    losses = final_losses(stack, progress, device)
-    for lane, loss in enumerate(losses):
-        yield summarise(progress, lane, loss) | {"num_params": progress.params_RN.shape[1]}
-
-
-def final_losses(stack: Stack, progress: Progress, device: torch.device) -> list[float]:
-    """Loss of every run on all held-out examples."""
-    program = make_program(stack.first, device, shared_batch=True)
     heldout = program.task.heldout(int(str(stack.first.task["num_heldout"])))
-    return evaluate(program, progress, heldout).tolist()
+    for lane, loss in enumerate(evaluate(program, progress, heldout).tolist()):
+        yield summarise(progress, lane, loss) | {"num_params": progress.params_RN.shape[1]}
 
 
 def summarise(progress: Progress, lane: int, loss: float) -> dict[str, Any]:

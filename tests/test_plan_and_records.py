@@ -1,5 +1,6 @@
 """Oracle: what the test itself wrote, counts by hand, and pyarrow, pandas or the file system as readers."""
 
+import hashlib
 import json
 import threading
 from pathlib import Path
@@ -9,13 +10,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from harness.config import run_id
+from harness.corpus import read_corpus
 from harness.plan import Stack, make_plan, open_plan, read_plan, shape_of
 from harness.records import (
     append_mirrored,
+    load_corpus,
     publish,
     read_ended,
     read_mirrored,
     read_records,
+    store_corpus,
     sweep_folder,
     write_records,
 )
@@ -144,6 +148,22 @@ def test_the_log_of_the_mirror_survives_a_torn_line(tmp_path):
     with (tmp_path / "mirrored.jsonl").open("a") as file:
         file.write('{"run_id": "q", "en')
     assert read_mirrored(tmp_path) == {("r", "t")}
+
+
+def test_a_stored_corpus_is_the_one_its_name_says(tmp_path):
+    (tmp_path / "text").write_text("some words " * 100)
+    task = {"name": "text", "path": str(tmp_path / "text"), "context": 4}
+    corpus = read_corpus(task)
+    store_corpus(tmp_path, corpus)
+    named = {**task, "path": "/gone", "corpus_sha256": corpus.sha256}
+    assert load_corpus(named, tmp_path) == corpus
+    (stored,) = (tmp_path / ".corpus").iterdir()
+    assert hashlib.sha256(stored.read_bytes()).hexdigest() == stored.stem == corpus.sha256
+    stored.write_bytes(stored.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="no longer the one"):
+        load_corpus(named, tmp_path)
+    with pytest.raises(ValueError, match="no longer the one"):
+        load_corpus({**task, "corpus_sha256": "0" * 64}, None)
 
 
 def test_a_stack_without_what_is_done(runs):

@@ -26,7 +26,7 @@ def make_stack(configs):
 
 
 def last(stack, num_evals=1, num_examples=16):
-    *_, progress = train(stack, CPU, num_evals=num_evals, num_examples=num_examples)
+    *_, progress = train(make_program(stack, CPU), stack, num_evals=num_evals, num_examples=num_examples)
     return progress
 
 
@@ -34,9 +34,9 @@ def last(stack, num_evals=1, num_examples=16):
 def test_one_step_from_one_state_is_torchs_step(make_run, precision, tolerance):
     configs = [make_run(precision=precision, num_samples=1600, optimizer={"lr": lr}) for lr in LR_GRID]
     stack = make_stack(configs)
-    program = make_program(configs[0], CPU, shared_batch=True)
+    program = make_program(stack, CPU)
     checked = []
-    for now in train(stack, CPU, num_evals=4, num_examples=8):
+    for now in train(program, stack, num_evals=4, num_examples=8):
         batch = program.task.sample(0, 1600, 8)
         hyper = stack_hyperparameters(stack, now.params_RN) | {"step": torch.tensor(float(now.step + 1))}
         params_RN, state, _, loss_R, _ = program.step(now.params_RN, now.state, now.alive_R, hyper, batch)
@@ -58,12 +58,12 @@ def test_one_step_from_one_state_is_torchs_step(make_run, precision, tolerance):
     assert checked == [50, 100, 150, 200]
 
 
-def test_the_first_fifty_steps_and_the_final_losses_agree_with_runs_alone(make_run):
+def test_the_final_losses_agree_with_runs_alone(make_run):
     configs = [make_run(num_samples=4096, optimizer={"lr": lr}) for lr in LR_GRID]
     other_seeds = [make_run(num_samples=4096, seed=seed, optimizer={"lr": lr}) for seed in (1, 2) for lr in LR_GRID]
     losses = {}
     for stack in (make_stack(configs), make_stack(other_seeds[:12]), make_stack(other_seeds[12:])):
-        program = make_program(stack.first, CPU, shared_batch=True)
+        program = make_program(stack, CPU)
         progress = last(stack)
         loss_R = evaluate(program, progress, program.task.heldout(2048)).tolist()
         losses |= {(c.optimizer["lr"], c.seed): x for c, x in zip(stack.runs.values(), loss_R, strict=True)}
@@ -74,12 +74,22 @@ def test_the_first_fifty_steps_and_the_final_losses_agree_with_runs_alone(make_r
         # Beyond about 4 times the best lr training is chaotic: a difference in the last bit grows until the run is as
         # good as another seed's (float64 only puts that off). Up to there nothing is seen of it.
         assert abs(losses[lr, 0] - alone) < (spread / 2 if lr < 0.02 else 5 * spread), f"lr {lr}"
-    early = make_stack([make_run(num_samples=400, schedule={"name": "constant", "warmup": 0.0}, optimizer={"lr": lr}) for lr in LR_GRID])
-    progress = last(early)
-    for lane, config in enumerate(early.runs.values()):
-        alone = flatten_params(dict(plain_run(config, multiplier=lambda t, T: 1.0).named_parameters())).detach()
-        scale = max(1.0, float(alone.abs().max()))
-        assert float((progress.params_RN[lane] - alone).abs().max()) <= 1e-4 * scale, config.optimizer
+
+
+@pytest.mark.parametrize(("precision", "largest_lr"), [("float32", 0.1), ("float64", 0.3)])
+def test_the_first_fifty_losses_agree_with_runs_alone(make_run, precision, largest_lr):
+    # Above these the last bit grows by more than 1e3 (float32) or 1e12 (float64) within 50 steps
+    constant = {"schedule": {"name": "constant", "warmup": 0.0}, "num_samples": 400, "precision": precision}
+    stack = make_stack([make_run(**constant, optimizer={"lr": lr}) for lr in LR_GRID if lr < largest_lr])
+    progress = last(stack, num_evals=50, num_examples=8)
+    task = make_program(stack, CPU).task
+    assert progress.history["step"] == list(range(1, 51))
+    for lane, config in enumerate(stack.runs.values()):
+        module = plain_module(config)
+        optimizer = plain_optimizer(config, module)
+        alone = [plain_step(module, optimizer, task.sample(0, 8 * t, 8)) for t in range(50)]
+        stacked = [point[lane] for point in progress.history["train_loss"]]
+        assert stacked == pytest.approx(alone, rel=1e-4), config.optimizer
 
 
 def test_sgd_runs_agree_with_runs_alone_to_the_end(make_run):
@@ -123,7 +133,7 @@ def test_metrics_and_curves_are_what_their_names_say(make_run):
     assert progress.history["num_samples"] == [40, 80]
     module = plain_module(config)
     optimizer = plain_optimizer(config, module)
-    program = make_program(config, CPU, shared_batch=True)
+    program = make_program(make_stack([config]), CPU)
     losses = []
     for t in range(10):
         before = flatten_params(dict(module.named_parameters())).detach()

@@ -7,6 +7,7 @@
 """
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
@@ -14,16 +15,20 @@ from harness.config import Part, RunConfig, check_choice
 from harness.tasks.text import text_task
 from harness.tasks.types import Batch, Params, Task
 
-TASKS: dict[str, Callable[[Part, Part, torch.device], Task]] = {"python_source": text_task, "text": text_task}
+TASKS: dict[str, Callable[[Part, Part, torch.device, Path | None], Task]] = {"python_source": text_task, "text": text_task}
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 __all__ = ["TASKS", "Batch", "Params", "Task", "make_task"]
 
 
-def make_task(config: RunConfig, device: torch.device) -> Task:
-    """The task of a run, with its data on the device and its parameters in the run's precision."""
+def make_task(config: RunConfig, device: torch.device, runs_dir: Path | None = None) -> Task:
+    """The task of a run, with its data on the device and its parameters in the run's precision.
+
+    Args:
+        runs_dir: where the data that a sweep stored lie; None: read them anew.
+    """
     check_choice("task.name", config.task["name"], TASKS)
-    task = TASKS[str(config.task["name"])](config.task, config.model, device)
+    task = TASKS[str(config.task["name"])](config.task, config.model, device, runs_dir)
     dtype = DTYPES[config.precision]
 
     def init(seed: int) -> Params:

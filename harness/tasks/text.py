@@ -4,6 +4,7 @@ Shapes: B samples, T context, V = 256 byte values.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,8 +13,8 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from harness.config import Part
-from harness.corpus import read_corpus
 from harness.models import make_model
+from harness.records import load_corpus
 from harness.tasks.types import Batch, Params, Task
 
 NUM_BYTES = 256
@@ -21,14 +22,14 @@ NUM_BYTES = 256
 TRAINING, HELDOUT = 0, 1
 
 
-def text_task(task: Part, model: Part, device: torch.device) -> Task:
+def text_task(task: Part, model: Part, device: torch.device, runs_dir: Path | None = None) -> Task:
     """Predict a byte from the `context` bytes before it; loss is cross-entropy in nats a byte.
 
     Sample i of a seed starts at a position drawn with replacement by a counter-based generator, so it is a function of
     (seed, i) alone: no state, any order, the same for every batch size.
     """
     context = int(str(task["context"]))
-    corpus = read_corpus(task)
+    corpus = load_corpus(task, runs_dir)
     train, heldout_bytes = (_to_tensor(data, device) for data in (corpus.train, corpus.heldout))
     shape = {"context": context, "num_symbols": NUM_BYTES, "num_outputs": NUM_BYTES}
     module = make_model(model, **shape).to(device)
