@@ -20,6 +20,8 @@ from analysis.runs import Runs
 
 MIN_STEPS = 128
 MAX_EPS = 1e-6
+NOISE_SCALE_SHARE = 4  # the claim holds for batch sizes up to a quarter of the noise scale
+LEVELLING = 10.0  # difference in chi2 from which two laws count as told apart
 SLOPES = {"sgd": 1.0, "adam": 0.5, "adamw": 0.5, "signsgd": 0.5}
 
 
@@ -72,17 +74,22 @@ def check_sde_slope(runs: Runs, optima: Sequence[Optimum]) -> Verdict | None:
     rival = 1.5 - predicted
     steps = count_steps(rows)
     used = [o for o in optima if steps.get(o.batch_size, 0) >= MIN_STEPS]
+    noise_scale = find_levelling(used)
+    used = [o for o in used if o.batch_size <= noise_scale / NOISE_SCALE_SHARE]
     rule = (
         f"exponent of a power law over the located batch sizes with at least {MIN_STEPS} steps, since fewer "
-        f"make a plateau; confirmed if its 95 % interval contains {predicted:g} and excludes {rival:g}, "
-        f"refuted if it excludes {predicted:g}"
+        f"make a plateau, and, where the optima level off (noise_scale fits better than power by {LEVELLING:g} in "
+        f"chi2), at most 1/{NOISE_SCALE_SHARE} of the fitted noise scale; confirmed if its 95 % interval contains "
+        f"{predicted:g} and excludes {rival:g}, refuted if it excludes {predicted:g}"
     )
     fit = fit_law(LAWS["power"], used)
-    numbers = {"predicted": predicted, "num_cells": float(len(fit.residuals))}
+    numbers = {"predicted": predicted, "num_cells": float(sum(o.status == "interior" for o in used))}
+    if np.isfinite(noise_scale):
+        numbers["noise_scale"] = noise_scale
     if fit.refused:
-        return Verdict(
-            "sde-slope", "fixed_samples", optima[0].group, "inconclusive", numbers, rule, fit.refused
-        )
+        limit = f"; the claim speaks of batch sizes up to {noise_scale / NOISE_SCALE_SHARE:.3g}, run more of those"
+        reason = fit.refused + (limit if np.isfinite(noise_scale) else "")
+        return Verdict("sde-slope", "fixed_samples", optima[0].group, "inconclusive", numbers, rule, reason)
     exponent = fit.params["exponent"]
     numbers |= {
         "exponent": exponent.value,
@@ -96,6 +103,17 @@ def check_sde_slope(runs: Runs, optima: Sequence[Optimum]) -> Verdict | None:
     if not np.isfinite(fit.chi2):
         verdict, reason = "inconclusive", "one seed: the interval is not calibrated"
     return Verdict("sde-slope", "fixed_samples", optima[0].group, verdict, numbers, rule, reason)
+
+
+def find_levelling(optima: Sequence[Optimum]) -> float:
+    """The fitted noise scale where optima level off beyond doubt, infinity where they do not.
+
+    The claim is about noise-dominated steps, B <= B_noise / 4, and is not refuted by what lies beyond.
+    """
+    power, levelling = (fit_law(LAWS[name], optima) for name in ("power", "noise_scale"))
+    if power.refused or levelling.refused or not power.chi2 - levelling.chi2 >= LEVELLING:
+        return float("inf")
+    return levelling.params["noise_scale"].value
 
 
 def judge(low: float, high: float, predicted: float, rival: float) -> tuple[str, str]:

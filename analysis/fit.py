@@ -187,14 +187,10 @@ def compare(fits: Sequence[Fit]) -> Comparison:
     rivals = [fit for fit in fitted if fit is not best]
     if not np.isfinite(best.chi2):
         names = tuple(fit.law for fit in rivals)
-        return Comparison(
-            group, best.law, names, f"{best.law} is nearest; with one seed no law is told apart"
-        )
+        return Comparison(group, best.law, names, f"{best.law} is nearest; with one seed no law is told apart")
     unit = max(1.0, best.chi2 / best.dof)
     near = tuple(fit.law for fit in rivals if (fit.chi2 - best.chi2) / unit < SEPARABLE)
-    text = f"{best.law} is best" + (
-        f"; not separable from it: {', '.join(near)}" if near else "; every rival is worse"
-    )
+    text = f"{best.law} is best" + (f"; not separable from it: {', '.join(near)}" if near else "; every rival is worse")
     misfit = float(stats.chi2.sf(best.chi2, best.dof))
     if misfit < 0.01:
         text += f"; it misfits (chi2 {best.chi2:.1f} for {best.dof} degrees of freedom, p = {misfit:.1g})"

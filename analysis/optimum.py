@@ -107,7 +107,7 @@ def split_cells(runs: Runs) -> list[Cell]:
     keys = [*runs.groups, "batch_size"]
     for values, rows in runs.frame.groupby(keys, dropna=False):
         group = dict(zip(runs.groups, values[:-1], strict=True))
-        table = rows.set_index(["optimizer.lr", "seed"])["loss"].unstack().sort_index()  # noqa: PD010
+        table = rows.set_index(["optimizer.lr", "seed"])["loss"].unstack().sort_index()
         kept, note = choose_seeds(table)
         cells.append(
             Cell(
@@ -130,9 +130,7 @@ def choose_seeds(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
             kept = table[sorted(order[:count])].dropna()
             if len(kept) >= needed:
                 lost = int(table.notna().sum().sum()) - kept.size
-                return kept, (
-                    f"{lost} runs whose learning rate lacks another seed are not used" if lost else ""
-                )
+                return kept, (f"{lost} runs whose learning rate lacks another seed are not used" if lost else "")
     return table[[order[0]]].dropna(), ""
 
 
@@ -160,9 +158,7 @@ def locate(cell: Cell) -> Located:
     needed_above = needed if stop == len(finite) - 1 else 1
     if below < needed_below or above < needed_above:
         high = above < needed_above
-        return Located(
-            cell, None, None, "edge_high" if high else "edge_low", i, advise(cell, i, high, start, stop)
-        )
+        return Located(cell, None, None, "edge_high" if high else "edge_low", i, advise(cell, i, high, start, stop))
     parabola = fit_minimum(cell.x_L[i - 1 : i + 2], cell.loss_LS[i - 1 : i + 2], degree=2)
     cubic = None
     if stop - start >= 4:

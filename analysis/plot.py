@@ -1,5 +1,4 @@
 """Draw sweeps and print what they say: `python analysis/plot.py [NAME ...]`; no NAME means all committed."""
-# ruff: noqa: E402 - a script must put the clone on the path before it imports from it
 
 import argparse
 import sys
@@ -58,16 +57,12 @@ def select_tables(names: Sequence[str], runs: Path | None) -> Iterator[tuple[str
     if runs is None:
         names = names or sorted(path.stem for path in SWEEPS_DIR.glob("*.csv"))
         if not names:
-            raise ValueError(
-                f"no sweep in {SWEEPS_DIR} has a committed answer: give --runs, or train one first"
-            )
+            raise ValueError(f"no sweep in {SWEEPS_DIR} has a committed answer: give --runs, or train one first")
         for name in names:
             yield name, *choose_table(name, Path("runs"))
     elif not runs.is_dir() or any(runs.glob("*.parquet")):
         if len(names) > 1:
-            raise ValueError(
-                f"--runs={str(runs)!r} is one table, and {len(names)} names are given: give one name"
-            )
+            raise ValueError(f"--runs={str(runs)!r} is one table, and {len(names)} names are given: give one name")
         name = names[0] if names else runs.resolve().stem
         yield name, read_table(runs), f"{name}: {runs}"
     else:
@@ -90,9 +85,7 @@ class OneLineParser(argparse.ArgumentParser):
 def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     parser = OneLineParser(prog="plot.py", description=__doc__)
-    parser.add_argument(
-        "names", nargs="*", metavar="NAME", help="sweeps to draw; all committed ones by default"
-    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="sweeps to draw; all committed ones by default")
     parser.add_argument(
         "--runs", type=Path, metavar="DIR|FILE", help="runs_dir, a folder of records, a csv or a parquet"
     )

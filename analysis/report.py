@@ -45,9 +45,7 @@ def build_optima_table(answer: GroupAnswer) -> Table:
         interval = f"{o.low:.3g} .. {o.high:.3g}" if np.isfinite(o.low) else "-"
         style = "" if o.status == "interior" else "yellow"
         loss = f"{o.loss:.4f}" if np.isfinite(o.loss) else "-"
-        table.add_row(
-            str(o.batch_size), f"{o.lr:.3g}", interval, loss, str(o.num_runs), o.status, style=style
-        )
+        table.add_row(str(o.batch_size), f"{o.lr:.3g}", interval, loss, str(o.num_runs), o.status, style=style)
     return table
 
 

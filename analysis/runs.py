@@ -104,9 +104,7 @@ def check_positive(frame: pd.DataFrame, source: str) -> None:
     lr, batch_size = frame["optimizer.lr"], frame["batch_size"]
     if (~np.isfinite(lr) | (lr <= 0)).any():
         value = lr[~np.isfinite(lr) | (lr <= 0)].iloc[0]
-        raise ValueError(
-            f"{source}: optimizer.lr={value:g} is not a number above zero: correct or drop the row"
-        )
+        raise ValueError(f"{source}: optimizer.lr={value:g} is not a number above zero: correct or drop the row")
     wrong = ~np.isfinite(batch_size) | (batch_size < 1) | (batch_size % 1 != 0)
     if wrong.any():
         value = batch_size[wrong].iloc[0]

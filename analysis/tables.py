@@ -25,9 +25,7 @@ def read_table(source: Path) -> pd.DataFrame:
     if source.is_dir():
         return read_records(source)
     if not source.exists():
-        raise ValueError(
-            f"--runs={str(source)!r} does not exist: give a folder of records, FILE.csv or FILE.parquet"
-        )
+        raise ValueError(f"--runs={str(source)!r} does not exist: give a folder of records, FILE.csv or FILE.parquet")
     if source.suffix not in (".csv", ".parquet"):
         raise ValueError(f"--runs={str(source)!r} is not one of a folder of records, FILE.csv, FILE.parquet")
     try:
@@ -41,9 +39,7 @@ def read_table(source: Path) -> pd.DataFrame:
     except pd.errors.EmptyDataError:
         raise ValueError(f"{source} is empty: it needs a header line and one row a run") from None
     except (ValueError, OSError, pd.errors.ParserWarning) as error:
-        raise ValueError(
-            f"{source} cannot be read as {source.suffix[1:]}: {' '.join(str(error).split())}"
-        ) from None
+        raise ValueError(f"{source} cannot be read as {source.suffix[1:]}: {' '.join(str(error).split())}") from None
     if frame.empty:
         raise ValueError(f"{source} is empty: it needs one row a run under its header line")
     return frame
@@ -55,16 +51,12 @@ def parse_columns(text: str) -> dict[str, str]:
     for pair in text.split(","):
         ours, equals, theirs = (part.strip() for part in pair.partition("="))
         if not (ours and equals and theirs):
-            raise ValueError(
-                f"--columns has {pair!r}, which is not OURS=THEIRS: write it like lr=peak_lr,loss=eval"
-            )
+            raise ValueError(f"--columns has {pair!r}, which is not OURS=THEIRS: write it like lr=peak_lr,loss=eval")
         columns[ours] = theirs
     return columns
 
 
-def rename_columns(
-    frame: pd.DataFrame, columns: Mapping[str, str], source: str = "the table"
-) -> pd.DataFrame:
+def rename_columns(frame: pd.DataFrame, columns: Mapping[str, str], source: str = "the table") -> pd.DataFrame:
     """Rename foreign columns to ours. A short name of ours (lr, eps, optimizer ...) stands for its full name.
 
     A column that already bears a name which `columns` gives to another one is dropped.
@@ -79,11 +71,7 @@ def rename_columns(
         renamed[theirs] = SHORT_NAMES.get(ours, ours)
     clash = [name for name in renamed.values() if name in frame.columns and name not in renamed]
     frame = frame.drop(columns=clash).rename(columns=renamed)
-    short = {
-        name: full
-        for name, full in SHORT_NAMES.items()
-        if name in frame.columns and full not in frame.columns
-    }
+    short = {name: full for name, full in SHORT_NAMES.items() if name in frame.columns and full not in frame.columns}
     return frame.rename(columns=short)
 
 
@@ -107,9 +95,7 @@ def choose_table(name: str, runs_dir: Path) -> tuple[pd.DataFrame, str]:
         if (SWEEPS_DIR / f"{name}.yaml").exists():
             raise ValueError(f"sweep {name!r} has not run yet: run `python -m harness sweep={name}` first")
         names = sorted(path.stem for path in SWEEPS_DIR.glob("*.yaml"))
-        raise ValueError(
-            f"{name!r} is not one of the sweeps {', '.join(names) or '(none)'}{closest(name, names)}"
-        )
+        raise ValueError(f"{name!r} is not one of the sweeps {', '.join(names) or '(none)'}{closest(name, names)}")
     committed = read_table(committed_path)
     if not has_records:
         return committed, f"{name}: the committed answer {committed_path.name} (no local records in {folder})"

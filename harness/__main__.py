@@ -1,5 +1,6 @@
 """`python -m harness sweep=NAME [overrides]`: compose -> sweep -> plan -> launch -> draw."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -15,15 +16,13 @@ os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it found, and it 
 import hydra
 from omegaconf import DictConfig
 from rich.console import Console
-from rich.progress import track
-from rich.table import Table
 
 from harness.compose import MISTAKES, compose, describe_options, explain, register_sweeps
-from harness.config import CONF_DIR, check_choice, check_limits, match_types
+from harness.config import CONF_DIR, ROOT, check_choice, check_limits, match_types
 from harness.corpus import read_corpus
 from harness.launchers import LAUNCHERS
-from harness.launchers.local import available_cores, warm_up
-from harness.plan import Stack, make_plan, open_plan, shape_of
+from harness.launchers.local import choose_device, warm_up
+from harness.plan import make_plan, open_plan
 from harness.progress import Display
 from harness.records import read_ended, read_mirrored, read_records, store_corpus, sweep_folder
 from harness.sweep import Sweep, make_sweep
@@ -46,7 +45,8 @@ def run(settings: dict[str, Any], sweep: Sweep) -> int:
     missing = set(sweep.runs) - read_ended(folder, since)
     with mirroring(folder, settings["tracker"], expected=set(sweep.runs)):
         failed = train_missing(settings, sweep, folder, since) if missing else 0
-        draw_sweep(settings, sweep, folder)
+        if not failed or read_ended(folder) & set(sweep.runs):
+            draw_sweep(settings, sweep, folder)
     if failed:
         print(f"{failed} runs did not end; the same command trains what is missing", file=sys.stderr)
     return 1 if failed else 0
@@ -55,12 +55,19 @@ def run(settings: dict[str, Any], sweep: Sweep) -> int:
 def train_missing(settings: dict[str, Any], sweep: Sweep, folder: Path, since: str | None) -> int:
     """Launch the stacks with runs that did not end yet; returns how many runs failed."""
     launcher = settings["launcher"]
-    texts = {config.task["corpus_sha256"]: config.task for config in sweep.runs.values() if "corpus_sha256" in config.task}
+    texts = {
+        config.task["corpus_sha256"]: config.task for config in sweep.runs.values() if "corpus_sha256" in config.task
+    }
     for task in texts.values():
         store_corpus(settings["runs_dir"], read_corpus(task))
     device, num_devices = choose_device(launcher["device"])
     plan = make_plan(
-        sweep.name, sweep.runs, device=device, width=launcher["width"], metrics=settings["metrics"], since=since
+        sweep.name,
+        sweep.runs,
+        device=device,
+        width=launcher["width"],
+        metrics=settings["metrics"],
+        since=since,
     )
     path, plan = open_plan(folder, plan)
     ended = read_ended(folder, since)
@@ -70,26 +77,14 @@ def train_missing(settings: dict[str, Any], sweep: Sweep, folder: Path, since: s
         launch = LAUNCHERS[launcher["name"]]
         for stack, message in launch(path, plan, waiting, num_devices=num_devices, workers=launcher["workers"]):
             display.show(stack, message)
-            lost = [("failed", message["lost"])] * len(plan.stacks[stack].without(ended).runs) if "lost" in message else []
-            for status, reason in [*message.get("ended", ()), *lost]:
-                if status == "failed":
-                    reasons[reason] = reasons.get(reason, 0) + 1
+            failed = [reason for status, reason in message.get("ended", ()) if status == "failed"]
+            if "lost" in message:
+                failed = [message["lost"]] * len(plan.stacks[stack].without(ended).runs)
+            for reason in failed:
+                reasons[reason] = reasons.get(reason, 0) + 1
     for reason, count in reasons.items():
         print(f"{count} runs failed: {reason}", file=sys.stderr)
     return sum(reasons.values())
-
-
-def choose_device(device: str) -> tuple[str, int]:
-    """cpu or cuda, and how many GPUs there are.
-
-    Raises: ValueError for a device that is not there.
-    """
-    import torch  # here, since composing and drawing go without it
-
-    count = torch.cuda.device_count()
-    if device == "cuda" and count == 0:
-        raise ValueError("launcher.device='cuda', but torch finds no GPU: give launcher.device=cpu or install a CUDA build")
-    return ("cuda" if count and device != "cpu" else "cpu"), count
 
 
 def draw_sweep(settings: dict[str, Any], sweep: Sweep, folder: Path) -> None:
@@ -97,7 +92,8 @@ def draw_sweep(settings: dict[str, Any], sweep: Sweep, folder: Path) -> None:
     from analysis.plot import draw, print_report
 
     records = read_records(folder)
-    drawn = draw(sweep.name, records[records["run_id"].isin(sweep.runs)], Path(settings["figures_dir"]), sweep.question)
+    composed = records[records["run_id"].isin(sweep.runs)]
+    drawn = draw(sweep.name, composed, Path(settings["figures_dir"]), sweep.question)
     print_report(drawn.analysis)
     print(drawn.paths[0])
 
@@ -122,42 +118,17 @@ def mirroring(folder: Path, tracker: dict[str, Any], *, expected: set[str]) -> I
         print(f"the W&B mirror ended with code {code}; send again: {' '.join(command[1:4])}", file=sys.stderr)
 
 
-def print_dry_run(settings: dict[str, Any], sweep: Sweep) -> None:
-    """What the command would train: stacks by shape with FLOPs, memory and time, and what is there already."""
-    import torch
-
-    from harness.estimate import estimate_stack
-
-    launcher = settings["launcher"]
-    device, num_devices = choose_device(launcher["device"])
-    plan = make_plan(sweep.name, sweep.runs, device=device, width=launcher["width"], metrics=settings["metrics"])
-    ended = read_ended(Path(settings["runs_dir"]) / sweep.name) & set(sweep.runs)
-    table = Table("stacks", "runs", "batch size", "steps", "optimizer", "FLOPs", "MB a stack", "worker seconds")
-    shapes: dict[str, list[Stack]] = {}
-    for stack in plan.stacks:
-        if (rest := stack.without(ended)).runs:
-            shapes.setdefault(shape_of(rest.first), []).append(rest)
-    total_seconds, total_flops, timed = 0.0, 0.0, True
-    torch.set_num_threads(1)
-    for stacks in track(shapes.values(), description="measuring a few steps of each shape", transient=True):
-        first, runs = stacks[0].first, sum(len(stack.runs) for stack in stacks)
-        cost = estimate_stack(stacks[0], torch.device(device))
-        flops = cost.flops * runs / len(stacks[0].runs)
-        seconds = None if cost.seconds is None else cost.seconds * len(stacks)
-        total_flops, total_seconds, timed = total_flops + flops, total_seconds + (seconds or 0), timed and seconds is not None
-        table.add_row(
-            str(len(stacks)), str(runs), str(first.batch_size), str(first.num_steps), str(first.optimizer["name"]),
-            f"{flops:.2g}", f"{cost.bytes / 1e6:,.0f}", "too large to try here" if seconds is None else f"{seconds:.1f}",
-        )  # fmt: skip
-    Console().print(table)
-    workers = launcher["workers"] or (num_devices if device == "cuda" else available_cores())
-    print(f"{sweep.name}: {len(sweep.runs)} runs, {len(ended)} done, {len(sweep.runs) - len(ended)} to train; {total_flops:.3g} FLOPs")
-    if timed:
-        print(f"about {total_seconds / workers:.0f} s on {workers} {device} workers of this machine, without start-up and evaluation")
+def check_analysis() -> None:
+    """Raises: ValueError when another package of that name would be drawn with; better told before than after training."""
+    found = importlib.util.find_spec("analysis")
+    if found is None or found.origin != str(ROOT / "analysis" / "__init__.py"):
+        where = found.origin or found.submodule_search_locations if found else None
+        raise ValueError(f"the name analysis belongs to {where}, not to this project: run from another folder")
 
 
 def execute() -> int:
     """The command, after Hydra has composed what was typed."""
+    check_analysis()
     settings, defaults = compose({})
     settings = match_types(settings, defaults)
     check_limits({key: settings[key] for key in ("metrics", "launcher")})
@@ -170,6 +141,8 @@ def execute() -> int:
         check_choice("run_id", str(wanted), sweep.runs)
         sweep = replace(sweep, runs={str(wanted): sweep.runs[str(wanted)]})
     if settings["dry_run"]:
+        from harness.dry_run import print_dry_run  # here, since it needs torch
+
         print_dry_run(settings, sweep)
         return 0
     return run(settings, sweep)
@@ -201,7 +174,10 @@ def cli() -> int:
     except MISTAKES as error:
         return tell(error)
     except KeyboardInterrupt:
-        print("\ninterrupted: finished stacks are kept; the same command trains what is missing", file=sys.stderr)
+        print(
+            "\ninterrupted: finished stacks are kept; the same command trains what is missing",
+            file=sys.stderr,
+        )
         return 130
     return 0
 

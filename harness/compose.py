@@ -79,7 +79,9 @@ def describe_options() -> str:
     lines = []
     for group in ("task", "model", "optimizer", "schedule", "protocol", "tracker"):
         lines.append(f"\n{group}=")
-        lines += [f"  {path.stem:<16}{first_comment(path.read_text())}" for path in sorted((CONF_DIR / group).glob("*.yaml"))]
+        lines += [
+            f"  {path.stem:<16}{first_comment(path.read_text())}" for path in sorted((CONF_DIR / group).glob("*.yaml"))
+        ]
     lines.append("\nsweep=")
     for path in sorted(SWEEPS_DIR.glob("*.yaml")):
         sweep = OmegaConf.load(path)

@@ -5,10 +5,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
-
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from harness.plan import Stack
 from harness.train import draw_batches, make_program, stack_hyperparameters, start

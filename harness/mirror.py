@@ -49,11 +49,17 @@ def new_rows(folder: Path, seen: set[Path]) -> Iterator[dict[str, Any]]:
 
 def main() -> int:
     if not 2 <= len(sys.argv) <= 5:
-        print("usage: python -m harness.mirror FOLDER [MODE [PROJECT [ENTITY]]], e.g. runs/smoke offline", file=sys.stderr)
+        print(
+            "usage: python -m harness.mirror FOLDER [MODE [PROJECT [ENTITY]]], e.g. runs/smoke offline",
+            file=sys.stderr,
+        )
         return 2
     folder, mode, project, entity = (sys.argv[1:] + ["auto", "scaling-harness", ""][len(sys.argv) - 2 :])[:4]
     if mode not in MODES or not Path(folder).is_dir():
-        print(f"cannot mirror {folder!r} with mode {mode!r}: give a folder of records and one of {', '.join(MODES)}", file=sys.stderr)
+        print(
+            f"cannot mirror {folder!r} with mode {mode!r}: give a folder of records and one of {', '.join(MODES)}",
+            file=sys.stderr,
+        )
         return 2
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends training; what was trained is still sent
     if hasattr(os, "nice"):

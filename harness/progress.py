@@ -45,7 +45,9 @@ class Display:
             self.console.print(f"training {self.num_runs} runs of {self.plan.sweep} ...")
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self.console.is_terminal:
             self.live.stop()
 
@@ -76,5 +78,3 @@ class Display:
         table = Table("batch size", *map(str, self.best), box=None, pad_edge=False, header_style="dim")
         table.add_row("best loss so far", *("" if loss is None else f"{loss:.3f}" for loss in self.best.values()))
         return Group(self.bar, table)
-
-

@@ -59,7 +59,8 @@ def sweep_folder(runs_dir: str | Path, sweep: str) -> Path:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise ValueError(f"runs_dir={str(runs_dir)!r} cannot be written to ({error.strerror}): give another runs_dir=FOLDER") from error
+        reason = f"runs_dir={str(runs_dir)!r} cannot be written to ({error.strerror})"
+        raise ValueError(f"{reason}: give another runs_dir=FOLDER") from error
     return folder
 
 
@@ -80,7 +81,7 @@ def publish(path: Path, content: bytes) -> bool:
 
 
 def store_corpus(runs_dir: str | Path, corpus: Corpus) -> None:
-    """Keep a corpus beside the records under its sha256, so that every worker, wherever it runs, trains on that text."""
+    """Keep a corpus under its sha256 beside the records: every worker, wherever it runs, trains on that text."""
     folder = sweep_folder(runs_dir, CORPORA)
     path = folder / f"{corpus.sha256}.bin"
     if not path.exists():
@@ -101,7 +102,12 @@ def load_corpus(task: Part, runs_dir: Path | None) -> Corpus:
 
 
 def write_records(
-    folder: Path, stack: str, rows: Iterable[Mapping[str, Any]], *, columns: Mapping[str, type], metrics: Iterable[str]
+    folder: Path,
+    stack: str,
+    rows: Iterable[Mapping[str, Any]],
+    *,
+    columns: Mapping[str, type],
+    metrics: Iterable[str],
 ) -> Path:
     """One file for a stack's rows; a later attempt at the same stack gets the next number.
 

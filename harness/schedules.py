@@ -27,7 +27,12 @@ def wsd(step: int, num_steps: int, *, decay: float) -> float:
     return min(1.0, (num_steps - step) / (decay * num_steps)) if decay > 0 else 1.0
 
 
-SCHEDULES: dict[str, Callable[..., float]] = {"constant": constant, "linear": linear, "cosine": cosine, "wsd": wsd}
+SCHEDULES: dict[str, Callable[..., float]] = {
+    "constant": constant,
+    "linear": linear,
+    "cosine": cosine,
+    "wsd": wsd,
+}
 
 
 def lr_multipliers(schedule: Mapping[str, Any], num_steps: int) -> list[float]:

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -42,6 +43,8 @@ def make_sweep(compose: Compose) -> Sweep:
     """
     values, defaults = compose({})
     sweep = values["sweep"]
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", str(sweep["name"])):
+        raise ValueError(f"sweep.name={sweep['name']!r} names a folder: give letters, digits, _ and - only")
     axes = read_axes(sweep["grid"], values)
     choosing = [path for path in axes if is_choice(path)]
     runs: dict[str, RunConfig] = {}
@@ -98,7 +101,9 @@ def read_axis(path: str, axis: object) -> list[Any]:
     form, numbers = axis[0], axis[1:]
     if form not in ("logspace", "log2"):
         if isinstance(form, str) and not is_choice(path) and any(isinstance(x, int | float) for x in numbers):
-            raise ValueError(f"{where}: {form!r} is not a form of axis{closest(form, ['logspace', 'log2'])}; give {AXIS_FORMS}")
+            raise ValueError(
+                f"{where}: {form!r} is not a form of axis{closest(form, ['logspace', 'log2'])}; give {AXIS_FORMS}"
+            )
         return axis
     if len(numbers) != 3 or not all(isinstance(x, int | float) for x in numbers):
         raise ValueError(f"{where} needs three numbers: give {AXIS_FORMS}")

@@ -13,7 +13,7 @@ MODES = ("auto", "online", "offline")
 
 
 def choose_mode(mode: str) -> str:
-    """online | offline | disabled: WANDB_MODE if it is set, else what was asked for, else online where there is an account."""
+    """WANDB_MODE where it is set, else what was asked for, else online where there is an account."""
     if os.environ.get("WANDB_MODE"):
         return os.environ["WANDB_MODE"]
     if mode != "auto":

@@ -62,7 +62,13 @@ def make_program(stack: Stack, device: torch.device, runs_dir: Path | None = Non
         return task.loss(unflatten_params(params_N, layout), batch)
 
     def step(
-        params_N: Tensor, state: State, alive: Tensor, hyper: Mapping[str, Tensor], batch: Batch, *, measure: bool
+        params_N: Tensor,
+        state: State,
+        alive: Tensor,
+        hyper: Mapping[str, Tensor],
+        batch: Batch,
+        *,
+        measure: bool,
     ) -> tuple[Tensor, State, Tensor, Tensor, dict[str, Tensor]]:
         grads, train_loss = grad_and_value(task.loss)(unflatten_params(params_N, layout), batch)
         grad_N = flatten_params(grads)
@@ -74,7 +80,9 @@ def make_program(stack: Stack, device: torch.device, runs_dir: Path | None = Non
     in_dims = (0, 0, 0, lanes, None if len(stack.seeds) == 1 else 0)
     mapped = {
         measure: vmap(
-            lambda *args, measure=measure: step(*args, measure=measure), in_dims=in_dims, randomness="different"
+            lambda *args, measure=measure: step(*args, measure=measure),
+            in_dims=in_dims,
+            randomness="different",
         )
         for measure in (False, True)
     }
@@ -100,10 +108,11 @@ def train(program: Program, stack: Stack, *, num_evals: int, num_examples: int) 
     since = 0
     for step, batch in enumerate(batches, start=1):
         take = program.measured_step if step in points else program.step
-        at = hyper | {"lr": hyper["lr"] * multipliers[step - 1], "step": torch.tensor(float(step), device=device)}
-        params_RN, now.state, alive_R, train_loss_R, measured = take(
-            now.params_RN, now.state, now.alive_R, at, batch
-        )
+        at = hyper | {
+            "lr": hyper["lr"] * multipliers[step - 1],
+            "step": torch.tensor(float(step), device=device),
+        }
+        params_RN, now.state, alive_R, train_loss_R, measured = take(now.params_RN, now.state, now.alive_R, at, batch)
         now.diverged_at_R = torch.where(now.alive_R & ~alive_R, step, now.diverged_at_R)
         # A run whose loss is not finite stays where it was; its neighbours never see it. Asking a GPU whether there is
         # one would cost more than to write all runs again.
@@ -152,7 +161,9 @@ def draw_batches(task: Task, stack: Stack) -> Iterator[Batch]:
             if len(seeds) == 1:
                 yield tuple(part[rows] for part in drawn[0])
             else:
-                yield tuple(torch.stack([part[rows] for part in parts])[seed_of_run] for parts in zip(*drawn, strict=True))
+                yield tuple(
+                    torch.stack([part[rows] for part in parts])[seed_of_run] for parts in zip(*drawn, strict=True)
+                )
 
 
 @torch.no_grad()

@@ -141,7 +141,10 @@ def end_with(pipe: Connection) -> None:
 
 def main() -> int:
     if len(sys.argv) not in (3, 4) or not sys.argv[2].isdigit():
-        print("usage: python -m harness.worker PLAN STACK [DEVICE], e.g. runs/smoke/plan-0123.json 0 cpu", file=sys.stderr)
+        print(
+            "usage: python -m harness.worker PLAN STACK [DEVICE], e.g. runs/smoke/plan-0123.json 0 cpu",
+            file=sys.stderr,
+        )
         return 2
     plan_path, index = Path(sys.argv[1]), int(sys.argv[2])
     device = sys.argv[3] if len(sys.argv) == 4 else read_plan(plan_path).device

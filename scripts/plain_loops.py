@@ -14,14 +14,15 @@ import torch
 from joblib import Parallel, delayed
 from torch.nn import functional as F
 
+from harness.config import Part
 from harness.models.ngram import NGram
 from harness.tasks.text import text_task
 
 BATCH_SIZES = [8, 16, 32, 64, 128, 256, 512, 1024]
 LRS = [2 ** (-9.5 + 0.75 * i) for i in range(12)]
 NUM_SAMPLES, NUM_EVALS, NUM_EXAMPLES, NUM_HELDOUT = 32768, 8, 1024, 16384
-TASK = {"name": "python_source", "context": 8, "num_heldout": NUM_HELDOUT}
-MODEL = {"name": "ngram", "embedding": 16, "hidden": 64, "norm": False}
+TASK: Part = {"name": "python_source", "context": 8, "num_heldout": NUM_HELDOUT}
+MODEL: Part = {"name": "ngram", "embedding": 16, "hidden": 64, "norm": False}
 
 
 def train_one(batch_size: int, lr: float, seed: int) -> dict[str, float]:
@@ -37,7 +38,8 @@ def train_one(batch_size: int, lr: float, seed: int) -> dict[str, float]:
     @torch.no_grad()
     def heldout_loss(count: int) -> float:
         losses = [
-            F.cross_entropy(module(heldout_symbols[i : i + 512]), heldout_following[i : i + 512]) for i in range(0, count, 512)
+            F.cross_entropy(module(heldout_symbols[i : i + 512]), heldout_following[i : i + 512])
+            for i in range(0, count, 512)
         ]
         return float(torch.stack(losses).mean())
 

@@ -24,7 +24,9 @@ def test_python_source_is_the_library_without_its_tests():
 def test_split_holds_out_whole_files_and_at_least_a_sixteenth():
     texts = {f"file{i}": bytes([65 + i]) * 100 for i in range(26)}
     corpus = split_corpus(texts)
-    letters = {part: set(data.replace(b"\n", b"")) for part, data in (("train", corpus.train), ("heldout", corpus.heldout))}
+    letters = {
+        part: set(data.replace(b"\n", b"")) for part, data in (("train", corpus.train), ("heldout", corpus.heldout))
+    }
     assert not letters["train"] & letters["heldout"]
     assert len(letters["train"] | letters["heldout"]) == 26
     assert len(letters["heldout"]) == 2  # 26 / 16, rounded up to whole files
@@ -47,7 +49,10 @@ def test_sha256_names_text_and_split():
     [
         (lambda d: d / "missing", "does not exist"),
         (lambda d: d, "holds no files"),
-        (lambda d: (d / "short.txt").write_bytes(b"abc") and d / "short.txt", "has 3 bytes, one window takes 9"),
+        (
+            lambda d: (d / "short.txt").write_bytes(b"abc") and d / "short.txt",
+            "has 3 bytes, one window takes 9",
+        ),
     ],
 )
 def test_unusable_text_is_told(tmp_path, make, words):

@@ -20,7 +20,12 @@ QUIET = {**os.environ, "WANDB_MODE": "offline", "WANDB_SILENT": "true", "MPLBACK
 
 def harness(folder, *overrides, check=0):
     done = subprocess.run(
-        [sys.executable, "-m", "harness", *overrides], cwd=folder, capture_output=True, text=True, env=QUIET, timeout=300
+        [sys.executable, "-m", "harness", *overrides],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env=QUIET,
+        timeout=300,
     )
     assert done.returncode == check, done.stdout + done.stderr
     return done
@@ -92,7 +97,14 @@ def test_refresh_and_run_id_train_again_and_overwrite_nothing(trained, tmp_path)
 
 
 def test_one_run_without_a_sweep(tmp_path):
-    done = harness(tmp_path, "num_samples=512", "task.num_heldout=64", "optimizer=sgd", "optimizer.lr=0.5", "tracker=none")
+    done = harness(
+        tmp_path,
+        "num_samples=512",
+        "task.num_heldout=64",
+        "optimizer=sgd",
+        "optimizer.lr=0.5",
+        "tracker=none",
+    )
     frame = records(tmp_path, "single")
     assert frame["optimizer.lr"].tolist() == [0.5]
     assert frame["optimizer.name"].tolist() == ["sgd"]
@@ -108,7 +120,17 @@ def test_dry_run_starts_nothing(tmp_path):
 
 def test_help_lists_what_there_is(tmp_path):
     done = harness(tmp_path, "--help")
-    for word in ("lr_vs_bs", "lr_vs_bs_sgd", "smoke", "python_source", "ngram", "mlp", "signsgd", "adamw", "wsd"):
+    for word in (
+        "lr_vs_bs",
+        "lr_vs_bs_sgd",
+        "smoke",
+        "python_source",
+        "ngram",
+        "mlp",
+        "signsgd",
+        "adamw",
+        "wsd",
+    ):
         assert word in done.stdout
 
 
@@ -117,7 +139,9 @@ def test_a_users_own_config_folder_adds_sweeps_models_and_tasks(tmp_path):
     for group in ("sweep", "model", "task"):
         (own / group).mkdir(parents=True)
     (own / "model" / "wide.yaml").write_text("name: ngram\nembedding: 4\nhidden: 32\nnorm: true\n")
-    (own / "task" / "novel.yaml").write_text(f"name: text\npath: {tmp_path / 'novel.txt'}\ncontext: 4\nnum_heldout: 64\n")
+    (own / "task" / "novel.yaml").write_text(
+        f"name: text\npath: {tmp_path / 'novel.txt'}\ncontext: 4\nnum_heldout: 64\n"
+    )
     (tmp_path / "novel.txt").write_text("It was a dark and stormy night. " * 200)
     (own / "sweep" / "mine.yaml").write_text(
         "# @package _global_\ndefaults:\n  - override /model: wide\n  - override /task: novel\n"
@@ -134,7 +158,14 @@ def test_a_users_own_config_folder_adds_sweeps_models_and_tasks(tmp_path):
 def test_what_is_finished_survives_and_the_rest_is_trained_once(trained, tmp_path, victim):
     longer = [*TINY, "num_samples=4096", "tracker=none", "launcher.workers=1", "launcher.width=4"]
     command = [sys.executable, "-m", "harness", *longer]
-    process = subprocess.Popen(command, cwd=tmp_path, env=QUIET, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env=QUIET,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
     folder = tmp_path / "runs" / "smoke"
     deadline = time.monotonic() + 120
     while not list(folder.glob("*.parquet")) and time.monotonic() < deadline:
@@ -146,7 +177,9 @@ def test_what_is_finished_survives_and_the_rest_is_trained_once(trained, tmp_pat
     _, errors = process.communicate(timeout=60)
     assert process.returncode == (130 if victim == "interrupt" else -9)
     if victim == "interrupt":
-        assert errors.decode().strip() == "interrupted: finished stacks are kept; the same command trains what is missing"
+        assert (
+            errors.decode().strip() == "interrupted: finished stacks are kept; the same command trains what is missing"
+        )
     kept = {p: p.read_bytes() for p in folder.glob("*.parquet")}
     assert kept
     wait_for_workers(folder)
@@ -166,8 +199,22 @@ def wait_for_workers(folder: Path) -> None:
     assert sorted(p.name for p in folder.iterdir()) == names
 
 
+def test_a_sweep_that_fails_whole_says_why_and_draws_nothing(tmp_path):
+    done = harness(tmp_path, *TINY, "model.embedding=100000000000", "tracker=none", check=1)
+    assert "runs failed: RuntimeError" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "figures").exists()
+
+
 def test_a_failing_stack_costs_only_itself(tmp_path):
-    done = harness(tmp_path, *TINY, "sweep.grid.model.embedding=[4,100000000000]", "sweep.grid.seed=[0]", "tracker=none", check=1)
+    done = harness(
+        tmp_path,
+        *TINY,
+        "sweep.grid.model.embedding=[4,100000000000]",
+        "sweep.grid.seed=[0]",
+        "tracker=none",
+        check=1,
+    )
     frame = records(tmp_path)
     assert frame["status"].value_counts().to_dict() == {"done": 14, "failed": 14}
     assert "runs failed: RuntimeError" in done.stderr

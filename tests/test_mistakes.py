@@ -74,4 +74,14 @@ def test_plot(arguments, words, tmp_path):
 def test_a_corpus_that_cannot_be_read_is_told(tmp_path):
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "loop").symlink_to("loop")
-    check([sys.executable, "-m", "harness", "task=text", "task.path=texts"], tmp_path, "task.path='texts' holds no files")
+    check(
+        [sys.executable, "-m", "harness", "task=text", "task.path=texts"],
+        tmp_path,
+        "task.path='texts' holds no files",
+    )
+
+
+def test_a_package_of_the_same_name_is_told_before_training(tmp_path):
+    (tmp_path / "analysis").mkdir()
+    (tmp_path / "analysis" / "__init__.py").write_text("")
+    check([sys.executable, "-m", "harness", "sweep=smoke"], tmp_path, "the name analysis belongs to")

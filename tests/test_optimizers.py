@@ -1,6 +1,6 @@
 """Oracle: torch.optim over 50 steps in float64, on noisy gradients of a quadratic.
 
-Decoupled decay where torch has none (sgd, signsgd): shrink the parameter by 1 - lr weight_decay, then take torch's step.
+Decoupled decay where torch has none (sgd, signsgd): shrink the parameter by 1 - lr weight_decay, then torch's step.
 The sign is torch's Adam with beta1 = beta2 = eps = 0.
 """
 
@@ -66,7 +66,9 @@ def torch_path(make, hyper, decay_before):
     return p.detach()
 
 
-@pytest.mark.parametrize(("config", "make", "decay_before"), TABLE, ids=lambda x: str(x)[:60] if isinstance(x, dict) else "")
+@pytest.mark.parametrize(
+    ("config", "make", "decay_before"), TABLE, ids=lambda x: str(x)[:60] if isinstance(x, dict) else ""
+)
 def test_three_runs_in_a_stack_take_torchs_steps(config, make, decay_before):
     curvature, noise, begin = gradients()
     optimizer = make_optimizer({**config, "lr": 0.1})
@@ -81,7 +83,9 @@ def test_three_runs_in_a_stack_take_torchs_steps(config, make, decay_before):
         updates, state = update(curvature * params + noise[t], state, params, hyper | {"step": step})
         params = params + updates
     for lane, lr in enumerate(LRS):
-        torch.testing.assert_close(params[lane], torch_path(make, {**config, "lr": lr}, decay_before), rtol=1e-11, atol=1e-12)
+        torch.testing.assert_close(
+            params[lane], torch_path(make, {**config, "lr": lr}, decay_before), rtol=1e-11, atol=1e-12
+        )
 
 
 def test_every_optimizer_is_in_the_table():

@@ -115,7 +115,11 @@ def test_files_of_a_sweep_share_one_schema(tmp_path):
 def test_attempts_are_kept_and_the_newest_that_ended_counts(tmp_path):
     write(tmp_path, "a", [{"run_id": "r", "loss": 1.0}])
     write(tmp_path, "a", [{"run_id": "r", "loss": 2.0, "provenance.ended": "2026-01-02T00:00:00"}])
-    write(tmp_path, "a", [{"run_id": "r", "loss": 3.0, "status": "failed", "provenance.ended": "2026-01-03T00:00:00"}])
+    write(
+        tmp_path,
+        "a",
+        [{"run_id": "r", "loss": 3.0, "status": "failed", "provenance.ended": "2026-01-03T00:00:00"}],
+    )
     assert sorted(p.name for p in tmp_path.glob("*.parquet")) == [f"stack-a-{i}.parquet" for i in range(3)]
     assert read_records(tmp_path)["loss"].tolist() == [2.0]
     assert read_ended(tmp_path) == {"r"}

@@ -85,11 +85,17 @@ def test_equal_points_count_once():
 @pytest.mark.parametrize(
     ("grid", "words"),
     [
-        ({"optimizer": {"lrr": [0.1]}}, r"sweep.grid.optimizer.lrr is not a value of a run \(did you mean optimizer.lr\?\)"),
+        (
+            {"optimizer": {"lrr": [0.1]}},
+            r"sweep.grid.optimizer.lrr is not a value of a run \(did you mean optimizer.lr\?\)",
+        ),
         ({"optimizer": {"lr": ["fast"]}}, "optimizer.lr='fast' is not a number"),
         ({"optimizer": {"lr": [-0.1]}}, "optimizer.lr=-0.1 is not a number > 0"),
         ({"batch_size": [8.5]}, "batch_size=8.5 is not a whole number"),
-        ({"optimizer": {"name": ["signsgd"], "momentum": [0.9]}}, "sweep.grid.optimizer.momentum is not a value"),
+        (
+            {"optimizer": {"name": ["signsgd"], "momentum": [0.9]}},
+            "sweep.grid.optimizer.momentum is not a value",
+        ),
     ],
 )
 def test_wrong_grids_are_told(grid, words):

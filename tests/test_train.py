@@ -50,7 +50,10 @@ def test_one_step_from_one_state_is_torchs_step(make_run, precision, tolerance):
             assert abs(float(loss_R[lane]) - loss) <= tolerance * max(1, loss)
             expected = flatten_params(dict(module.named_parameters())).detach()
             scale = max(1.0, float(expected.abs().max()))
-            assert float((params_RN[lane] - expected).abs().max()) <= tolerance * scale, (now.step, config.optimizer)
+            assert float((params_RN[lane] - expected).abs().max()) <= tolerance * scale, (
+                now.step,
+                config.optimizer,
+            )
             for key in state:
                 held = flatten_params({n: optimizer.state[p][key] for n, p in module.named_parameters()})
                 assert float((state[key][lane] - held).abs().max()) <= tolerance * max(1.0, float(held.abs().max()))
@@ -103,7 +106,11 @@ def test_sgd_runs_agree_with_runs_alone_to_the_end(make_run):
 
 def test_a_diverging_neighbour_changes_nothing(make_run):
     def sgd(lr, seed=0):
-        return make_run(num_samples=512, seed=seed, optimizer={"name": "sgd", "lr": lr, "momentum": 0.9, "nesterov": False, "weight_decay": 0.0})
+        return make_run(
+            num_samples=512,
+            seed=seed,
+            optimizer={"name": "sgd", "lr": lr, "momentum": 0.9, "nesterov": False, "weight_decay": 0.0},
+        )
 
     quiet = last(make_stack([sgd(0.1), sgd(0.05), sgd(0.2)]), num_evals=4)
     loud = last(make_stack([sgd(0.1), sgd(1e38), sgd(0.2)]), num_evals=4)

@@ -91,6 +91,21 @@ def describe_exit(code: int | None) -> str:
     return f"its worker ended with code {code}"
 
 
+def choose_device(device: str) -> tuple[str, int]:
+    """cpu or cuda, and how many GPUs there are.
+
+    Raises: ValueError for a device that is not there.
+    """
+    import torch  # here, since composing and drawing go without it
+
+    count = torch.cuda.device_count()
+    if device == "cuda" and count == 0:
+        raise ValueError(
+            "launcher.device='cuda', but torch finds no GPU: give launcher.device=cpu or install a CUDA build"
+        )
+    return ("cuda" if count and device != "cpu" else "cpu"), count
+
+
 def available_cores() -> int:
     """Cores this process may use, which in a container or a job is often fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -3,6 +3,8 @@
 Shapes: B batch, T context, V symbols.
 """
 
+import itertools
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -15,11 +17,11 @@ class MLP(nn.Module):
         self.num_symbols = num_symbols
         widths = [context * num_symbols] + [hidden] * depth
         layers: list[nn.Module] = []
-        for fan_in, fan_out in zip(widths, widths[1:], strict=False):
+        for fan_in, fan_out in itertools.pairwise(widths):
             layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
         self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], num_outputs))
 
     def forward(self, symbols_BT: Tensor) -> Tensor:
-        one_hot_BTV = F.one_hot(symbols_BT, self.num_symbols).to(self.layers[0].weight.dtype)
+        one_hot_BTV = F.one_hot(symbols_BT, self.num_symbols).to(next(self.parameters()).dtype)
         logits_BV: Tensor = self.layers(one_hot_BTV.flatten(-2))
         return logits_BV

@@ -5,7 +5,8 @@
 
 `hyper` maps every number of the optimizer's YAML file to a 0-d tensor (lr already multiplied by the schedule) and
 `step` to the 1-based number of this update. Numbers are tensors, so that a stack holds one value a run; what is no
-number there (a flag) is bound when the pair is made. Weight decay is decoupled everywhere: update -= lr weight_decay param.
+number there (a flag) is bound when the pair is made. Weight decay is decoupled everywhere:
+update -= lr weight_decay param.
 """
 
 from collections.abc import Callable, Mapping

@@ -15,7 +15,8 @@ def adam() -> tuple[Callable, Callable]:
         m <- beta1 m + (1 - beta1) g           v <- beta2 v + (1 - beta2) g^2
         update = -lr (m / c1) / (sqrt(v / c2) + eps),        c_i = 1 - beta_i^step
 
-    Valid when: beta1^2 < beta2; rows that are rarely hit move by up to (1-beta1) / sqrt(1-beta2) / (1-beta1/sqrt(beta2)) lr.
+    Valid when: beta1^2 < beta2. A row that is rarely hit moves by up to
+        lr (1-beta1) / sqrt(1-beta2) / (1-beta1/sqrt(beta2)) a hit.
     Source: Kingma & Ba, arXiv 1412.6980; the place of epsilon as in torch.optim.Adam.
     """
     return init_moments, update_adam

@@ -1,9 +1,9 @@
 """Tasks: three functions of one run, and the held-out examples that its final loss is taken on.
 
-    init(seed) -> params                  named tensors
-    sample(seed, start, n) -> batch       samples start ... start+n-1 of that seed's stream, the same for every batch size
-    loss(params, batch) -> scalar         mean over the batch
-    heldout(n) -> batch                   the first n held-out examples, the same for every run
+init(seed) -> params                  named tensors
+sample(seed, start, n) -> batch       samples start ... start+n-1 of that seed's stream, the same for every batch size
+loss(params, batch) -> scalar         mean over the batch
+heldout(n) -> batch                   the first n held-out examples, the same for every run
 """
 
 from collections.abc import Callable
@@ -15,7 +15,10 @@ from harness.config import Part, RunConfig, check_choice
 from harness.tasks.text import text_task
 from harness.tasks.types import Batch, Params, Task
 
-TASKS: dict[str, Callable[[Part, Part, torch.device, Path | None], Task]] = {"python_source": text_task, "text": text_task}
+TASKS: dict[str, Callable[[Part, Part, torch.device, Path | None], Task]] = {
+    "python_source": text_task,
+    "text": text_task,
+}
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 __all__ = ["TASKS", "Batch", "Params", "Task", "make_task"]

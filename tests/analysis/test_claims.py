@@ -64,6 +64,24 @@ def test_batch_sizes_with_few_steps_take_no_part():
     assert found.numbers["num_cells"] == 6
 
 
+@pytest.mark.parametrize("noise_scale", [30.0, 1000.0])
+def test_cells_beyond_a_quarter_of_the_noise_scale_take_no_part(noise_scale):
+    batch_sizes = [2**k for k in range(1, 11)]
+    lrs = [2.0 ** (-13 + 0.75 * i) for i in range(20)]
+    frame = plant_table(lambda b: 1 / (1 + noise_scale / b), sd=0.02, lrs=lrs, batch_sizes=batch_sizes)
+    frame["optimizer.name"], frame["num_steps"] = "sgd", 1024
+    (found,) = verdicts_of(frame)
+    assert found.numbers["noise_scale"] == pytest.approx(noise_scale, rel=0.2)
+    if noise_scale == 1000.0:
+        assert found.numbers["max_batch_size"] == 128
+        # the planted law's own slope falls from 1 to .89 there, and from 1 to .5 over all cells
+        assert 0.89 < found.numbers["exponent"] < 1.0
+    else:
+        assert found.verdict == "inconclusive"
+        assert found.numbers["num_cells"] == 2
+        assert "run more of those" in found.reason
+
+
 @pytest.mark.parametrize(
     ("column", "value"),
     [
@@ -87,8 +105,6 @@ def test_momentum_is_outside_the_claim_for_sgd():
 
 @pytest.mark.parametrize(("num_seeds", "batch_sizes"), [(1, (8, 16, 32, 64)), (3, (8, 16, 32))])
 def test_one_seed_or_too_few_cells_are_inconclusive_with_a_reason(num_seeds, batch_sizes):
-    (found,) = verdicts_of(
-        plant_table(lambda b: 0.03 * (b / 64) ** 0.5, num_seeds=num_seeds, batch_sizes=batch_sizes)
-    )
+    (found,) = verdicts_of(plant_table(lambda b: 0.03 * (b / 64) ** 0.5, num_seeds=num_seeds, batch_sizes=batch_sizes))
     assert found.verdict == "inconclusive"
     assert found.reason

@@ -81,6 +81,4 @@ def test_surge_peaks_where_beta_equals_beta_noise(kappa, beta_noise):
 def test_surge_without_off_diagonal_curvature_is_sqrt_saturating():
     kappa, beta_noise = 12.0, 1e4
     expected = sqrt_saturating(BATCH_SIZES, lr_max=2 * 0.05 / beta_noise, noise_scale=np.pi * kappa**2 / 2)
-    assert surge(BATCH_SIZES, lr_max=0.05, kappa=kappa, beta_noise=beta_noise) == pytest.approx(
-        expected, rel=1e-6
-    )
+    assert surge(BATCH_SIZES, lr_max=0.05, kappa=kappa, beta_noise=beta_noise) == pytest.approx(expected, rel=1e-6)

@@ -51,9 +51,7 @@ def test_smoothing_recovers_a_trend_and_clips_an_outlier():
     assert smooth_variances(batch_sizes, truth, np.ones(8)) == pytest.approx(truth, rel=1e-6)
     assert smooth_variances(batch_sizes, np.r_[truth[:-1], 100.0], np.ones(8)).max() < 0.2
     rng = np.random.default_rng(0)
-    ratios = [
-        smooth_variances(batch_sizes, truth * rng.chisquare(1, 8), np.ones(8)) / truth for _ in range(400)
-    ]
+    ratios = [smooth_variances(batch_sizes, truth * rng.chisquare(1, 8), np.ones(8)) / truth for _ in range(400)]
     assert 0.8 < np.mean(ratios) < 1.3  # a mean of logs would give .28
 
 
@@ -78,9 +76,7 @@ def measure_coverage(num_seeds, batch_sizes, num_tables):
 @pytest.mark.parametrize("num_seeds", [2, 3, 4])
 def test_intervals_cover_the_planted_optimum(num_seeds):
     coverage, half_width = measure_coverage(num_seeds, BATCH_SIZES, 200)
-    print(
-        f"{num_seeds} seeds: {coverage.mean():.3f}, worst {coverage.min():.3f}, half-width {half_width:.3f}"
-    )
+    print(f"{num_seeds} seeds: {coverage.mean():.3f}, worst {coverage.min():.3f}, half-width {half_width:.3f}")
     assert 0.93 <= coverage.mean() <= 0.99
     assert coverage.min() >= 0.88
 
@@ -115,9 +111,7 @@ def test_following_the_advice_at_an_edge_gives_an_interior_optimum():
     lrs = [2.0 ** (-11 + SPACING * i) for i in range(13)]
     assert all(o.status == "edge_high" for o in optima_of(plant_table(lambda b: 2.0**-1.9, lrs=lrs, sd=0.01)))
     longer = lrs + [lrs[-1] * 2 ** (SPACING * k) for k in (1, 2, 3)]
-    assert all(
-        o.status == "interior" for o in optima_of(plant_table(lambda b: 2.0**-1.9, lrs=longer, sd=0.01))
-    )
+    assert all(o.status == "interior" for o in optima_of(plant_table(lambda b: 2.0**-1.9, lrs=longer, sd=0.01)))
 
 
 def test_divergence_bounds_the_window_and_never_wins():
@@ -143,8 +137,7 @@ def test_noise_that_hides_the_minimum_makes_the_cell_flat():
     rng = np.random.default_rng(0)
     x_L = np.arange(7) * SPACING
     cells = [
-        make_cell(2 + 0.05 * rng.normal(size=(7, 2)) + 1e-3 * (x_L[:, None] - 2.2) ** 2, x_L, b)
-        for b in BATCH_SIZES
+        make_cell(2 + 0.05 * rng.normal(size=(7, 2)) + 1e-3 * (x_L[:, None] - 2.2) ** 2, x_L, b) for b in BATCH_SIZES
     ]
     statuses = [o.status for o in estimate_group([locate(cell) for cell in cells])]
     assert "interior" not in statuses

@@ -40,9 +40,7 @@ def test_command_from_a_folder_with_a_foreign_analysis_package(table, tmp_path):
     assert "sqrt is best" in done.stdout
     assert "confirmed" in done.stdout
     assert done.stderr == ""
-    assert {p.name for p in (tmp_path / "figures").iterdir()} == {
-        f"planted.{s}" for s in ("png", "svg", "json")
-    }
+    assert {p.name for p in (tmp_path / "figures").iterdir()} == {f"planted.{s}" for s in ("png", "svg", "json")}
     assert (tmp_path / "figures/planted.png").read_bytes().startswith(b"\x89PNG")
     assert len((tmp_path / "figures/planted.svg").read_bytes()) > 10_000
     content = json.loads((tmp_path / "figures/planted.json").read_text())
@@ -118,13 +116,10 @@ def test_groups_are_columns_of_the_optima_and_fits(tmp_path):
 @pytest.mark.parametrize("count", [3, 6])
 def test_figure_keeps_its_text_inside_and_apart(count):
     groups = [
-        plant_table(lambda b: 0.002 * b**0.5, num_seeds=2).assign(**{"optimizer.name": f"o{i}"})
-        for i in range(count)
+        plant_table(lambda b: 0.002 * b**0.5, num_seeds=2).assign(**{"optimizer.name": f"o{i}"}) for i in range(count)
     ]
     with mpl.rc_context(STYLE):
-        figure = FIGURES["optimum"](
-            analyse_runs("many", pd.concat(groups, ignore_index=True), "Does it fit? " * 12)
-        )
+        figure = FIGURES["optimum"](analyse_runs("many", pd.concat(groups, ignore_index=True), "Does it fit? " * 12))
         figure.draw_without_rendering()
         boxes = [ax.get_tightbbox() for ax in figure.axes]
     assert len(boxes) == (6 if count == 3 else 2)
@@ -174,9 +169,7 @@ def test_commit_writes_an_answer_that_draws_the_same_and_names_nobody(tmp_path, 
     committed = pd.read_csv(sweeps / "planted.csv")
     assert len(committed) == len(frame)
     assert {"provenance.torch", "optimizer.lr", "loss", "status", "run_id"} <= set(committed.columns)
-    assert not {"provenance.host", "provenance.ended", "history.loss", "message", "path"} & set(
-        committed.columns
-    )
+    assert not {"provenance.host", "provenance.ended", "history.loss", "message", "path"} & set(committed.columns)
     assert "somebody" not in (sweeps / "planted.csv").read_text()
     keys = ["batch_size", "optimizer.lr", "seed"]
     assert committed[keys].equals(committed.sort_values(keys)[keys].reset_index(drop=True))

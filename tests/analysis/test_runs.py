@@ -82,9 +82,7 @@ def test_columns_are_parsed_and_renamed():
 
 
 def test_short_names_and_defaults():
-    runs = tidy_runs(
-        pd.DataFrame({"batch_size": [8.0] * 3, "lr": [0.1, 0.2, 0.3], "loss": [1.0, np.inf, np.nan]})
-    )
+    runs = tidy_runs(pd.DataFrame({"batch_size": [8.0] * 3, "lr": [0.1, 0.2, 0.3], "loss": [1.0, np.inf, np.nan]}))
     assert runs.frame["status"].tolist() == ["done", "diverged", "diverged"]
     assert runs.frame["seed"].tolist() == [0, 0, 0]
     assert runs.protocol == "unknown"
@@ -217,7 +215,5 @@ def test_equal_configurations_match_whatever_their_type_in_the_file():
 def test_an_unknown_sweep_names_the_nearest(clone):
     runs_dir, _ = clone
     (tables.SWEEPS_DIR / "planted.yaml").write_text("")
-    with pytest.raises(
-        ValueError, match=r"'plantd' is not one of the sweeps planted \(did you mean planted\?\)"
-    ):
+    with pytest.raises(ValueError, match=r"'plantd' is not one of the sweeps planted \(did you mean planted\?\)"):
         choose_table("plantd", runs_dir)

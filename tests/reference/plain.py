@@ -28,7 +28,9 @@ def plain_module(config: RunConfig, params: Mapping[str, Tensor] | None = None) 
 def plain_optimizer(config: RunConfig, module: nn.Module) -> torch.optim.Optimizer:
     hyper = config.optimizer
     if hyper["name"] == "sgd":
-        return torch.optim.SGD(module.parameters(), lr=hyper["lr"], momentum=hyper["momentum"], nesterov=hyper["nesterov"])
+        return torch.optim.SGD(
+            module.parameters(), lr=hyper["lr"], momentum=hyper["momentum"], nesterov=hyper["nesterov"]
+        )
     assert hyper["name"] == "adam", "the reference knows sgd and adam"
     betas = (hyper["beta1"], hyper["beta2"])
     return torch.optim.Adam(module.parameters(), lr=hyper["lr"], betas=betas, eps=hyper["eps"])
@@ -43,7 +45,10 @@ def plain_step(module: nn.Module, optimizer: torch.optim.Optimizer, batch: tuple
 
 
 def plain_run(
-    config: RunConfig, *, num_steps: int | None = None, multiplier: Callable[[int, int], float] = lambda t, T: 1 - t / T
+    config: RunConfig,
+    *,
+    num_steps: int | None = None,
+    multiplier: Callable[[int, int], float] = lambda t, T: 1 - t / T,
 ) -> nn.Module:
     """The trained module; linear decay unless told otherwise."""
     module = plain_module(config)

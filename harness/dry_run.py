@@ -1,0 +1,48 @@
+"""`dry_run=true`: runs, stacks, FLOPs, memory and an estimate of time, before anything is started."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from harness.estimate import estimate_stack
+from harness.launchers.local import available_cores, choose_device
+from harness.plan import Stack, make_plan, shape_of
+from harness.records import read_ended
+from harness.sweep import Sweep
+
+
+def print_dry_run(settings: dict[str, Any], sweep: Sweep) -> None:
+    """What the command would train: stacks by shape with FLOPs, memory and time, and what is there already."""
+    launcher = settings["launcher"]
+    device, num_devices = choose_device(launcher["device"])
+    plan = make_plan(sweep.name, sweep.runs, device=device, width=launcher["width"], metrics=settings["metrics"])
+    ended = read_ended(Path(settings["runs_dir"]) / sweep.name) & set(sweep.runs)
+    table = Table("stacks", "runs", "batch size", "steps", "optimizer", "FLOPs", "MB a stack", "worker seconds")
+    shapes: dict[str, list[Stack]] = {}
+    for stack in plan.stacks:
+        if (rest := stack.without(ended)).runs:
+            shapes.setdefault(shape_of(rest.first), []).append(rest)
+    total_flops, seconds = 0.0, []
+    torch.set_num_threads(1)
+    for stacks in track(shapes.values(), description="measuring a few steps of each shape", transient=True):
+        first, runs = stacks[0].first, sum(len(stack.runs) for stack in stacks)
+        cost = estimate_stack(stacks[0], torch.device(device))
+        flops = cost.flops * runs / len(stacks[0].runs)
+        total_flops += flops
+        seconds.append(None if cost.seconds is None else cost.seconds * len(stacks))
+        time = "too large to try" if seconds[-1] is None else f"{seconds[-1]:.1f}"
+        table.add_row(
+            str(len(stacks)), str(runs), str(first.batch_size), str(first.num_steps), str(first.optimizer["name"]),
+            f"{flops:.2g}", f"{cost.bytes / 1e6:,.0f}", time,
+        )  # fmt: skip
+    Console().print(table)
+    missing = len(sweep.runs) - len(ended)
+    print(f"{sweep.name}: {len(sweep.runs)} runs, {len(ended)} done, {missing} to train; {total_flops:.3g} FLOPs")
+    if missing and None not in seconds:
+        workers = launcher["workers"] or (num_devices if device == "cuda" else available_cores())
+        total = sum(x for x in seconds if x is not None) / workers
+        print(f"about {total:.0f} s on {workers} {device} workers like this one, without start-up and evaluation")
