@@ -100,7 +100,7 @@ def draw_sweep(settings: dict[str, Any], sweep: Sweep, folder: Path) -> None:
 
 @contextmanager
 def mirroring(folder: Path, tracker: dict[str, Any], *, expected: set[str]) -> Iterator[None]:
-    """While the body runs, a process of its own sends to W&B what is published; it gets to finish, aside from training."""
+    """While the body runs, a process of its own sends to W&B what is published; after it, it gets to finish."""
     if tracker["name"] == "none" or expected <= {name for name, _ in read_mirrored(folder)}:
         yield
         return
@@ -119,7 +119,7 @@ def mirroring(folder: Path, tracker: dict[str, Any], *, expected: set[str]) -> I
 
 
 def check_analysis() -> None:
-    """Raises: ValueError when another package of that name would be drawn with; better told before than after training."""
+    """Raises: ValueError when another package of that name would draw; better told before training than after."""
     found = importlib.util.find_spec("analysis")
     if found is None or found.origin != str(ROOT / "analysis" / "__init__.py"):
         where = found.origin or found.submodule_search_locations if found else None

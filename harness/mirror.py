@@ -62,6 +62,10 @@ def main() -> int:
         )
         return 2
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends training; what was trained is still sent
+    own_folder = Path(os.environ.get("WANDB_DIR", ".")) / "wandb"
+    os.environ.setdefault(
+        "WANDB_CACHE_DIR", str(own_folder.resolve() / "cache")
+    )  # its logs would go to the home folder
     if hasattr(os, "nice"):
         os.nice(19)
     closed = threading.Event()

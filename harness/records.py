@@ -67,7 +67,7 @@ def sweep_folder(runs_dir: str | Path, sweep: str) -> Path:
 def publish(path: Path, content: bytes) -> bool:
     """Write a file whole or not at all, and never over another: True if it is new, False if one was there.
 
-    The content is synced under a temporary name first and then linked, since a link, unlike a rename, refuses to replace.
+    The content is synced under a temporary name first and then linked: a link, unlike a rename, refuses to replace.
     """
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", suffix=".tmp") as file:
         file.write(content)

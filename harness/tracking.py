@@ -27,7 +27,7 @@ def send_run(row: Mapping[str, Any], *, mode: str, project: str, entity: str | N
     Its id is sweep plus run_id, since two sweeps may share a run; sending it again goes on with the same run.
     """
     curve = {name.removeprefix("history."): values for name, values in row.items() if name.startswith("history.")}
-    summary = {name: row[name] for name in ("loss", "status", "message", "num_params") if row.get(name) is not None}
+    summary = {name: row[name] for name in ("loss", "status", "message", "num_params") if row.get(name)}
     summary |= {name: row[name] for name in curve if name not in ("step", "loss") and row.get(name) is not None}
     known = {*RESULTS, *PROVENANCE, *curve}
     config = {name: value for name, value in row.items() if name not in known and not name.startswith("history.")}

@@ -1,0 +1,56 @@
+"""Oracle: the grids in sweeps/*.yaml, and what other, plainer measurements of the same job found (scripts/plain_loops.py)."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from omegaconf import OmegaConf
+
+from analysis.analyse import analyse_runs
+from harness.sweep import read_axis
+
+SWEEPS = Path(__file__).resolve().parents[1] / "sweeps"
+# lr with the lowest seed-mean loss on the grid, from plain loops with torch's fused Adam
+PLAIN_ARGMIN = {
+    8: 0.00657,
+    16: 0.00657,
+    32: 0.01105,
+    64: 0.01105,
+    128: 0.01858,
+    256: 0.03125,
+    512: 0.03125,
+    1024: 0.05256,
+}
+
+
+@pytest.mark.parametrize("path", sorted(SWEEPS.glob("*.yaml")), ids=lambda p: p.stem)
+def test_the_answer_covers_the_grid_of_its_question(path):
+    sweep = OmegaConf.to_container(OmegaConf.load(path))["sweep"]
+    assert {"name", "question", "prediction", "source", "grid"} <= set(sweep)
+    frame = pd.read_csv(path.with_suffix(".csv"))
+    axes = {"batch_size": sweep["grid"]["batch_size"], "seed": sweep["grid"]["seed"]}
+    axes["optimizer.lr"] = sweep["grid"]["optimizer"]["lr"]
+    values = {name: set(read_axis(name, axis)) for name, axis in axes.items()}
+    for name, expected in values.items():
+        assert set(frame[name]) == expected
+    assert len(frame) == len(frame["run_id"].unique()) == np.prod([len(v) for v in values.values()])
+    assert set(frame["status"]) <= {"done", "diverged"}
+
+
+def test_adams_best_learning_rate_grows_as_the_root():
+    answer = analyse_runs("lr_vs_bs", pd.read_csv(SWEEPS / "lr_vs_bs.csv")).groups[0]
+    assert [o.status for o in answer.optima] == ["interior"] * 8
+    few = [o for o in answer.optima if o.batch_size <= 256]
+    slope = np.polyfit(np.log([o.batch_size for o in few]), np.log([o.lr for o in few]), 1)[0]
+    assert 0.42 < slope < 0.62
+    for o in answer.optima:
+        assert abs(np.log2(o.lr / PLAIN_ARGMIN[o.batch_size])) < 0.75, (
+            "further than a grid step from the plain loops' best"
+        )
+
+
+def test_sgds_best_learning_rate_levels_off():
+    answer = analyse_runs("lr_vs_bs_sgd", pd.read_csv(SWEEPS / "lr_vs_bs_sgd.csv")).groups[0]
+    assert [o.status for o in answer.optima] == ["interior"] * 8
+    assert answer.comparison.best == "noise_scale"

@@ -1,0 +1,129 @@
+"""Oracle: W&B's own offline file, read record by record with its protocol buffers, against the parquet record.
+
+The file's framing (32 KiB blocks, 7-byte record heads) is W&B's private format, so it is read here only, as a cross-check.
+"""
+
+import json
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from wandb.proto.wandb_internal_pb2 import Record
+
+from harness.config import flatten, run_id
+from harness.records import read_mirrored, write_records
+from harness.tracking import choose_mode
+
+CURVE = {"step": [1, 2, 4], "num_samples": [8, 16, 32], "loss": [3.0, 2.5, 1 / 3], "train_loss": [3.5, 2.0, 0.1 + 0.2]}
+
+
+def read_offline(path: Path) -> list[Record]:
+    data, place, records, part = path.read_bytes(), 7, [], b""
+    while place < len(data):
+        if (left := 32768 - place % 32768) < 7:
+            place += left
+            continue
+        _, length, kind = struct.unpack("<IHB", data[place : place + 7])
+        part += data[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # whole, or last of several
+            records.append(Record.FromString(part))
+            part = b""
+    return records
+
+
+def items(entries: Any) -> dict[str, Any]:
+    return {".".join(e.nested_key) or e.key: json.loads(e.value_json) for e in entries}
+
+
+def write_rows(folder, configs, status="done", ended="2026-01-01T00:00:00"):
+    columns = {name: type(value) for name, value in flatten(configs[0]).items()}
+    rows = [
+        {
+            "run_id": run_id(c), "sweep": "s", "status": status, "message": "", "loss": 2 / 3, "num_params": 11,
+            "grad_norm": 0.5, **flatten(c), **{f"history.{k}": v for k, v in CURVE.items()},
+            "history.grad_norm": [1.0, 0.75, 0.5], "provenance.ended": ended, "provenance.host": "secret-host",
+        }
+        for c in configs
+    ]  # fmt: skip
+    write_records(folder, "stack", rows, columns=columns, metrics=["grad_norm"])
+
+
+def mirror(folder, cwd, **environment):
+    command = [sys.executable, "-m", "harness.mirror", str(folder), "offline"]
+    home = {"HOME": str(cwd / "home"), **environment}
+    done = subprocess.run(
+        command, cwd=cwd, input="", capture_output=True, text=True, env={**os.environ, **home}, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return sorted((cwd / "wandb").glob("offline-run-*/*.wandb"))
+
+
+def test_a_mirrored_run_is_its_record(make_run, tmp_path):
+    config = make_run()
+    records = tmp_path / "runs" / "s"
+    records.mkdir(parents=True)
+    write_rows(records, [config])
+    (path,) = mirror(records, tmp_path)
+    assert path.stem == f"run-s-{run_id(config)}"
+    found = read_offline(path)
+    (run,) = [r.run for r in found if r.WhichOneof("record_type") == "run"]
+    assert (run.run_group, run.job_type, run.project) == ("s", "fixed_samples", "scaling-harness")
+    assert {"done", "adam", "ngram", "python_source"} <= set(run.tags)
+    sent = items(run.config.update)
+    assert sent["optimizer"] == dict(config.optimizer)
+    assert (sent["batch_size"], sent["seed"], sent["protocol"]) == (8, 0, "fixed_samples")
+    history = [items(r.history.item) for r in found if r.WhichOneof("record_type") == "history"]
+    for name, values in {**CURVE, "grad_norm": [1.0, 0.75, 0.5]}.items():
+        assert [row["_step" if name == "step" else name] for row in history] == values
+    summary: dict[str, Any] = {}
+    for record in found:
+        if record.WhichOneof("record_type") == "summary":
+            summary |= items(record.summary.update)
+    assert (summary["status"], summary["num_params"], summary["grad_norm"]) == ("done", 11, 0.5)
+    assert b"secret-host" not in path.read_bytes()
+    assert not (tmp_path / "home" / ".cache").exists()
+
+
+def test_what_was_sent_is_not_sent_again_and_a_new_attempt_is(make_run, tmp_path):
+    records = tmp_path / "runs" / "s"
+    records.mkdir(parents=True)
+    configs = [make_run(seed=seed) for seed in range(3)]
+    write_rows(records, configs)
+    assert len(mirror(records, tmp_path)) == 3
+    assert len(mirror(records, tmp_path)) == 3
+    assert read_mirrored(records) == {(run_id(c), "2026-01-01T00:00:00") for c in configs}
+    write_rows(records, configs[:1], ended="2026-01-02T00:00:00")
+    mirror(records, tmp_path)
+    assert (run_id(configs[0]), "2026-01-02T00:00:00") in read_mirrored(records)
+
+
+@pytest.mark.parametrize(
+    ("asked", "variable", "mode"),
+    [
+        ("auto", None, "offline"),
+        ("online", None, "online"),
+        ("online", "offline", "offline"),
+        ("auto", "disabled", "disabled"),
+    ],
+)
+def test_mode_without_an_account_is_offline(asked, variable, mode, monkeypatch, tmp_path):
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    if variable:
+        monkeypatch.setenv("WANDB_MODE", variable)
+    assert choose_mode(asked) == mode
+
+
+def test_wrong_arguments_are_told(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "harness.mirror", str(tmp_path / "none"), "sideways"], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "cannot mirror" in done.stderr
+    assert "Traceback" not in done.stderr
