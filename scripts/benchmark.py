@@ -1,8 +1,8 @@
 """The whole main job against the same 192 runs as plain loops: `python scripts/benchmark.py [PAIRS]`.
 
 Runs `python -m harness sweep=lr_vs_bs` (W&B mirror and figure included) and scripts/plain_loops.py in turn, each as a
-process of its own in an empty folder, and prints the wall time from process start to the printed table, and to the exit,
-of every pair with their ratio. Ratios within a pair hold where a machine's speed drifts; single times do not.
+process of its own in an empty folder, and prints the wall time from process start to the printed table, and to the
+exit, of every pair with their ratio. Ratios within a pair hold where a machine's speed drifts; single times do not.
 """
 
 import os
@@ -41,8 +41,8 @@ def main() -> None:
         plain = time_job([sys.executable, str(PLAIN)])
         ratios.append((plain[0] / harness[0], plain[1] / harness[1]))
         print(
-            f"pair {pair + 1}: to the table {harness[0]:.1f} s, plain loops {plain[0]:.1f} s, ratio {ratios[-1][0]:.2f}; "
-            f"to the exit {harness[1]:.1f} s, {plain[1]:.1f} s, {ratios[-1][1]:.2f}",
+            f"pair {pair + 1}: to the table {harness[0]:.1f} s, plain {plain[0]:.1f} s, ratio {ratios[-1][0]:.2f}; "
+            f"to the exit {harness[1]:.1f} s, plain {plain[1]:.1f} s, ratio {ratios[-1][1]:.2f}",
             flush=True,
         )
     table, full = (statistics.median(ratio[i] for ratio in ratios) for i in (0, 1))

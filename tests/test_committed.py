@@ -1,4 +1,4 @@
-"""Oracle: the grids in sweeps/*.yaml, and what other, plainer measurements of the same job found (scripts/plain_loops.py)."""
+"""Oracle: the grids in sweeps/*.yaml, and what plain loops found for the same job (scripts/plain_loops.py)."""
 
 from pathlib import Path
 

@@ -1,6 +1,6 @@
 """Oracle: W&B's own offline file, read record by record with its protocol buffers, against the parquet record.
 
-The file's framing (32 KiB blocks, 7-byte record heads) is W&B's private format, so it is read here only, as a cross-check.
+The file's framing (32 KiB blocks, 7-byte record heads) is private to W&B: it is read here only, as a cross-check.
 """
 
 import json
