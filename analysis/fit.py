@@ -90,12 +90,16 @@ def fit_law(law: Law, optima: Sequence[Optimum]) -> Fit:
     """Fit one law to the interior optima of one group."""
     group = optima[0].group if optima else {}
     used = [o for o in optima if o.status == "interior"]
-    left_out = tuple(f"batch size {o.batch_size}: {o.status}" for o in optima if o.status != "interior")
+    left_out = [f"batch size {o.batch_size}: {o.status}" for o in optima if o.status != "interior"]
+    if any(np.isfinite(o.sd_log2) for o in used):
+        # one cell without an error must not cost all others theirs
+        left_out += [f"batch size {o.batch_size}: one seed, no error" for o in used if not np.isfinite(o.sd_log2)]
+        used = [o for o in used if np.isfinite(o.sd_log2)]
     num_params = len(law.parameters)
     if len(used) < num_params + 2:
         noun = "parameter needs" if num_params == 1 else "parameters need"
         reason = f"{num_params} {noun} at least {num_params + 2} located batch sizes; there are {len(used)}"
-        return Fit(law.name, group, {}, np.nan, np.nan, np.nan, {}, left_out, refused=reason)
+        return Fit(law.name, group, {}, np.nan, np.nan, np.nan, {}, tuple(left_out), refused=reason)
     batch_size = np.array([o.batch_size for o in used], dtype=float)
     lr = np.array([o.lr for o in used])
     sd = np.array([o.sd_log2 for o in used]) * np.log(2)
@@ -132,7 +136,7 @@ def fit_law(law: Law, optima: Sequence[Optimum]) -> Fit:
         aicc=float(aicc),
         rmse_log=float(np.sqrt(np.mean(residuals**2))),
         residuals={o.batch_size: float(r) for o, r in zip(used, residuals, strict=True)},
-        left_out=left_out,
+        left_out=tuple(left_out),
         notes=tuple(notes),
     )
 

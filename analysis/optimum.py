@@ -123,14 +123,17 @@ def split_cells(runs: Runs) -> list[Cell]:
 
 
 def choose_seeds(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-    """The largest set of seeds that share 5 learning rates, or else 3; those with most runs first."""
+    """The largest set of seeds that share 5 learning rates, or else 3; those with most runs first.
+
+    Several seeds with 3 learning rates go before one with 5: one seed gives no interval.
+    """
     order = table.notna().sum().sort_values(ascending=False, kind="stable").index
-    for needed in (5, MIN_LRS):
-        for count in range(len(order), 0, -1):
-            kept = table[sorted(order[:count])].dropna()
-            if len(kept) >= needed:
-                lost = int(table.notna().sum().sum()) - kept.size
-                return kept, (f"{lost} runs whose learning rate lacks another seed are not used" if lost else "")
+    attempts = [(needed, count) for needed in (5, MIN_LRS) for count in range(len(order), 1, -1)]
+    for needed, count in [*attempts, (1, 1)]:
+        kept = table[sorted(order[:count])].dropna()
+        if len(kept) >= needed:
+            lost = int(table.notna().sum().sum()) - kept.size
+            return kept, f"{lost} runs whose learning rate lacks another seed are not used" if lost else ""
     return table[[order[0]]].dropna(), ""
 
 
@@ -164,11 +167,11 @@ def locate(cell: Cell) -> Located:
     if stop - start >= 4:
         first = min(max(i - 2, start), stop - 4)
         cubic = fit_minimum(cell.x_L[first : first + 5], cell.loss_LS[first : first + 5], degree=3)
-    if parabola is None:
-        return Located(cell, None, None, "", i, "the loss curve has no minimum near its lowest point")
-    if cubic is None:
+    if cubic is not None:
+        return Located(cell, cubic, parabola, "", i, "")
+    if parabola is not None:
         return Located(cell, parabola, None, "", i, "3-point parabola: the interval leaves out its error")
-    return Located(cell, cubic, parabola, "", i, "")
+    return Located(cell, None, None, "", i, "the loss curve has no minimum near its lowest point")
 
 
 def advise(cell: Cell, i: int, high: bool, start: int, stop: int) -> str:

@@ -13,14 +13,17 @@ from analysis.figures import FIGURES
 from analysis.figures.style import STYLE
 from analysis.runs import tidy_runs
 from analysis.tables import count_missing, read_table
-from harness.config import SWEEPS_DIR
+from harness.config import PATHS, SWEEPS_DIR
 
 PROVENANCE_KEPT = ("provenance.torch", "provenance.code")
 
 
 def write_figure(analysis: Analysis, out_dir: Path) -> list[Path]:
     """Write NAME.png, NAME.svg and NAME.json, the same bytes for the same runs, and return their paths."""
-    out_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        out_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{str(out_dir)!r} cannot be written to ({error.strerror}): give another folder") from error
     png, svg, text = (out_dir / f"{analysis.sweep}.{suffix}" for suffix in ("png", "svg", "json"))
     with mpl.rc_context(STYLE):  # type: ignore[arg-type]
         figure = FIGURES[analysis.figure](analysis)
@@ -38,8 +41,8 @@ def commit_answer(name: str, frame: pd.DataFrame) -> str:
     Returns: a sentence on what was written.
     """
     runs = tidy_runs(frame, name)
-    ended = frame.loc[runs.frame.index]
-    ended = ended.sort_values([*runs.groups, "batch_size", "optimizer.lr", "seed"], kind="stable")
+    order = runs.frame.sort_values([*runs.groups, "batch_size", "optimizer.lr", "seed"], kind="stable").index
+    ended = frame.loc[order]
     kept = [column for column in ended.columns if is_committed(ended[column])]
     target = SWEEPS_DIR / f"{name}.csv"
     lost = count_missing(ended, read_table(target)) if target.exists() else 0
@@ -51,7 +54,7 @@ def commit_answer(name: str, frame: pd.DataFrame) -> str:
 def is_committed(column: pd.Series) -> bool:
     """Whether a column of records belongs in a committed answer."""
     name = str(column.name)
-    if name.startswith("history.") or name == "message":
+    if name.startswith("history.") or name == "message" or name in PATHS:
         return False
     if name.startswith("provenance.") and not name.startswith(PROVENANCE_KEPT):
         return False

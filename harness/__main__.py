@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,13 +19,13 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from harness.compose import MISTAKES, compose, describe_options, explain, register_sweeps
-from harness.config import CONF_DIR, ROOT, check_choice, check_limits, match_types
+from harness.config import CONF_DIR, ROOT, TRACKER_MODES, check_choice, check_limits, match_types
 from harness.corpus import read_corpus
 from harness.launchers import LAUNCHERS
 from harness.launchers.local import choose_device, warm_up
 from harness.plan import make_plan, open_plan
 from harness.progress import Display
-from harness.records import read_ended, read_mirrored, read_records, store_corpus, sweep_folder
+from harness.records import read_attempts, read_ended, read_mirrored, read_records, store_corpus, writable_folder
 from harness.sweep import Sweep, make_sweep
 
 HELP = """Train what a sweep lacks, fit laws to all of it, draw it.
@@ -40,13 +41,18 @@ HELP = """Train what a sweep lacks, fit laws to all of it, draw it.
 
 def run(settings: dict[str, Any], sweep: Sweep) -> int:
     """Train what is missing of a sweep and draw it; 0 when every run ended, 1 when one failed."""
-    folder = sweep_folder(settings["runs_dir"], sweep.name)
-    since = datetime.now(UTC).isoformat() if settings["refresh"] or settings["run_id"] else None
-    missing = set(sweep.runs) - read_ended(folder, since)
-    with mirroring(folder, settings["tracker"], expected=set(sweep.runs)):
-        failed = train_missing(settings, sweep, folder, since) if missing else 0
-        if not failed or read_ended(folder) & set(sweep.runs):
-            draw_sweep(settings, sweep, folder)
+    folder = writable_folder("runs_dir", settings["runs_dir"], sweep.name)
+    writable_folder("figures_dir", settings["figures_dir"])
+    again = settings["refresh"] or settings["run_id"] is not None
+    since = datetime.now(UTC).isoformat() if again else None
+    wanted = sweep
+    if settings["run_id"] is not None:
+        check_choice("run_id", str(settings["run_id"]), sweep.runs)
+        wanted = replace(sweep, runs={str(settings["run_id"]): sweep.runs[str(settings["run_id"])]})
+    missing = bool(set(wanted.runs) - read_ended(folder, since))
+    with mirroring(folder, settings["tracker"], missing=missing):
+        failed = train_missing(settings, wanted, folder, since) if missing else 0
+        draw_sweep(settings, sweep, folder)
     if failed:
         print(f"{failed} runs did not end; the same command trains what is missing", file=sys.stderr)
     return 1 if failed else 0
@@ -91,17 +97,22 @@ def draw_sweep(settings: dict[str, Any], sweep: Sweep, folder: Path) -> None:
     """Figure, table of optima, laws and verdicts of exactly the composed runs."""
     from analysis.plot import draw, print_report
 
-    records = read_records(folder)
-    composed = records[records["run_id"].isin(sweep.runs)]
-    drawn = draw(sweep.name, composed, Path(settings["figures_dir"]), sweep.question)
+    try:
+        records = read_records(folder)
+        composed = records[records["run_id"].isin(sweep.runs)]
+        drawn = draw(sweep.name, composed, Path(settings["figures_dir"]), sweep.question)
+    except ValueError as error:
+        # Runs that all diverged, or failed, are a result too: say what is not drawn, and why
+        print(f"no figure: {error}")
+        return
     print_report(drawn.analysis)
     print(drawn.paths[0])
 
 
 @contextmanager
-def mirroring(folder: Path, tracker: dict[str, Any], *, expected: set[str]) -> Iterator[None]:
+def mirroring(folder: Path, tracker: dict[str, Any], *, missing: bool) -> Iterator[None]:
     """While the body runs, a process of its own sends to W&B what is published; after it, it gets to finish."""
-    if tracker["name"] == "none" or expected <= {name for name, _ in read_mirrored(folder)}:
+    if tracker["name"] == "none" or not (missing or read_attempts(folder) - read_mirrored(folder)):
         yield
         return
     options = [str(tracker[key] or "") for key in ("mode", "project", "entity")]
@@ -115,7 +126,7 @@ def mirroring(folder: Path, tracker: dict[str, Any], *, expected: set[str]) -> I
     with Console().status("sending what is left to W&B"):
         code = process.wait()
     if code:
-        print(f"the W&B mirror ended with code {code}; send again: {' '.join(command[1:4])}", file=sys.stderr)
+        print(f"the W&B mirror ended with code {code}; send again: {shlex.join(command)}", file=sys.stderr)
 
 
 def check_analysis() -> None:
@@ -133,13 +144,12 @@ def execute() -> int:
     settings = match_types(settings, defaults)
     check_limits({key: settings[key] for key in ("metrics", "launcher")})
     check_choice("launcher.name", settings["launcher"]["name"], LAUNCHERS)
+    if settings["tracker"]["name"] == "wandb":
+        check_choice("tracker.mode", settings["tracker"]["mode"], TRACKER_MODES)
     check_choice("launcher.device", settings["launcher"]["device"], ("auto", "cpu", "cuda"))
     if not settings["dry_run"]:
         warm_up()
     sweep = make_sweep(compose)
-    if (wanted := settings["run_id"]) is not None:
-        check_choice("run_id", str(wanted), sweep.runs)
-        sweep = replace(sweep, runs={str(wanted): sweep.runs[str(wanted)]})
     if settings["dry_run"]:
         from harness.dry_run import print_dry_run  # here, since it needs torch
 
@@ -168,6 +178,8 @@ def cli() -> int:
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(HELP + "\n" + describe_options())
         return 0
+    if {"-m", "--multirun"} & set(sys.argv[1:]):
+        return tell(ValueError("--multirun is not used here: give an axis, e.g. sweep.grid.optimizer.lr=[0.1,0.2]"))
     register_sweeps()
     try:
         main()

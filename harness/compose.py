@@ -12,7 +12,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from harness.config import CONF_DIR, SWEEPS_DIR, check_choice, closest
 
-GROUPS = ("task", "model", "optimizer", "schedule", "protocol", "launcher", "tracker", "sweep")
+GROUPS = ("task", "model", "optimizer", "schedule", "protocol", "launcher", "tracker")
 
 
 def register_sweeps() -> None:
@@ -28,20 +28,22 @@ def register_sweeps() -> None:
 def compose(chosen: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The values of the running command with some groups chosen anew, and the defaults of those choices.
 
-    The defaults are the same groups without the user's values: their keys and types are what values are held against.
+    The defaults are the same groups alone: their keys and types are what the user's and the sweep's values are held
+    against.
 
     Args:
         chosen: group -> option, over what the command line chooses.
     """
-    hydra_config = HydraConfig.get()
-    typed = hydra_config.overrides.task
-    groups = [override for override in typed if override.partition("=")[0].lstrip("+~") in GROUPS]
+    typed = [text for text in HydraConfig.get().overrides.task if text.partition("=")[0] not in chosen]
     anew = [f"{group}={option}" for group, option in chosen.items()]
+    choices = {**HydraConfig.get().runtime.choices, **chosen}
     values = hydra.compose("config", overrides=[*typed, *anew])
-    defaults = hydra.compose("config", overrides=[*groups, *anew])
+    # Without the sweep, whose own keys would otherwise count as right
+    defaults = hydra.compose("config", overrides=[f"{group}={choices[group]}" for group in GROUPS])
     plain_values = as_dict(OmegaConf.to_container(values, resolve=True, throw_on_missing=True))
     plain_defaults = as_dict(OmegaConf.to_container(defaults, resolve=True))
-    plain_defaults["sweep"]["grid"] = plain_values["sweep"]["grid"]  # axes are held against values, not other axes
+    # A sweep brings its own name and texts, and its axes are held against the run's values
+    plain_defaults["sweep"] = {key: plain_values["sweep"][key] for key in plain_defaults["sweep"]}
     return plain_values, plain_defaults
 
 
@@ -77,7 +79,7 @@ MISTAKES = (HydraException, OmegaConfBaseException, ValueError)
 def describe_options() -> str:
     """The options of every group with the first comment line of their files, for --help."""
     lines = []
-    for group in ("task", "model", "optimizer", "schedule", "protocol", "tracker"):
+    for group in GROUPS:
         lines.append(f"\n{group}=")
         lines += [
             f"  {path.stem:<16}{first_comment(path.read_text())}" for path in sorted((CONF_DIR / group).glob("*.yaml"))

@@ -23,13 +23,15 @@ Part = Mapping[str, Scalar]
 PARTS = ("task", "model", "optimizer", "schedule")
 PROTOCOLS = ("fixed_steps", "fixed_samples")
 PRECISIONS = ("float32", "float64")
+TRACKER_MODES = ("auto", "online", "offline")
+PATHS = ("task.path",)  # where something lies on this machine: no part of a run's identity
 
 _positive = ("a number > 0", lambda v: v > 0)
 _not_negative = ("a number >= 0", lambda v: v >= 0)
 _average = ("a number in [0, 1)", lambda v: 0 <= v < 1)
 _share = ("a number in [0, 1]", lambda v: 0 <= v <= 1)
 _count = ("a whole number >= 1", lambda v: v >= 1 and v == int(v))
-_natural = ("a whole number >= 0", lambda v: v >= 0 and v == int(v))
+_natural = ("a whole number from 0 to 2^63 - 1", lambda v: 0 <= v < 2**63 and v == int(v))
 LIMITS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "batch_size": _count, "num_steps": _count, "num_samples": _count, "seed": _natural,
     "num_heldout": _count, "context": _count, "num_evals": _count, "num_examples": _count,
@@ -76,32 +78,35 @@ def make_run_config(values: Mapping[str, Any]) -> RunConfig:
     check_choice("protocol", values["protocol"], PROTOCOLS)
     check_choice("precision", values["precision"], PRECISIONS)
     batch_size = values["batch_size"]
+    given, derived = (
+        ("num_samples", "num_steps") if values["protocol"] == "fixed_samples" else ("num_steps", "num_samples")
+    )
+    if values.get(given) is None:
+        raise ValueError(f"protocol={values['protocol']} needs {given}: give {given}=NUMBER")
     if values["protocol"] == "fixed_samples":
-        num_samples = _given(values, "num_samples")
-        if num_samples < batch_size:
-            raise ValueError(f"num_samples={num_samples} is less than batch_size={batch_size}: no step would be taken")
-        values["num_steps"] = num_samples // batch_size
+        if values["num_samples"] < batch_size:
+            text = f"num_samples={values['num_samples']} is less than batch_size={batch_size}"
+            raise ValueError(f"{text}: no step would be taken")
+        num_steps = values["num_samples"] // batch_size
     else:
-        _given(values, "num_steps")
-    values["num_samples"] = values["num_steps"] * batch_size
-    return RunConfig(**values)
-
-
-def _given(values: Mapping[str, Any], name: str) -> int:
-    if values.get(name) is None:
-        raise ValueError(f"protocol={values['protocol']} needs {name}: give {name}=NUMBER")
-    return int(values[name])
+        num_steps = values["num_steps"]
+    resolved = {"num_steps": num_steps, "num_samples": num_steps * batch_size}
+    if values.get(derived) not in (None, resolved[derived]):
+        text = f"{derived}={values[derived]} does not go with protocol={values['protocol']}, which takes {given}"
+        raise ValueError(f"{text}: leave it out or choose another protocol")
+    return RunConfig(**{**values, **resolved})
 
 
 def run_id(config: RunConfig) -> str:
     """Twelve hex digits that name a run: a hash of its canonical JSON, floats to 9 digits.
 
-    Fields that are null or false are left out, so a new option with such a default retrains nothing.
+    Fields that are null or false are left out, so a new option with such a default retrains nothing; so is the path of
+    a text, which its sha256 names already.
     """
     canonical = {
         name: f"{value:.9g}" if isinstance(value, float) else value
         for name, value in flatten(config).items()
-        if value is not None and value is not False
+        if value is not None and value is not False and name not in PATHS
     }
     text = json.dumps(canonical, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -166,7 +171,8 @@ def match_types(values: Mapping[str, Any], defaults: Mapping[str, Any], prefix: 
     for key, value in values.items():
         path = f"{prefix}{key}"
         if key not in defaults:
-            raise ValueError(f"{path} is not a key here; there are {', '.join(defaults)}{closest(key, defaults)}")
+            where = f"an option of {defaults['name']}" if "name" in defaults and prefix else "a key here"
+            raise ValueError(f"{path} is not {where}; there are {', '.join(defaults)}{closest(key, defaults)}")
         default = defaults[key]
         if isinstance(default, Mapping) and isinstance(value, Mapping):
             matched[key] = match_types(value, default, f"{path}.")
@@ -179,6 +185,8 @@ def match_types(values: Mapping[str, Any], defaults: Mapping[str, Any], prefix: 
 
 def match_type(path: str, value: Any, default: Any) -> Any:
     """One value with the type of its default; a default of null takes any."""
+    if default is None and isinstance(value, float) and LIMITS.get(path.rpartition(".")[2]) in (_count, _natural):
+        return int(value) if value.is_integer() else value
     if default is None or type(value) is type(default):
         return value
     number = isinstance(value, int | float) and not isinstance(value, bool)

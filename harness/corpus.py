@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+TEXT_TASKS = ("python_source", "text")  # tasks on a corpus
 HELDOUT_SHARE = 1 / 16
 LENGTH_BYTES = 8
 NOT_LIBRARY = {"test", "tests", "idlelib", "site-packages", "dist-packages", "__pycache__"}

@@ -39,6 +39,12 @@ class ByteCounter(TorchDispatchMode):
         return out
 
 
+def wait_for(device: torch.device) -> None:
+    """A GPU works behind the caller's back: wait until it is done, or only launches are timed."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def estimate_stack(stack: Stack, device: torch.device) -> Estimate:
     """Counts one step's FLOPs and, where that is cheap, times a few steps here."""
     short = Stack({name: replace(config, num_steps=TIMED_STEPS + 1) for name, config in stack.runs.items()})
@@ -52,8 +58,10 @@ def estimate_stack(stack: Stack, device: torch.device) -> Estimate:
     size = byte_counter.bytes + now.params_RN.nbytes * (1 + len(now.state))
     seconds = None
     if flops <= TIMED_AT_MOST:
+        wait_for(device)
         began = time.perf_counter()
         for batch in batches[1:]:
             program.step(now.params_RN, now.state, now.alive_R, hyper, batch)
+        wait_for(device)
         seconds = (time.perf_counter() - began) / TIMED_STEPS * stack.first.num_steps
     return Estimate(flops * stack.first.num_steps, size, seconds)

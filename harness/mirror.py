@@ -14,8 +14,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from harness.config import TRACKER_MODES
 from harness.records import append_mirrored, read_mirrored
-from harness.tracking import MODES, choose_mode, send_run
+from harness.tracking import choose_mode, send_run
 
 POLL = 0.5  # seconds
 
@@ -23,6 +24,8 @@ POLL = 0.5  # seconds
 def mirror(folder: Path, *, mode: str, project: str, entity: str | None, closed: threading.Event) -> int:
     """Send what is missing until `closed` is set and nothing is left; returns how many runs were sent."""
     mode = choose_mode(mode)
+    if mode == "disabled":
+        return 0
     sent = read_mirrored(folder)
     seen: set[Path] = set()
     count = 0
@@ -55,10 +58,10 @@ def main() -> int:
         )
         return 2
     folder, mode, project, entity = (sys.argv[1:] + ["auto", "scaling-harness", ""][len(sys.argv) - 2 :])[:4]
-    if mode not in MODES or not Path(folder).is_dir():
+    if mode not in TRACKER_MODES or not Path(folder).is_dir():
+        modes = ", ".join(TRACKER_MODES)
         print(
-            f"cannot mirror {folder!r} with mode {mode!r}: give a folder of records and one of {', '.join(MODES)}",
-            file=sys.stderr,
+            f"cannot mirror {folder!r} in mode {mode!r}: give a folder of records and one of {modes}", file=sys.stderr
         )
         return 2
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends training; what was trained is still sent
@@ -71,7 +74,8 @@ def main() -> int:
     closed = threading.Event()
 
     def wait_for_end() -> None:
-        sys.stdin.read()
+        if not sys.stdin.isatty():  # typed by hand it sends what there is and ends
+            sys.stdin.read()
         closed.set()
 
     threading.Thread(target=wait_for_end, daemon=True).start()

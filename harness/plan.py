@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from harness.config import RunConfig, flatten, make_run_config, nest, run_id
+from harness.config import PATHS, RunConfig, flatten, make_run_config, nest, run_id
 from harness.records import publish
 
 
@@ -103,7 +103,8 @@ def default_width(device: str, batch_size: int) -> int:
 def shape_of(config: RunConfig) -> str:
     """What shapes the program: all of a run but its seed and its optimizer's numbers."""
     flags = {key: value for key, value in config.optimizer.items() if not isinstance(value, float)}
-    return json.dumps(asdict(replace(config, seed=0, optimizer=flags)), sort_keys=True)
+    task = {key: value for key, value in config.task.items() if f"task.{key}" not in PATHS}
+    return json.dumps(asdict(replace(config, seed=0, optimizer=flags, task=task)), sort_keys=True)
 
 
 def cost(stack: Stack) -> float:

@@ -59,7 +59,7 @@ class Display:
             if loss is not None:
                 best = self.best[batch_size]
                 self.best[batch_size] = loss if best is None else min(best, loss)
-        self.ended += len(message.get("ended", ()))
+        self.ended += sum(status != "failed" for status, _ in message.get("ended", ()))
         if self.console.is_terminal:
             self.live.update(self.render())
         elif time.monotonic() - self.last_line > LINE_EVERY:

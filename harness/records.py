@@ -9,6 +9,7 @@ import io
 import json
 import os
 import tempfile
+import uuid
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -48,19 +49,19 @@ PROVENANCE: dict[str, pa.DataType] = {
 ARROW_TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
 
 
-def sweep_folder(runs_dir: str | Path, sweep: str) -> Path:
-    """Where a sweep's records, plans and logs lie; created if it is not there.
+def writable_folder(setting: str, *parts: str) -> Path:
+    """A folder that can be written to, created if it is not there: runs_dir and the sweep's name, or figures_dir.
 
-    Raises: ValueError when it cannot be written to.
+    Raises: ValueError, with the setting's name, when it cannot be written to.
     """
-    folder = Path(runs_dir) / sweep
+    folder = Path(*parts)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        reason = f"runs_dir={str(runs_dir)!r} cannot be written to ({error.strerror})"
-        raise ValueError(f"{reason}: give another runs_dir=FOLDER") from error
+        reason = f"{setting}={parts[0]!r} cannot be written to ({error.strerror})"
+        raise ValueError(f"{reason}: give another {setting}=FOLDER") from error
     return folder
 
 
@@ -69,20 +70,23 @@ def publish(path: Path, content: bytes) -> bool:
 
     The content is synced under a temporary name first and then linked: a link, unlike a rename, refuses to replace.
     """
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", suffix=".tmp") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-        try:
-            os.link(file.name, path)
-        except FileExistsError:
-            return False
+    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}.tmp"
+    try:
+        with temporary.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink(missing_ok=True)
     return True
 
 
 def store_corpus(runs_dir: str | Path, corpus: Corpus) -> None:
     """Keep a corpus under its sha256 beside the records: every worker, wherever it runs, trains on that text."""
-    folder = sweep_folder(runs_dir, CORPORA)
+    folder = writable_folder("runs_dir", str(runs_dir), CORPORA)
     path = folder / f"{corpus.sha256}.bin"
     if not path.exists():
         publish(path, to_bytes(corpus))
@@ -155,16 +159,32 @@ def read_ended(folder: Path, since: str | None = None) -> set[str]:
     }
 
 
+def read_attempts(folder: Path) -> set[tuple[str, str]]:
+    """(run_id, time it ended) of every record."""
+    table = read_table(folder, columns=["run_id", "provenance.ended"])
+    rows = [] if table is None else table.to_pylist()
+    return {(row["run_id"], row["provenance.ended"]) for row in rows}
+
+
 def read_mirrored(folder: Path) -> set[tuple[str, str]]:
-    """(run_id, time its attempt ended) of every record that was sent to W&B; a torn last line does not count."""
+    """The attempts that were sent to W&B, from the mirror's log; a torn line does not count."""
     log = Path(folder) / MIRRORED
-    entries = [json.loads(line) for line in log.read_text().splitlines() if line.endswith("}")] if log.exists() else []
-    return {(entry["run_id"], entry["ended"]) for entry in entries}
+    sent = set()
+    for line in log.read_text().splitlines() if log.exists() else []:
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError:
+            continue  # the mirror was killed while it wrote: that run is sent again
+        sent.add((entry["run_id"], entry["ended"]))
+    return sent
 
 
 def append_mirrored(folder: Path, run_id: str, ended: str, mode: str) -> None:
-    with (Path(folder) / MIRRORED).open("a") as file:
-        file.write(json.dumps({"run_id": run_id, "ended": ended, "mode": mode}) + "\n")
+    """Note an attempt as sent, on a line of its own even after a torn one."""
+    log = Path(folder) / MIRRORED
+    torn = log.exists() and not log.read_bytes().endswith(b"\n") and log.stat().st_size > 0
+    with log.open("a") as file:
+        file.write(("\n" if torn else "") + json.dumps({"run_id": run_id, "ended": ended, "mode": mode}) + "\n")
 
 
 def read_records(folder: Path) -> "pd.DataFrame":

@@ -18,11 +18,12 @@ from harness.config import (
     nest,
     run_id,
 )
-from harness.corpus import read_corpus
+from harness.corpus import TEXT_TASKS, read_corpus
 
 # group choices -> (values with the user's overrides, the defaults of those choices)
 Compose = Callable[[Mapping[str, str]], tuple[dict[str, Any], dict[str, Any]]]
 
+MAX_POINTS = 100_000  # of one axis
 AXIS_FORMS = "a list of values, [logspace, LOW, HIGH, COUNT] or [log2, FIRST, LAST, STEP]"
 
 
@@ -62,17 +63,17 @@ def make_sweep(compose: Compose) -> Sweep:
             changed = {path: match_type(path, x, flat[path]) for path, x in zip(setting, point, strict=True)}
             config = make_run_config(nest(flat | changed))
             runs[run_id(config)] = config
-    return Sweep(name=str(sweep["name"]), question=str(sweep["question"]), runs=runs)
+    return Sweep(name=str(sweep["name"]), question=str(sweep["question"] or ""), runs=runs)
 
 
 def is_choice(path: str) -> bool:
     """Whether an axis chooses from a config group instead of setting a value."""
-    return path == "protocol" or path.endswith(".name")
+    return path == "protocol" or path in {f"{part}.name" for part in PARTS}
 
 
 def add_corpus(values: dict[str, Any]) -> None:
     """Text is part of a run's identity by its sha256, so a changed corpus is another run."""
-    if values["task"]["name"] in ("python_source", "text"):
+    if values["task"]["name"] in TEXT_TASKS:
         values["task"]["corpus_sha256"] = read_corpus(values["task"]).sha256
 
 
@@ -111,11 +112,21 @@ def read_axis(path: str, axis: object) -> list[Any]:
         low, high, count = numbers
         if low <= 0 or high <= low or count < 2 or count != int(count):
             raise ValueError(f"{where} needs 0 < LOW < HIGH and a whole COUNT >= 2")
+        check_length(where, count)
         return [_round(low * (high / low) ** (i / (count - 1))) for i in range(int(count))]
     first, last, step = numbers
     if step <= 0 or last < first:
         raise ValueError(f"{where} needs FIRST <= LAST and STEP > 0")
-    return [_round(2.0 ** (first + i * step)) for i in range(math.floor((last - first) / step + 1e-9) + 1)]
+    count = math.floor((last - first) / step + 1e-9) + 1
+    check_length(where, count)
+    if not -1000 < first <= last < 1000:
+        raise ValueError(f"{where} holds exponents of 2: give FIRST and LAST between -1000 and 1000")
+    return [_round(2.0 ** (first + i * step)) for i in range(count)]
+
+
+def check_length(where: str, count: float) -> None:
+    if count > MAX_POINTS:
+        raise ValueError(f"{where} has {count:.0f} points: an axis takes at most {MAX_POINTS}")
 
 
 def _round(value: float) -> float:

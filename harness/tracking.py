@@ -6,10 +6,8 @@ from typing import Any
 
 import wandb
 
-from harness.config import nest
+from harness.config import PATHS, nest
 from harness.records import PROVENANCE, RESULTS
-
-MODES = ("auto", "online", "offline")
 
 
 def choose_mode(mode: str) -> str:
@@ -27,10 +25,11 @@ def send_run(row: Mapping[str, Any], *, mode: str, project: str, entity: str | N
     Its id is sweep plus run_id, since two sweeps may share a run; sending it again goes on with the same run.
     """
     curve = {name.removeprefix("history."): values for name, values in row.items() if name.startswith("history.")}
+    measured = set(curve) - {"step", "num_samples", "loss"}
     summary = {name: row[name] for name in ("loss", "status", "message", "num_params") if row.get(name)}
-    summary |= {name: row[name] for name in curve if name not in ("step", "loss") and row.get(name) is not None}
-    known = {*RESULTS, *PROVENANCE, *curve}
-    config = {name: value for name, value in row.items() if name not in known and not name.startswith("history.")}
+    summary |= {name: row[name] for name in measured if row.get(name) is not None}
+    left_out = {*RESULTS, *PROVENANCE, *PATHS, *measured} - {"run_id", "sweep"}
+    config = {name: value for name, value in row.items() if name not in left_out and not name.startswith("history.")}
     with wandb.init(
         id=f"{row['sweep']}-{row['run_id']}",
         name=run_name(row),
@@ -49,7 +48,9 @@ def send_run(row: Mapping[str, Any], *, mode: str, project: str, entity: str | N
         run.define_metric("*", step_metric="num_samples")
         steps = curve.pop("step") or []
         for i, step in enumerate(steps):
-            run.log({name: values[i] for name, values in curve.items()}, step=int(step))
+            run.log(
+                {name: values[i] for name, values in curve.items()}, step=int(step), commit=True
+            )  # or the last point would replace the summary's loss
         run.summary.update(summary)
 
 

@@ -100,7 +100,11 @@ def train(program: Program, stack: Stack, *, num_evals: int, num_examples: int) 
     now = start(program, stack)
     device = now.params_RN.device
     hyper = stack_hyperparameters(stack, now.params_RN)
-    multipliers = lr_multipliers(first.schedule, first.num_steps)
+    # On the device from the start: a copy from the host in every step would make a GPU wait
+    multipliers = torch.tensor(
+        lr_multipliers(first.schedule, first.num_steps), dtype=now.params_RN.dtype, device=device
+    )
+    numbers = torch.arange(1, first.num_steps + 1, dtype=torch.float32, device=device)
     points = {round((i + 1) * first.num_steps / num_evals) for i in range(num_evals)} - {0}
     heldout = program.task.heldout(num_examples)
     batches = draw_batches(program.task, stack)
@@ -108,10 +112,7 @@ def train(program: Program, stack: Stack, *, num_evals: int, num_examples: int) 
     since = 0
     for step, batch in enumerate(batches, start=1):
         take = program.measured_step if step in points else program.step
-        at = hyper | {
-            "lr": hyper["lr"] * multipliers[step - 1],
-            "step": torch.tensor(float(step), device=device),
-        }
+        at = hyper | {"lr": hyper["lr"] * multipliers[step - 1], "step": numbers[step - 1]}
         params_RN, now.state, alive_R, train_loss_R, measured = take(now.params_RN, now.state, now.alive_R, at, batch)
         now.diverged_at_R = torch.where(now.alive_R & ~alive_R, step, now.diverged_at_R)
         # A run whose loss is not finite stays where it was; its neighbours never see it. Asking a GPU whether there is
@@ -150,12 +151,13 @@ def stack_hyperparameters(stack: Stack, like: Tensor) -> dict[str, Tensor]:
 def draw_batches(task: Task, stack: Stack) -> Iterator[Batch]:
     """The batch of every step: one for all runs where they share a seed, else each run's own."""
     config, seeds = stack.first, stack.seeds
-    seed_of_run = [seeds.index(run.seed) for run in stack.runs.values()]
+    seed_of_run = torch.tensor([seeds.index(run.seed) for run in stack.runs.values()])
     batch_size = config.batch_size
     steps_at_once = max(1, DRAWN_AT_ONCE // batch_size)
     for first_step in range(0, config.num_steps, steps_at_once):
         steps = min(steps_at_once, config.num_steps - first_step)
         drawn = [task.sample(seed, first_step * batch_size, steps * batch_size) for seed in seeds]
+        seed_of_run = seed_of_run.to(drawn[0][0].device)
         for i in range(steps):
             rows = slice(i * batch_size, (i + 1) * batch_size)
             if len(seeds) == 1:

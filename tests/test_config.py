@@ -38,6 +38,11 @@ def test_whatever_changes_the_numbers_changes_the_identity(make_run, changed):
     assert run_id(make_run(**changed)) != run_id(make_run())
 
 
+def test_where_a_text_lies_is_no_part_of_its_identity(make_run):
+    named = {"name": "text", "context": 8, "num_heldout": 8, "corpus_sha256": "0"}
+    assert run_id(make_run(task={**named, "path": "a"})) == run_id(make_run(task={**named, "path": "./a"}))
+
+
 def test_protocols_resolve_steps_and_samples(make_run):
     config = make_run(num_samples=100, batch_size=8)
     assert (config.num_steps, config.num_samples) == (12, 96)
@@ -56,6 +61,9 @@ def test_protocols_resolve_steps_and_samples(make_run):
         ({"precision": "float16"}, "precision='float16' is not one of float32, float64"),
         ({"protocol": "fixed_step"}, "did you mean fixed_steps?"),
         ({"protocol": "fixed_steps"}, "protocol=fixed_steps needs num_steps"),
+        ({"num_steps": 5}, "num_steps=5 does not go with protocol=fixed_samples"),
+        ({"protocol": "fixed_steps", "num_steps": 5, "num_samples": 7}, "num_samples=7 does not go with"),
+        ({"seed": 10**20}, "is not a whole number from 0 to"),
     ],
 )
 def test_bad_values_are_told(make_run, changed, words):
@@ -64,10 +72,11 @@ def test_bad_values_are_told(make_run, changed, words):
 
 
 def test_types_follow_the_defaults():
-    defaults = {"optimizer": {"name": "adam", "lr": 0.1, "flag": False}, "batch_size": 8, "free": None}
-    given = {"optimizer": {"name": "adam", "lr": 1, "flag": True}, "batch_size": 16.0, "free": "x"}
+    defaults = {"optimizer": {"name": "adam", "lr": 0.1, "flag": False}, "batch_size": 8, "free": None, "width": None}
+    given = {"optimizer": {"name": "adam", "lr": 1, "flag": True}, "batch_size": 16.0, "free": "x", "width": 2.0}
     matched = match_types(given, defaults)
-    assert matched == {"optimizer": {"name": "adam", "lr": 1.0, "flag": True}, "batch_size": 16, "free": "x"}
+    assert matched == {**given, "optimizer": {"name": "adam", "lr": 1.0, "flag": True}, "batch_size": 16, "width": 2}
+    assert isinstance(matched["width"], int)
     assert isinstance(matched["optimizer"]["lr"], float)
     assert isinstance(matched["batch_size"], int)
 
@@ -79,7 +88,7 @@ def test_types_follow_the_defaults():
         ({"batch_size": 8.5}, "batch_size=8.5 is not a whole number"),
         ({"optimizer": {"lr": True}}, "optimizer.lr=True is not a number"),
         ({"optimizer": {"flag": 1}}, "optimizer.flag=1 is not true or false"),
-        ({"optimizer": {"lrr": 0.1}}, "did you mean lr"),
+        ({"optimizer": {"lrr": 0.1}}, "optimizer.lrr is not an option of adam; .*did you mean lr"),
         ({"optimizer": 3}, "optimizer=3 is not a group of values"),
         ({"optimizer": {"name": "sgd"}}, "write optimizer=sgd"),
     ],

@@ -11,6 +11,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from harness.config import run_id
+from tests.reference.plain import plain_loss, plain_run
+
 TINY = [
     "sweep=smoke", "num_samples=256", "task.num_heldout=64", "metrics.num_examples=32", "model.hidden=8",
     "sweep.grid.optimizer.lr=[log2,-8,-2,1]",
@@ -89,11 +92,32 @@ def test_refresh_and_run_id_train_again_and_overwrite_nothing(trained, tmp_path)
     one = old["run_id"][0]
     harness(tmp_path, *TINY, f"run_id={one}", "tracker=none")
     assert len(records(tmp_path)) == 29
+    assert '"num_runs": 14' in (tmp_path / "figures" / "smoke.json").read_text()  # drawn is the sweep, not the one run
     harness(tmp_path, *TINY, "refresh=true", "tracker=none")
     new = records(tmp_path)
     assert len(new) == 57
     # a run's numbers do not depend on its neighbours, so one alone and one in its stack agree bit for bit
     assert (new.groupby("run_id")["loss"].nunique(dropna=False) == 1).all()
+
+
+def test_the_final_loss_is_taken_on_all_heldout_examples(trained, make_run):
+    folder, _ = trained
+    row = records(folder).query("seed == 1 and batch_size == 32").iloc[0]
+    part = {name.removeprefix("model."): row[name].item() for name in ("model.embedding", "model.hidden", "model.norm")}
+    config = make_run(
+        model=part, optimizer={"lr": float(row["optimizer.lr"])}, batch_size=32, seed=1, num_samples=256,
+        task={"num_heldout": 64},
+    )  # fmt: skip
+    assert run_id(config) == row["run_id"]
+    assert row["loss"] == pytest.approx(plain_loss(config, plain_run(config), 64), rel=1e-5)
+
+
+def test_a_sweep_whose_runs_all_diverge_has_ended(tmp_path):
+    done = harness(
+        tmp_path, "optimizer=sgd", "optimizer.lr=1e38", "num_samples=640", "task.num_heldout=64", "tracker=none"
+    )
+    assert records(tmp_path, "single")["status"].tolist() == ["diverged"]
+    assert "no figure: " in done.stdout
 
 
 def test_one_run_without_a_sweep(tmp_path):
@@ -115,6 +139,9 @@ def test_one_run_without_a_sweep(tmp_path):
 def test_dry_run_starts_nothing(tmp_path):
     done = harness(tmp_path, "sweep=lr_vs_bs", "dry_run=true", "runs_dir=elsewhere")
     assert "192 runs, 0 done, 192 to train" in done.stdout
+    # 2 FLOPs a multiplication, forward and twice backward, two matrices, 32,768 samples a run
+    flops = 192 * 32768 * 6 * (8 * 16 * 64 + 64 * 256)
+    assert f"{flops:.3g} FLOPs" in done.stdout
     assert list(tmp_path.iterdir()) == []
 
 
@@ -203,7 +230,8 @@ def test_a_sweep_that_fails_whole_says_why_and_draws_nothing(tmp_path):
     done = harness(tmp_path, *TINY, "model.embedding=100000000000", "tracker=none", check=1)
     assert "runs failed: RuntimeError" in done.stderr
     assert "Traceback" not in done.stderr
-    assert not (tmp_path / "figures").exists()
+    assert "no figure: " in done.stdout
+    assert not list((tmp_path / "figures").iterdir())
 
 
 def test_a_failing_stack_costs_only_itself(tmp_path):

@@ -26,6 +26,11 @@ HARNESS = [
     (["task=text"], "task.path is not set: give task.path=VALUE"),
     (["task=text", "task.path=/nowhere"], "task.path='/nowhere' does not exist"),
     (["runs_dir=/proc/nowhere"], "give another runs_dir"),
+    (["figures_dir=/proc/nowhere", "runs_dir=r"], "figures_dir='/proc/nowhere' cannot be written to"),
+    (["sweep=smoke", "model=mlp"], "model.embedding is not an option of mlp"),
+    (["num_steps=5"], "num_steps=5 does not go with protocol=fixed_samples"),
+    (["tracker.mode=sometimes"], "tracker.mode='sometimes' is not one of auto, offline, online"),
+    (["-m", "optimizer.lr=0.1,0.2"], "give an axis"),
     (["launcher.device=tpu"], "launcher.device='tpu' is not one of auto, cpu, cuda"),
     (["schedule.warmup=2"], "schedule.warmup=2.0 is not a number in [0, 1]"),
     (["sweep=smoke", "run_id=123"], "run_id='123' is not one of"),
@@ -60,7 +65,7 @@ def check(command, folder, words):
 @pytest.mark.parametrize(("arguments", "words"), HARNESS, ids=lambda x: " ".join(x) if isinstance(x, list) else "")
 def test_harness(arguments, words, tmp_path):
     check([sys.executable, "-m", "harness", *arguments], tmp_path, words)
-    assert list(tmp_path.iterdir()) == []
+    assert not [p for p in tmp_path.rglob("*") if p.is_file()]
 
 
 @pytest.mark.parametrize(("arguments", "words"), PLOT, ids=lambda x: " ".join(x) if isinstance(x, list) else "")
@@ -69,6 +74,20 @@ def test_plot(arguments, words, tmp_path):
         (tmp_path / name).write_text(content)
     check([sys.executable, str(ROOT / "analysis" / "plot.py"), *arguments], tmp_path, words)
     assert {p.name for p in tmp_path.iterdir()} == set(TABLES)
+
+
+def test_a_typo_in_a_sweep_of_ones_own(tmp_path):
+    (tmp_path / "sweep").mkdir()
+    text = "# @package _global_\noptimizer:\n  weight_decy: 0.1\nsweep:\n  name: mine\n"
+    (tmp_path / "sweep" / "mine.yaml").write_text(text)
+    command = [sys.executable, "-m", "harness", "--config-dir", str(tmp_path), "sweep=mine", "optimizer=adamw"]
+    check(command, tmp_path, "optimizer.weight_decy is not an option of adamw")
+
+
+def test_a_figure_folder_that_is_a_file(tmp_path):
+    (tmp_path / "table.csv").write_text("batch_size,optimizer.lr,loss\n8,0.1,1\n8,0.2,0.9\n8,0.4,1\n8,0.8,2\n")
+    command = [sys.executable, str(ROOT / "analysis" / "plot.py"), "--runs", "table.csv", "--out", "table.csv/x"]
+    check(command, tmp_path, "cannot be written to")
 
 
 def test_a_corpus_that_cannot_be_read_is_told(tmp_path):

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import threading
-from pathlib import Path
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -20,7 +19,7 @@ from harness.records import (
     read_mirrored,
     read_records,
     store_corpus,
-    sweep_folder,
+    writable_folder,
     write_records,
 )
 
@@ -143,7 +142,13 @@ def test_unreadable_records_are_told(tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_told():
     with pytest.raises(ValueError, match="runs_dir='/proc/nowhere' cannot be written to"):
-        sweep_folder(Path("/proc/nowhere"), "s")
+        writable_folder("runs_dir", "/proc/nowhere", "s")
+
+
+def test_others_may_read_what_is_published(tmp_path):
+    publish(tmp_path / "x", b"1")
+    (tmp_path / "y").write_bytes(b"1")
+    assert (tmp_path / "x").stat().st_mode == (tmp_path / "y").stat().st_mode
 
 
 def test_the_log_of_the_mirror_survives_a_torn_line(tmp_path):
@@ -152,6 +157,8 @@ def test_the_log_of_the_mirror_survives_a_torn_line(tmp_path):
     with (tmp_path / "mirrored.jsonl").open("a") as file:
         file.write('{"run_id": "q", "en')
     assert read_mirrored(tmp_path) == {("r", "t")}
+    append_mirrored(tmp_path, "q", "u", "offline")
+    assert read_mirrored(tmp_path) == {("r", "t"), ("q", "u")}
 
 
 def test_a_stored_corpus_is_the_one_its_name_says(tmp_path):

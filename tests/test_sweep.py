@@ -53,6 +53,8 @@ def test_axis_forms(axis, values):
         (["logspace", 0, 2, 3], "0 < LOW < HIGH"),
         (["log2", 3, 1, 1], "FIRST <= LAST"),
         (["log3", 1, 2, 3], "did you mean log2"),
+        (["log2", 1e9, 1e9, 1], "between -1000 and 1000"),
+        (["logspace", 0.1, 1, 2.5e9], "at most 100000"),
     ],
 )
 def test_wrong_axes_are_told(axis, words):
@@ -91,6 +93,8 @@ def test_equal_points_count_once():
         ),
         ({"optimizer": {"lr": ["fast"]}}, "optimizer.lr='fast' is not a number"),
         ({"optimizer": {"lr": [-0.1]}}, "optimizer.lr=-0.1 is not a number > 0"),
+        ({"num_steps": [5, 6]}, "num_steps=5 does not go with protocol=fixed_samples"),
+        ({"launcher": {"name": ["local"]}}, "sweep.grid.launcher.name is not a value"),
         ({"batch_size": [8.5]}, "batch_size=8.5 is not a whole number"),
         (
             {"optimizer": {"name": ["signsgd"], "momentum": [0.9]}},

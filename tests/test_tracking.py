@@ -76,7 +76,8 @@ def test_a_mirrored_run_is_its_record(make_run, tmp_path):
     assert {"done", "adam", "ngram", "python_source"} <= set(run.tags)
     sent = items(run.config.update)
     assert sent["optimizer"] == dict(config.optimizer)
-    assert (sent["batch_size"], sent["seed"], sent["protocol"]) == (8, 0, "fixed_samples")
+    assert (sent["batch_size"], sent["seed"], sent["num_samples"]) == (8, 0, 1024)
+    assert (sent["run_id"], sent["sweep"], sent["protocol"]) == (run_id(config), "s", "fixed_samples")
     history = [items(r.history.item) for r in found if r.WhichOneof("record_type") == "history"]
     for name, values in {**CURVE, "grad_norm": [1.0, 0.75, 0.5]}.items():
         assert [row["_step" if name == "step" else name] for row in history] == values
@@ -85,6 +86,7 @@ def test_a_mirrored_run_is_its_record(make_run, tmp_path):
         if record.WhichOneof("record_type") == "summary":
             summary |= items(record.summary.update)
     assert (summary["status"], summary["num_params"], summary["grad_norm"]) == ("done", 11, 0.5)
+    assert summary["loss"] == 2 / 3
     assert b"secret-host" not in path.read_bytes()
     assert not (tmp_path / "home" / ".cache").exists()
 

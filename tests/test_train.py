@@ -15,7 +15,8 @@ from harness.config import run_id
 from harness.metrics import METRICS
 from harness.parameters import flatten_params, layout_of, unflatten_params
 from harness.plan import Stack
-from harness.train import evaluate, make_program, stack_hyperparameters, train
+from harness.train import Progress, evaluate, make_program, stack_hyperparameters, train
+from harness.worker import summarise
 from tests.reference.plain import CPU, plain_loss, plain_module, plain_optimizer, plain_run, plain_step
 
 LR_GRID = [2.0 ** (-9.5 + 0.75 * i) for i in range(12)]
@@ -122,6 +123,38 @@ def test_a_diverging_neighbour_changes_nothing(make_run):
             for a, b in zip(points, loud.history[name], strict=True):
                 assert (a == b) if isinstance(a, int) else (a[lane] == b[lane]), name
     assert math.isnan(loud.history["loss"][-1][1])
+    # and the diverged run stays where it was before the step at which its loss was not finite
+    before = int(loud.diverged_at_R[1]) - 1
+    stack = make_stack([sgd(0.1), sgd(1e38), sgd(0.2)])
+    states = train(make_program(stack, CPU), stack, num_evals=64, num_examples=8)
+    frozen = next(now.params_RN[1].clone() for now in states if now.step == before)
+    assert torch.equal(frozen, loud.params_RN[1])
+
+
+def test_every_run_of_a_stack_reads_its_own_seeds_samples(make_run):
+    wide = [make_run(num_samples=256, seed=seed, optimizer={"lr": lr}) for seed in (0, 1) for lr in LR_GRID[:3]]
+    progress = last(make_stack(wide))
+    for lane, config in enumerate(wide):
+        alone = flatten_params(dict(plain_run(config).named_parameters())).detach()
+        torch.testing.assert_close(progress.params_RN[lane], alone, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("model", [{"name": "mlp", "hidden": 16, "depth": 2}, {"norm": True}], ids=["mlp", "norm"])
+def test_other_models_stack_too(make_run, model):
+    configs = [make_run(num_samples=128, model=model, seed=seed, precision="float64") for seed in (0, 1)]
+    progress = last(make_stack(configs))
+    for lane, config in enumerate(configs):
+        alone = flatten_params(dict(plain_run(config).named_parameters())).detach()
+        torch.testing.assert_close(progress.params_RN[lane], alone, rtol=0, atol=1e-10)
+
+
+def test_a_diverged_runs_curve_ends_where_it_did():
+    history = {"step": [2, 4, 6], "loss": [[3.0, 3.0], [2.0, float("nan")], [1.0, float("nan")]]}
+    progress = Progress(6, torch.zeros(2, 1), {}, torch.tensor([True, False]), torch.tensor([0, 4]), history)
+    done, diverged = summarise(progress, 0, 0.5), summarise(progress, 1, float("nan"))
+    assert (done["status"], done["history.step"], done["loss"]) == ("done", [2, 4, 6], 0.5)
+    assert (diverged["status"], diverged["history.step"], diverged["loss"]) == ("diverged", [2], None)
+    assert "step 4" in diverged["message"]
 
 
 def test_width_order_and_seeds_of_neighbours_change_nothing(make_run):

@@ -5,8 +5,8 @@ Shapes: B batch, T context, V symbols.
 
 import itertools
 
+import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 
 class MLP(nn.Module):
@@ -22,6 +22,8 @@ class MLP(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], num_outputs))
 
     def forward(self, symbols_BT: Tensor) -> Tensor:
-        one_hot_BTV = F.one_hot(symbols_BT, self.num_symbols).to(next(self.parameters()).dtype)
+        # F.one_hot looks at its values, which vmap forbids where every run reads a batch of its own
+        symbols_V = torch.arange(self.num_symbols, device=symbols_BT.device)
+        one_hot_BTV = (symbols_BT[..., None] == symbols_V).to(next(self.parameters()).dtype)
         logits_BV: Tensor = self.layers(one_hot_BTV.flatten(-2))
         return logits_BV
