@@ -50,6 +50,8 @@ def run(settings: dict[str, Any], sweep: Sweep) -> int:
         check_choice("run_id", str(settings["run_id"]), sweep.runs)
         wanted = replace(sweep, runs={str(settings["run_id"]): sweep.runs[str(settings["run_id"])]})
     missing = bool(set(wanted.runs) - read_ended(folder, since))
+    if not missing:
+        print(f"{sweep.name}: all {len(sweep.runs)} runs are done, nothing to train")
     with mirroring(folder, settings["tracker"], missing=missing):
         failed = train_missing(settings, wanted, folder, since) if missing else 0
         draw_sweep(settings, sweep, folder)

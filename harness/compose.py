@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import hydra
+import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -43,6 +44,8 @@ def compose(chosen: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
     plain_values = as_dict(OmegaConf.to_container(values, resolve=True, throw_on_missing=True))
     plain_defaults = as_dict(OmegaConf.to_container(defaults, resolve=True))
     # A sweep brings its own name and texts, and its axes are held against the run's values
+    if choices.get("sweep") and plain_values["sweep"]["name"] == plain_defaults["sweep"]["name"]:
+        raise ValueError(f"sweep={choices['sweep']} sets no sweep.name: begin its file as sweeps/smoke.yaml begins")
     plain_defaults["sweep"] = {key: plain_values["sweep"][key] for key in plain_defaults["sweep"]}
     return plain_values, plain_defaults
 
@@ -54,6 +57,10 @@ def as_dict(container: object) -> dict[str, Any]:
 
 def explain(error: Exception) -> str:
     """One line with the cure for a mistake that Hydra or OmegaConf found."""
+    if isinstance(error, OverrideParseException):
+        return f"cannot read {error.override!r}: write KEY=VALUE, and lists in quotes, e.g. 'sweep.grid.seed=[0, 1]'"
+    if "Ambiguous value for argument" in str(error):
+        return "one key was given several values: give one, or an axis, e.g. 'sweep.grid.optimizer.lr=[0.1,0.2]'"
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
@@ -73,7 +80,7 @@ def explain(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-MISTAKES = (HydraException, OmegaConfBaseException, ValueError)
+MISTAKES = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
 
 
 def describe_options() -> str:

@@ -31,10 +31,11 @@ _not_negative = ("a number >= 0", lambda v: v >= 0)
 _average = ("a number in [0, 1)", lambda v: 0 <= v < 1)
 _share = ("a number in [0, 1]", lambda v: 0 <= v <= 1)
 _count = ("a whole number >= 1", lambda v: v >= 1 and v == int(v))
+_examples = ("a whole number from 1 to 10,000,000", lambda v: 1 <= v <= 10**7 and v == int(v))
 _natural = ("a whole number from 0 to 2^63 - 1", lambda v: 0 <= v < 2**63 and v == int(v))
 LIMITS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "batch_size": _count, "num_steps": _count, "num_samples": _count, "seed": _natural,
-    "num_heldout": _count, "context": _count, "num_evals": _count, "num_examples": _count,
+    "num_heldout": _examples, "context": _count, "num_evals": _count, "num_examples": _examples,
     "embedding": _count, "hidden": _count, "depth": _count, "workers": _count, "width": _count,
     "lr": _positive, "eps": _not_negative, "weight_decay": _not_negative,
     "beta1": _average, "beta2": _average, "momentum": _average,
@@ -147,7 +148,8 @@ def check_choice(name: str, value: object, allowed: Iterable[str]) -> None:
     """Raises: ValueError unless value is one of the allowed ones."""
     allowed = sorted(allowed)
     if value not in allowed:
-        raise ValueError(f"{name}={value!r} is not one of {', '.join(allowed)}{closest(str(value), allowed)}")
+        there = ", ".join(allowed) if len(allowed) <= 20 else f"the {len(allowed)} that there are"
+        raise ValueError(f"{name}={value!r} is not one of {there}{closest(str(value), allowed)}")
 
 
 def check_limits(values: Mapping[str, Any]) -> None:

@@ -39,7 +39,8 @@ def print_dry_run(settings: dict[str, Any], sweep: Sweep) -> None:
             str(len(stacks)), str(runs), str(first.batch_size), str(first.num_steps), str(first.optimizer["name"]),
             f"{flops:.2g}", f"{cost.bytes / 1e6:,.0f}", time,
         )  # fmt: skip
-    Console().print(table)
+    if shapes:
+        Console().print(table)
     missing = len(sweep.runs) - len(ended)
     print(f"{sweep.name}: {len(sweep.runs)} runs, {len(ended)} done, {missing} to train; {total_flops:.3g} FLOPs")
     if missing and None not in seconds:

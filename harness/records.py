@@ -55,6 +55,8 @@ def writable_folder(setting: str, *parts: str) -> Path:
     Raises: ValueError, with the setting's name, when it cannot be written to.
     """
     folder = Path(*parts)
+    if not parts[0]:
+        raise ValueError(f"{setting} is empty: give {setting}=FOLDER")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

@@ -87,7 +87,9 @@ def check_axis(path: str, values: Mapping[str, Any]) -> bool:
     fields = {name: value for name, value in values.items() if name in (*PARTS, *RunConfig.__dataclass_fields__)}
     allowed = flatten_mapping(fields)
     if path not in allowed and not is_choice(path):
-        raise ValueError(f"sweep.grid.{path} is not a value of a run{closest(path, allowed)}; see --cfg job for all")
+        same_word = [name for name in allowed if name.endswith(f".{path}")]
+        near = closest(same_word[0], same_word) if same_word else closest(path, allowed)
+        raise ValueError(f"sweep.grid.{path} is not a value of a run{near}; see --cfg job for all")
     return True
 
 

@@ -18,6 +18,7 @@ TINY = [
     "sweep=smoke", "num_samples=256", "task.num_heldout=64", "metrics.num_examples=32", "model.hidden=8",
     "sweep.grid.optimizer.lr=[log2,-8,-2,1]",
 ]  # fmt: skip
+ROOT = Path(__file__).resolve().parents[1]
 QUIET = {**os.environ, "WANDB_MODE": "offline", "WANDB_SILENT": "true", "MPLBACKEND": "agg"}
 
 
@@ -72,7 +73,7 @@ def test_again_trains_nothing_and_draws_the_same(trained):
     again = harness(folder, *TINY)
     assert {p: p.stat().st_mtime_ns for p in (folder / "runs").rglob("*")} == before
     assert (folder / "figures" / "smoke.json").read_bytes() == figure
-    assert "training" not in again.stdout
+    assert "all 28 runs are done, nothing to train" in again.stdout
     assert again.stdout.split("batch size", 1)[1] == first.stdout.split("batch size", 1)[1]
 
 
@@ -143,6 +144,31 @@ def test_dry_run_starts_nothing(tmp_path):
     flops = 192 * 32768 * 6 * (8 * 16 * 64 + 64 * 256)
     assert f"{flops:.3g} FLOPs" in done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["sweep=lr_vs_bs", "sweep.grid.seed=[0,1,2]"],
+        ["sweep=lr_vs_bs", "optimizer=adamw", "sweep.name=lr_vs_bs_adamw"],
+        ["sweep=lr_vs_bs", "task=text", f"task.path={__file__}", "sweep.name=mine"],
+        ["sweep=lr_vs_bs", "model=mlp", "sweep.grid.optimizer.name=[adam,sgd]"],
+    ],
+    ids=lambda o: o[-1],
+)
+def test_the_readmes_variants_compose(tmp_path, overrides):
+    done = harness(tmp_path, *overrides, "dry_run=true", "num_samples=1024", "task.num_heldout=64")
+    assert " to train; " in done.stdout
+    assert overrides[-1].removeprefix("sweep.name=").split("=")[0] in done.stdout or "grid" in overrides[-1]
+
+
+def test_everything_that_runs_is_committed():
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    files = {ROOT / line for line in listed.stdout.splitlines()}
+    packages = [p for name in ("harness", "analysis", "conf", "sweeps") for p in (ROOT / name).rglob("*")]
+    assert not [p for p in packages if p.suffix in (".py", ".yaml", ".csv") and p not in files]
 
 
 def test_help_lists_what_there_is(tmp_path):

@@ -31,6 +31,12 @@ HARNESS = [
     (["num_steps=5"], "num_steps=5 does not go with protocol=fixed_samples"),
     (["tracker.mode=sometimes"], "tracker.mode='sometimes' is not one of auto, offline, online"),
     (["-m", "optimizer.lr=0.1,0.2"], "give an axis"),
+    (["smoke"], "write KEY=VALUE"),
+    (["sweep=smoke", "sweep.grid.seed=[0,"], "lists in quotes"),
+    (["optimizer.lr=0.1,0.2"], "or an axis"),
+    (["sweep=smoke", "sweep.grid.lr=[0.1]"], "did you mean optimizer.lr"),
+    (["runs_dir="], "runs_dir is empty"),
+    (["task.num_heldout=999999999"], "a whole number from 1 to 10,000,000"),
     (["launcher.device=tpu"], "launcher.device='tpu' is not one of auto, cpu, cuda"),
     (["schedule.warmup=2"], "schedule.warmup=2.0 is not a number in [0, 1]"),
     (["sweep=smoke", "run_id=123"], "run_id='123' is not one of"),
@@ -82,6 +88,21 @@ def test_a_typo_in_a_sweep_of_ones_own(tmp_path):
     (tmp_path / "sweep" / "mine.yaml").write_text(text)
     command = [sys.executable, "-m", "harness", "--config-dir", str(tmp_path), "sweep=mine", "optimizer=adamw"]
     check(command, tmp_path, "optimizer.weight_decy is not an option of adamw")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("sweep: [", "mine.yaml"),
+        ("# @package _global_\nseed: 1\n", "sets no sweep.name"),
+        ("sweep:\n  name: mine\n", "sweep"),
+    ],
+    ids=["syntax", "no name", "no package"],
+)
+def test_a_broken_sweep_of_ones_own(tmp_path, text, words):
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "mine.yaml").write_text(text)
+    check([sys.executable, "-m", "harness", "--config-dir", str(tmp_path), "sweep=mine"], tmp_path, words)
 
 
 def test_a_figure_folder_that_is_a_file(tmp_path):

@@ -87,8 +87,8 @@ def read_messages(one: Running) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def describe_exit(code: int | None) -> str:
     if code is not None and code < 0:
-        return f"its worker was ended by signal {-code}" + (", often for want of memory" if code == -9 else "")
-    return f"its worker ended with code {code}"
+        return f"their worker was ended by signal {-code}" + (", often for want of memory" if code == -9 else "")
+    return f"their worker ended with code {code}"
 
 
 def choose_device(device: str) -> tuple[str, int]:

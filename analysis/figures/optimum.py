@@ -1,0 +1,181 @@
+"""Figure of a sweep over learning rates: loss curves with their optima, and the optimum against batch size with its laws."""
+
+import textwrap
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+
+from analysis.analyse import Analysis, GroupAnswer
+from analysis.figures.style import (
+    INK,
+    MARKERS,
+    PALETTE,
+    lay_out,
+    name_loss_unit,
+    place_legend,
+    shade,
+    use_log_batch_size,
+    use_log_lr,
+    write_footer,
+)
+from analysis.fit import Fit
+from analysis.groups import select_group
+from analysis.laws import LAWS
+from analysis.optimum import Optimum
+
+MAX_ROWS = 4
+PANEL_LEFTS = (0.75, 6.45)  # inches; the gaps hold the legends
+MAX_COLOURS = len(PALETTE)
+
+
+def draw_optimum(analysis: Analysis) -> Figure:
+    """Up to 4 groups: a row each, loss curves left and the optimum with its laws right. More: a colour each, best law only."""
+    answers = analysis.groups
+    num_rows = len(answers) if len(answers) <= MAX_ROWS else 1
+    fig, panels = lay_out(num_rows, textwrap.fill(analysis.question, 110), PANEL_LEFTS)
+    caption = analysis.caption
+    if len(answers) <= MAX_ROWS:
+        for (left, right), answer in zip(panels, answers, strict=True):
+            heading = f"{answer.label}: " if answer.label else ""
+            draw_losses(left, select_group(analysis.runs.frame, answer.group), answer.optima)
+            left.set_title(f"{heading}loss against learning rate")
+            draw_laws(right, answer)
+            right.set_title(f"{heading}best learning rate against batch size")
+    else:
+        shown = answers[:MAX_COLOURS]
+        draw_groups(panels[0][0], panels[0][1], shown)
+        if len(shown) < len(answers):
+            caption += f" · {len(answers) - len(shown)} more groups are in {analysis.sweep}.json"
+    write_footer(fig, caption)
+    return fig
+
+
+def draw_losses(ax: Axes, frame: pd.DataFrame, optima: Sequence[Optimum]) -> None:
+    """Loss against learning rate: a line through the seed means of every batch size, a faint point for every run."""
+    batch_sizes = sorted(int(size) for size in frame["batch_size"].unique())
+    colours = dict(zip(batch_sizes, shade(len(batch_sizes)), strict=True))
+    finite = frame[np.isfinite(frame["loss"])]
+    lowest = float(finite["loss"].min())
+    minima = finite.groupby("batch_size")["loss"].min()
+    # losses of much too high learning rates would flatten everything else: the axis ends where 80 % of the
+    # runs lie
+    top = max(float(finite["loss"].quantile(0.8)), float(minima.max()) + 0.3 * float(minima.max() - lowest))
+    pad = 0.05 * (top - lowest) or 0.05
+    # crosses of diverged runs stand in a strip above the curves, every batch size at its own height
+    strip = 0.028 * len(batch_sizes) if (frame["status"] == "diverged").any() else 0.0
+    below_strip = Rectangle((0, 0), 1, 1 - strip, transform=ax.transAxes)
+    for size in batch_sizes:
+        rows = frame[frame["batch_size"] == size]
+        done = rows[np.isfinite(rows["loss"])]
+        colour = colours[size]
+        (points,) = ax.plot(done["optimizer.lr"], done["loss"], "o", ms=2.4, color=colour, alpha=0.4, mew=0)
+        means = rows.groupby("optimizer.lr")["loss"].mean()
+        means = means[np.isfinite(means)]
+        (line,) = ax.plot(means.index, means.to_numpy(), "-", color=colour, label=str(size))
+        for artist in (points, line):
+            artist.set_clip_path(below_strip)
+        broken = rows[rows["status"] == "diverged"]
+        height = 0.986 - 0.028 * batch_sizes.index(size)
+        ax.plot(
+            broken["optimizer.lr"], np.full(len(broken), height), "x", ms=3.5, color=colour,
+            transform=ax.get_xaxis_transform(), zorder=4,
+        )  # fmt: skip
+    for o in optima:
+        if o.status == "interior":
+            if np.isfinite(o.low):
+                ax.plot([o.low, o.high], [o.loss, o.loss], "-", color=INK, lw=1.8, zorder=5)
+            ax.plot(o.lr, o.loss, "o", ms=5, mfc=colours[o.batch_size], mec=INK, mew=1, zorder=6)
+        elif np.isfinite(o.loss):
+            ax.plot(o.lr, o.loss, "o", ms=5, mfc="white", mec=colours[o.batch_size], mew=1.2, zorder=6)
+    ax.set_ylim(lowest - pad, lowest - pad + (top + 2 * pad - lowest) / (1 - strip))
+    use_log_lr(ax.xaxis, float(frame["optimizer.lr"].min()), float(frame["optimizer.lr"].max()))
+    ax.set_xlabel("learning rate")
+    ax.set_ylabel("final held-out loss" + name_loss_unit(frame))
+    place_legend(ax, "batch size" + ("\n(× diverged)" if strip else ""))
+
+
+def draw_laws(ax: Axes, answer: GroupAnswer) -> None:
+    """Optimum against batch size with intervals, and every fitted law, the best one thick."""
+    optima = answer.optima
+    batch_sizes = [o.batch_size for o in optima]
+    grid = np.geomspace(min(batch_sizes) / 1.3, max(batch_sizes) * 1.3, 200)
+    fits = sorted((fit for fit in answer.fits if not fit.refused), key=lambda fit: fit.aicc)
+    names = list(LAWS)
+    for fit in fits:
+        best = fit.law == answer.comparison.best
+        ax.plot(
+            grid, predict(fit, grid), "-" if best else "--", color=PALETTE[names.index(fit.law) % MAX_COLOURS],
+            lw=3.0 if best else 1.1, alpha=0.75 if best else 0.9, zorder=2, label=label_fit(fit),
+        )  # fmt: skip
+    mark_optima(ax, optima, INK, "o")
+    lrs = [value for o in optima for value in (o.lr, o.low, o.high) if np.isfinite(value)]
+    low, high = min(lrs) / 1.4, max(lrs) * 1.4
+    ax.set_ylim(low, high)
+    use_log_lr(ax.yaxis, low, high)
+    use_log_batch_size(ax.xaxis, batch_sizes)
+    ax.set_xlim(grid[0], grid[-1])
+    ax.set_xlabel("batch size")
+    ax.set_ylabel("best learning rate η*")
+    if fits:
+        place_legend(ax, "law, AICc (less is better)")
+
+
+def draw_groups(left: Axes, right: Axes, answers: Sequence[GroupAnswer]) -> None:
+    """A colour for each group: loss at the optimum on the left, the optimum with its best law on the right."""
+    handles = []
+    for answer, colour, marker in zip(answers, PALETTE, MARKERS, strict=False):
+        sizes = [o.batch_size for o in answer.optima]
+        left.plot(sizes, [o.loss for o in answer.optima], "-", color=colour, marker=marker, ms=4)
+        mark_optima(right, answer.optima, colour, marker)
+        best = next((fit for fit in answer.fits if fit.law == answer.comparison.best and not fit.refused), None)
+        label = answer.label + (f"\n{best.law}, {best.aicc:.1f}" if best else "")
+        grid = np.geomspace(min(sizes), max(sizes), 100)
+        curve = predict(best, grid) if best else np.full(len(grid), np.nan)
+        right.plot(grid, curve, "-", color=colour, zorder=2)
+        handles.append(Line2D([], [], color=colour, marker=marker, ms=4, label=label))
+    every = [o for answer in answers for o in answer.optima]
+    lrs = [value for o in every for value in (o.lr, o.low, o.high) if np.isfinite(value)]
+    for ax in (left, right):
+        use_log_batch_size(ax.xaxis, [o.batch_size for o in every])
+        ax.set_xlabel("batch size")
+    use_log_lr(right.yaxis, min(lrs) / 1.4, max(lrs) * 1.4)
+    left.set_ylabel("final held-out loss at the best learning rate")
+    right.set_ylabel("best learning rate η*")
+    left.set_title("loss at the best learning rate")
+    right.set_title("best learning rate against batch size")
+    place_legend(right, "group\nbest law, AICc", handles)
+
+
+def mark_optima(ax: Axes, optima: Sequence[Optimum], colour: str, marker: str) -> None:
+    """Optima with interval bars; an edge is an arrow towards where the optimum lies, a flat cell is hollow."""
+    for o in optima:
+        if o.status in ("edge_low", "edge_high"):
+            tip = o.lr * (1.35 if o.status == "edge_high" else 1 / 1.35)
+            ax.annotate(
+                "", xy=(o.batch_size, tip), xytext=(o.batch_size, o.lr), zorder=5,
+                arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 1.4},
+            )  # fmt: skip
+            ax.plot(o.batch_size, o.lr, marker="_", ms=8, color=colour, zorder=5)
+            continue
+        if np.isfinite(o.low):
+            ax.plot([o.batch_size] * 2, [o.low, o.high], "-", color=colour, lw=1.5, zorder=4)
+        face = colour if o.status == "interior" else "white"
+        ax.plot(o.batch_size, o.lr, marker=marker, ms=5, mfc=face, mec=colour, zorder=5)
+
+
+def predict(fit: Fit, batch_size: np.ndarray) -> np.ndarray:
+    """A fitted law's learning rates."""
+    return LAWS[fit.law].predict(batch_size, **{name: e.value for name, e in fit.params.items()})
+
+
+def label_fit(fit: Fit) -> str:
+    """Name of a law with its AICc, and its equation, with the exponent if that was fitted, on a second line."""
+    equation = LAWS[fit.law].equation
+    if "exponent" in fit.params:
+        equation = equation.replace("^p", f"^{fit.params['exponent'].value:.2f}")
+    return f"{fit.law}, {fit.aicc:.1f}\n{equation}"
