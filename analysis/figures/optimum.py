@@ -1,4 +1,4 @@
-"""Figure of a sweep over learning rates: loss curves with their optima, and the optimum against batch size with its laws."""
+"""Figure of a sweep over learning rates: loss curves with optima, and the optimum against batch size with its laws."""
 
 import textwrap
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ MAX_COLOURS = len(PALETTE)
 
 
 def draw_optimum(analysis: Analysis) -> Figure:
-    """Up to 4 groups: a row each, loss curves left and the optimum with its laws right. More: a colour each, best law only."""
+    """Up to 4 groups: a row each, loss curves left, optimum and laws right. More: a colour each, best law only."""
     answers = analysis.groups
     num_rows = len(answers) if len(answers) <= MAX_ROWS else 1
     fig, panels = lay_out(num_rows, textwrap.fill(analysis.question, 110), PANEL_LEFTS)
