@@ -172,6 +172,10 @@ def main(_: DictConfig) -> None:
         code = execute()
     except MISTAKES as error:
         code = tell(error)
+    except BrokenPipeError:
+        # Whoever read the output is gone (`| head`): finished stacks are kept, and there is nobody left to tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
     sys.exit(code)
 
 
