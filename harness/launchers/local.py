@@ -12,6 +12,9 @@ from typing import Any
 
 from harness.plan import Plan
 
+# What a driver leaves in /dev: NVIDIA, AMD, and a GPU under Windows' Linux
+GPU_NODES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/kfd", "/dev/dxg")
+
 
 @dataclass
 class Running:
@@ -96,14 +99,16 @@ def choose_device(device: str) -> tuple[str, int]:
 
     Raises: ValueError for a device that is not there.
     """
-    import torch  # here, since composing and drawing go without it
+    if device == "cpu" or (device == "auto" and not any(Path(node).exists() for node in GPU_NODES)):
+        return "cpu", 0  # without asking torch, whose import would keep training waiting for two seconds
+    import torch
 
     count = torch.cuda.device_count()
     if device == "cuda" and count == 0:
         raise ValueError(
             "launcher.device='cuda', but torch finds no GPU: give launcher.device=cpu or install a CUDA build"
         )
-    return ("cuda" if count and device != "cpu" else "cpu"), count
+    return ("cuda" if count else "cpu"), count
 
 
 def available_cores() -> int:
