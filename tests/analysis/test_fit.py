@@ -1,11 +1,13 @@
 """Oracle: scipy.optimize.curve_fit, a weighted mean in closed form, planted truth."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import optimize, stats
 from test_laws import VALUES
 
-from analysis.fit import compare, fit_law, fit_laws
+from analysis.fit import Estimate, Fit, compare, fit_law, fit_laws
 from analysis.laws import LAWS
 from analysis.optimum import Optimum
 
@@ -139,3 +141,11 @@ def test_a_parameter_that_the_data_do_not_set_is_not_given_an_interval():
     fit = fit_law(LAWS["sqrt_saturating"], plant("sqrt"))
     scale = fit.params["noise_scale"]
     assert fit.notes or not np.isfinite(scale.high) or scale.high / scale.low > 1e4
+
+
+@pytest.mark.parametrize(("best_chi2", "near"), [(6.0, ()), (24.0, ("power",))])
+def test_what_even_the_best_law_leaves_unexplained_separates_nothing(best_chi2, near):
+    # 7 degrees of freedom: at chi2 6 a rival 12 worse is told apart, at chi2 24 the unit is 24/7 and it is not
+    best = Fit("sqrt", {}, {"c": Estimate(1.0, 1.0, 1.0)}, best_chi2, 0.0, 0.1, dict.fromkeys(range(8), 0.0), ())
+    rival = replace(best, law="power", chi2=best_chi2 + 12, aicc=12.0)
+    assert compare([best, rival]).not_separable == near

@@ -188,3 +188,11 @@ def test_the_optimum_of_a_skewed_curve_is_not_biased():
     cells = [make_cell(plant_losses(x_L, x, np.zeros(2), rng, iid=0), x_L) for x in truths]
     found = np.log2([o.lr for o in estimate_group([locate(cell) for cell in cells])])
     assert np.abs(found - truths).max() < 0.05
+
+
+@pytest.mark.parametrize(("num_seeds", "num_cells"), [(2, 8), (3, 8), (4, 5)])
+def test_degrees_of_freedom_are_those_that_were_calibrated(num_seeds, num_cells):
+    # three quarters of the seeds' own, since they are shared between cells, less one for the trend
+    frame = plant_table(lambda b: 0.01, num_seeds=num_seeds, batch_sizes=[2 ** (3 + i) for i in range(num_cells)])
+    for optimum in find_optima(tidy_runs(frame)):
+        assert optimum.dof == 0.75 * num_cells * (num_seeds - 1) - 1
