@@ -21,6 +21,8 @@ class Stack:
     """Runs that differ in seed and in the optimizer's numbers only."""
 
     runs: dict[str, RunConfig]  # by run_id
+    compiled: bool = False  # the step as one compiled graph
+    micro_batch: int | None = None  # samples whose gradient is taken at once; None: the whole batch
 
     @property
     def first(self) -> RunConfig:
@@ -38,7 +40,7 @@ class Stack:
 
     def without(self, done: set[str]) -> "Stack":
         """The same stack with only the runs that are still to train."""
-        return Stack({name: config for name, config in self.runs.items() if name not in done})
+        return replace(self, runs={name: config for name, config in self.runs.items() if name not in done})
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,8 @@ def to_json(plan: Plan) -> str:
         rows = [flatten(config) for config in stack.runs.values()]
         shared = {name: value for name, value in rows[0].items() if all(row[name] == value for row in rows)}
         lanes = {name: [row[name] for row in rows] for name in rows[0] if name not in shared}
-        stacks.append({"run_ids": list(stack.runs), "shared": shared, "lanes": lanes})
+        how = {"compiled": stack.compiled, "micro_batch": stack.micro_batch}
+        stacks.append({"run_ids": list(stack.runs), **how, "shared": shared, "lanes": lanes})
     return json.dumps(head | {"stacks": stacks}, indent=1)
 
 
@@ -141,5 +144,5 @@ def read_plan(path: Path) -> Plan:
             flat = entry["shared"] | {column: values[lane] for column, values in entry["lanes"].items()}
             runs[name] = make_run_config(nest(flat))
             assert run_id(runs[name]) == name, f"{path} does not hold the run {name} that it names"
-        stacks.append(Stack(runs))
+        stacks.append(Stack(runs, entry["compiled"], entry["micro_batch"]))
     return Plan(**content, stacks=tuple(stacks))

@@ -25,13 +25,15 @@ EVALUATED_AT_ONCE = 512  # held-out examples a run: their logits stay in the cac
 
 @dataclass
 class Progress:
-    """A stack in training: all that a step changes, and the learning curves so far."""
+    """A stack in training: all that a step changes, and the learning curves so far. Going on from it is exact."""
 
     step: int
     params_RN: Tensor
     state: State
     alive_R: Tensor  # False from the step on at which a run's loss was not finite
     diverged_at_R: Tensor  # that step, 1-based; 0 while alive
+    loss_sum_R: Tensor  # training losses since the last point of the curves, in float64
+    since: int = 0  # steps behind that sum
     history: dict[str, list[Any]] = field(default_factory=dict)  # name -> one number or R numbers a point
 
 
@@ -89,15 +91,18 @@ def make_program(stack: Stack, device: torch.device, runs_dir: Path | None = Non
     return Program(task, layout, optimizer, mapped[False], mapped[True], vmap(loss, in_dims=(0, None)))
 
 
-def train(program: Program, stack: Stack, *, num_evals: int, num_examples: int) -> Iterator[Progress]:
-    """Train all runs of a stack; yields after every point of the learning curves, the last time at the end.
+def train(
+    program: Program, stack: Stack, *, num_evals: int, num_examples: int, resume: Progress | None = None
+) -> Iterator[Progress]:
+    """Train all runs of a stack; yields after every step the one Progress that it keeps changing.
 
     Args:
         num_evals: points of the learning curve, evenly spaced over the steps, the last one at the end.
         num_examples: held-out examples for each point.
+        resume: where to go on from; None: from the first step.
     """
     first = stack.first
-    now = start(program, stack)
+    now = resume or start(program, stack)
     device = now.params_RN.device
     hyper = stack_hyperparameters(stack, now.params_RN)
     # On the device from the start: a copy from the host in every step would make a GPU wait
@@ -107,10 +112,7 @@ def train(program: Program, stack: Stack, *, num_evals: int, num_examples: int) 
     numbers = torch.arange(1, first.num_steps + 1, dtype=torch.float32, device=device)
     points = {round((i + 1) * first.num_steps / num_evals) for i in range(num_evals)} - {0}
     heldout = program.task.heldout(num_examples)
-    batches = draw_batches(program.task, stack)
-    loss_sum_R = torch.zeros(len(stack.runs), dtype=torch.float64, device=device)
-    since = 0
-    for step, batch in enumerate(batches, start=1):
+    for step, batch in enumerate(draw_batches(program.task, stack, now.step), start=now.step + 1):
         take = program.measured_step if step in points else program.step
         at = hyper | {"lr": hyper["lr"] * multipliers[step - 1], "step": numbers[step - 1]}
         params_RN, now.state, alive_R, train_loss_R, measured = take(now.params_RN, now.state, now.alive_R, at, batch)
@@ -120,18 +122,18 @@ def train(program: Program, stack: Stack, *, num_evals: int, num_examples: int) 
         if device.type != "cpu" or not alive_R.all():
             params_RN = torch.where(alive_R[:, None], params_RN, now.params_RN)
         now.params_RN, now.alive_R, now.step = params_RN, alive_R, step
-        loss_sum_R += train_loss_R
-        since += 1
+        now.loss_sum_R += train_loss_R
+        now.since += 1
         if step in points:
             heldout_loss_R = evaluate(program, now, heldout)
             row = {"step": step, "num_samples": step * first.batch_size, "loss": heldout_loss_R.tolist()}
-            row |= {"train_loss": (loss_sum_R / since).tolist()}
+            row |= {"train_loss": (now.loss_sum_R / now.since).tolist()}
             row |= {name: value_R.tolist() for name, value_R in measured.items()}
             for name, value in row.items():
                 now.history.setdefault(name, []).append(value)
-            loss_sum_R.zero_()
-            since = 0
-            yield now
+            now.loss_sum_R.zero_()
+            now.since = 0
+        yield now
 
 
 def start(program: Program, stack: Stack) -> Progress:
@@ -139,7 +141,8 @@ def start(program: Program, stack: Stack) -> Progress:
     params_RN = torch.stack([flatten_params(program.task.init(config.seed)) for config in stack.runs.values()])
     alive_R = torch.ones(len(stack.runs), dtype=torch.bool, device=params_RN.device)
     state = vmap(program.optimizer.init)(params_RN)
-    return Progress(0, params_RN, state, alive_R, torch.zeros_like(alive_R, dtype=torch.int64))
+    loss_sum_R = torch.zeros(len(stack.runs), dtype=torch.float64, device=params_RN.device)
+    return Progress(0, params_RN, state, alive_R, torch.zeros_like(alive_R, dtype=torch.int64), loss_sum_R)
 
 
 def stack_hyperparameters(stack: Stack, like: Tensor) -> dict[str, Tensor]:
@@ -148,13 +151,13 @@ def stack_hyperparameters(stack: Stack, like: Tensor) -> dict[str, Tensor]:
     return {name: torch.tensor([row[name] for row in rows], dtype=like.dtype, device=like.device) for name in rows[0]}
 
 
-def draw_batches(task: Task, stack: Stack) -> Iterator[Batch]:
-    """The batch of every step: one for all runs where they share a seed, else each run's own."""
+def draw_batches(task: Task, stack: Stack, done: int = 0) -> Iterator[Batch]:
+    """The batch of every step after `done` steps: one for all runs where they share a seed, else each run's own."""
     config, seeds = stack.first, stack.seeds
     seed_of_run = torch.tensor([seeds.index(run.seed) for run in stack.runs.values()])
     batch_size = config.batch_size
     steps_at_once = max(1, DRAWN_AT_ONCE // batch_size)
-    for first_step in range(0, config.num_steps, steps_at_once):
+    for first_step in range(done, config.num_steps, steps_at_once):
         steps = min(steps_at_once, config.num_steps - first_step)
         drawn = [task.sample(seed, first_step * batch_size, steps * batch_size) for seed in seeds]
         seed_of_run = seed_of_run.to(drawn[0][0].device)

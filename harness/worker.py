@@ -77,7 +77,7 @@ def train_rows(program: Program, plan: Plan, stack: Stack, pipe: Connection | No
     """Results of every run of a stack, in its order."""
     progress, samples = None, 0
     for progress in train(program, stack, num_evals=plan.num_evals, num_examples=plan.num_examples):
-        if pipe is not None:
+        if pipe is not None and progress.history.get("step", [0])[-1] == progress.step:
             losses = [loss for loss in progress.history["loss"][-1] if loss == loss]
             now = progress.history["num_samples"][-1]
             pipe.send({"samples": (now - samples) * len(stack.runs), "best_loss": min(losses, default=None)})

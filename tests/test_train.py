@@ -38,6 +38,8 @@ def test_one_step_from_one_state_is_torchs_step(make_run, precision, tolerance):
     program = make_program(stack, CPU)
     checked = []
     for now in train(program, stack, num_evals=4, num_examples=8):
+        if now.step not in (50, 100, 150, 200):
+            continue
         batch = program.task.sample(0, 1600, 8)
         hyper = stack_hyperparameters(stack, now.params_RN) | {"step": torch.tensor(float(now.step + 1))}
         params_RN, state, _, loss_R, _ = program.step(now.params_RN, now.state, now.alive_R, hyper, batch)
@@ -150,7 +152,7 @@ def test_other_models_stack_too(make_run, model):
 
 def test_a_diverged_runs_curve_ends_where_it_did():
     history = {"step": [2, 4, 6], "loss": [[3.0, 3.0], [2.0, float("nan")], [1.0, float("nan")]]}
-    progress = Progress(6, torch.zeros(2, 1), {}, torch.tensor([True, False]), torch.tensor([0, 4]), history)
+    progress = Progress(6, torch.zeros(2, 1), {}, torch.tensor([True, False]), torch.tensor([0, 4]), torch.zeros(2), 0, history)
     done, diverged = summarise(progress, 0, 0.5), summarise(progress, 1, float("nan"))
     assert (done["status"], done["history.step"], done["loss"]) == ("done", [2, 4, 6], 0.5)
     assert (diverged["status"], diverged["history.step"], diverged["loss"]) == ("diverged", [2], None)
