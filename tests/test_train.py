@@ -152,7 +152,8 @@ def test_other_models_stack_too(make_run, model):
 
 def test_a_diverged_runs_curve_ends_where_it_did():
     history = {"step": [2, 4, 6], "loss": [[3.0, 3.0], [2.0, float("nan")], [1.0, float("nan")]]}
-    progress = Progress(6, torch.zeros(2, 1), {}, torch.tensor([True, False]), torch.tensor([0, 4]), torch.zeros(2), 0, history)
+    ended = torch.tensor([True, False]), torch.tensor([0, 4])
+    progress = Progress(6, torch.zeros(2, 1), {}, *ended, torch.zeros(2), 0, history)
     done, diverged = summarise(progress, 0, 0.5), summarise(progress, 1, float("nan"))
     assert (done["status"], done["history.step"], done["loss"]) == ("done", [2, 4, 6], 0.5)
     assert (diverged["status"], diverged["history.step"], diverged["loss"]) == ("diverged", [2], None)
