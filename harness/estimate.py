@@ -10,7 +10,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness.plan import Stack
-from harness.train import draw_batches, make_program, stack_hyperparameters, start
+from harness.program import make_program
+from harness.train import draw_batches, stack_hyperparameters, start
 
 TIMED_STEPS = 3
 TIMED_AT_MOST = 1e11  # FLOPs of a step; a larger one is not tried on the machine that asks

@@ -3,21 +3,20 @@
 Shapes: R runs of the stack, N parameters of one run, S distinct seeds, B batch.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import grad_and_value, vmap
+from torch.func import vmap
 
-from harness.metrics import METRICS
-from harness.optimizers import Optimizer, State, make_optimizer
-from harness.parameters import Layout, flatten_params, layout_of, unflatten_params
+from harness.optimizers import State
+from harness.parameters import flatten_params
 from harness.plan import Stack
+from harness.program import Program
 from harness.schedules import lr_multipliers
-from harness.tasks import Batch, Task, make_task
+from harness.tasks import Batch, Task
 
 DRAWN_AT_ONCE = 16384  # samples: few calls, little memory
 EVALUATED_AT_ONCE = 512  # held-out examples a run: their logits stay in the cache
@@ -35,60 +34,6 @@ class Progress:
     loss_sum_R: Tensor  # training losses since the last point of the curves, in float64
     since: int = 0  # steps behind that sum
     history: dict[str, list[Any]] = field(default_factory=dict)  # name -> one number or R numbers a point
-
-
-@dataclass(frozen=True)
-class Program:
-    """The functions that one shape of runs compiles down to, each written for one run and mapped over R."""
-
-    task: Task
-    layout: Layout
-    optimizer: Optimizer
-    step: Callable[..., tuple]
-    measured_step: Callable[..., tuple]
-    evaluate: Callable[[Tensor, Batch], Tensor]
-
-
-def make_program(stack: Stack, device: torch.device, runs_dir: Path | None = None) -> Program:
-    """The program of a stack: its runs' seeds matter only in whether they all read one batch, their numbers not at all.
-
-    Args:
-        runs_dir: where the data that a sweep stored lie; None: read them anew.
-    """
-    config = stack.first
-    task = make_task(config, device, runs_dir)
-    layout = layout_of(task.init(0))
-    optimizer = make_optimizer(config.optimizer)
-
-    def loss(params_N: Tensor, batch: Batch) -> Tensor:
-        return task.loss(unflatten_params(params_N, layout), batch)
-
-    def step(
-        params_N: Tensor,
-        state: State,
-        alive: Tensor,
-        hyper: Mapping[str, Tensor],
-        batch: Batch,
-        *,
-        measure: bool,
-    ) -> tuple[Tensor, State, Tensor, Tensor, dict[str, Tensor]]:
-        grads, train_loss = grad_and_value(task.loss)(unflatten_params(params_N, layout), batch)
-        grad_N = flatten_params(grads)
-        update_N, state = optimizer.update(grad_N, state, params_N, hyper)
-        measured = {name: metric(params_N, grad_N, update_N) for name, metric in METRICS.items()} if measure else {}
-        return params_N + update_N, state, alive & torch.isfinite(train_loss), train_loss, measured
-
-    lanes = {"lr": 0} | dict.fromkeys(config.hyperparameters, 0) | {"step": None}
-    in_dims = (0, 0, 0, lanes, None if len(stack.seeds) == 1 else 0)
-    mapped = {
-        measure: vmap(
-            lambda *args, measure=measure: step(*args, measure=measure),
-            in_dims=in_dims,
-            randomness="different",
-        )
-        for measure in (False, True)
-    }
-    return Program(task, layout, optimizer, mapped[False], mapped[True], vmap(loss, in_dims=(0, None)))
 
 
 def train(
@@ -117,10 +62,6 @@ def train(
         at = hyper | {"lr": hyper["lr"] * multipliers[step - 1], "step": numbers[step - 1]}
         params_RN, now.state, alive_R, train_loss_R, measured = take(now.params_RN, now.state, now.alive_R, at, batch)
         now.diverged_at_R = torch.where(now.alive_R & ~alive_R, step, now.diverged_at_R)
-        # A run whose loss is not finite stays where it was; its neighbours never see it. Asking a GPU whether there is
-        # one would cost more than to write all runs again.
-        if device.type != "cpu" or not alive_R.all():
-            params_RN = torch.where(alive_R[:, None], params_RN, now.params_RN)
         now.params_RN, now.alive_R, now.step = params_RN, alive_R, step
         now.loss_sum_R += train_loss_R
         now.since += 1

@@ -24,8 +24,9 @@ import torch._dynamo  # torch.func does at its first use, which takes a second: 
 from harness.config import flatten
 from harness.metrics import METRICS
 from harness.plan import Plan, Stack, read_plan
+from harness.program import Program, make_program
 from harness.records import code_sha256, read_ended, write_records
-from harness.train import Program, Progress, evaluate, make_program, train
+from harness.train import Progress, evaluate, train
 
 
 def run_stack(plan_path: Path, index: int, device: str, pipe: Connection | None = None) -> bool:

@@ -11,8 +11,9 @@ ROOT = Path(__file__).resolve().parents[1]
 # a file imports only what stands before it
 ORDER = [
     "corpus", "config", "records", "sweep", "plan", "schedules", "optimizers", "models", "tasks", "metrics",
-    "parameters", "train", "estimate", "worker", "tracking", "mirror", "launchers", "dry_run", "progress", "compose",
-    "__main__",
+    "parameters", "program", "train", "estimate", "worker", "tracking", "mirror", "launchers", "dry_run", "progress",
+    "compose", "__main__",
+
 ]  # fmt: skip
 
 

@@ -15,7 +15,8 @@ from harness.config import run_id
 from harness.metrics import METRICS
 from harness.parameters import flatten_params, layout_of, unflatten_params
 from harness.plan import Stack
-from harness.train import Progress, evaluate, make_program, stack_hyperparameters, train
+from harness.program import make_program
+from harness.train import Progress, evaluate, stack_hyperparameters, train
 from harness.worker import summarise
 from tests.reference.plain import CPU, plain_loss, plain_module, plain_optimizer, plain_run, plain_step
 
