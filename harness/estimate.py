@@ -52,9 +52,12 @@ def estimate_stack(stack: Stack, device: torch.device) -> Estimate:
     program = make_program(short, device)
     now = start(program, short)
     batches = list(draw_batches(program.task, short))
-    hyper = stack_hyperparameters(stack, now.params_RN) | {"step": torch.tensor(1.0, device=device)}
+    hyper = stack_hyperparameters(stack, now.params_RN)
+    at = {name: torch.ones((), dtype=now.params_RN.dtype, device=device) for name in ("step", "lr")}
+    args = (now.params_RN, now.state, now.diverged_at_R, now.loss_sum_R, hyper, at)
+    program.step(*args, batches[0])  # the first call records, which would count all twice
     with FlopCounterMode(display=False) as flop_counter, ByteCounter() as byte_counter:
-        program.step(now.params_RN, now.state, now.alive_R, hyper, batches[0])
+        program.step(*args, batches[0])
     flops = float(flop_counter.get_total_flops())
     size = byte_counter.bytes + now.params_RN.nbytes * (1 + len(now.state))
     seconds = None
@@ -62,7 +65,7 @@ def estimate_stack(stack: Stack, device: torch.device) -> Estimate:
         wait_for(device)
         began = time.perf_counter()
         for batch in batches[1:]:
-            program.step(now.params_RN, now.state, now.alive_R, hyper, batch)
+            program.step(*args, batch)
         wait_for(device)
         seconds = (time.perf_counter() - began) / TIMED_STEPS * stack.first.num_steps
     return Estimate(flops * stack.first.num_steps, size, seconds)

@@ -23,6 +23,7 @@ class Stack:
     runs: dict[str, RunConfig]  # by run_id
     compiled: bool = False  # the step as one compiled graph
     micro_batch: int | None = None  # samples whose gradient is taken at once; None: the whole batch
+    alone: str | None = None  # why its one run cannot be stacked with others; None: it can
 
     @property
     def first(self) -> RunConfig:
@@ -130,7 +131,7 @@ def to_json(plan: Plan) -> str:
         rows = [flatten(config) for config in stack.runs.values()]
         shared = {name: value for name, value in rows[0].items() if all(row[name] == value for row in rows)}
         lanes = {name: [row[name] for row in rows] for name in rows[0] if name not in shared}
-        how = {"compiled": stack.compiled, "micro_batch": stack.micro_batch}
+        how = {"compiled": stack.compiled, "micro_batch": stack.micro_batch, "alone": stack.alone}
         stacks.append({"run_ids": list(stack.runs), **how, "shared": shared, "lanes": lanes})
     return json.dumps(head | {"stacks": stacks}, indent=1)
 
@@ -144,5 +145,5 @@ def read_plan(path: Path) -> Plan:
             flat = entry["shared"] | {column: values[lane] for column, values in entry["lanes"].items()}
             runs[name] = make_run_config(nest(flat))
             assert run_id(runs[name]) == name, f"{path} does not hold the run {name} that it names"
-        stacks.append(Stack(runs, entry["compiled"], entry["micro_batch"]))
+        stacks.append(Stack(runs, entry["compiled"], entry["micro_batch"], entry["alone"]))
     return Plan(**content, stacks=tuple(stacks))

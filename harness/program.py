@@ -1,4 +1,4 @@
-"""A shape of runs as one program: the step of one run, mapped over R runs, recorded as a graph, perhaps compiled.
+"""A shape of runs as one program: the step of one run, mapped over R runs, recorded, perhaps compiled.
 
 Shapes: R runs of the stack, N parameters of one run, B batch.
 """
@@ -11,19 +11,30 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.func import grad_and_value, vmap
-from torch.fx.experimental.proxy_tensor import make_fx
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_map
 
+from harness.config import RunConfig
 from harness.metrics import METRICS
 from harness.optimizers import Optimizer, State, make_optimizer
 from harness.parameters import Layout, flatten_params, layout_of, unflatten_params
 from harness.plan import Stack
-from harness.tasks import Batch, Task, make_task
+from harness.recording import COMPILED, record
+from harness.tasks import Batch, Params, Task, make_task
+
+Numbers = Mapping[str, Tensor]
+Loss = Callable[[Mapping[str, Tensor], Batch], Tensor]
 
 
 @dataclass(frozen=True)
 class Program:
-    """The functions that one shape of runs comes down to, each for R runs at once."""
+    """The functions that one shape of runs comes down to, each for R runs at once.
+
+    step(params_RN, state, diverged_at_R, loss_sum_R, hyper, at, batch)
+        -> (params_RN, state, diverged_at_R, loss_sum_R, measured)
+
+    `hyper` holds the runs' numbers, one a run; `at` holds what changes with the step: its number, from 1, and the
+    multipliers of the schedule. `measured_step` is the same and measures.
+    """
 
     task: Task
     layout: Layout
@@ -33,79 +44,139 @@ class Program:
     evaluate: Callable[[Tensor, Batch], Tensor]
 
 
-def make_program(stack: Stack, device: torch.device, runs_dir: Path | None = None) -> Program:
+def make_program(
+    stack: Stack,
+    device: torch.device,
+    runs_dir: Path | None = None,
+    *,
+    note_build: Callable[[float], None] = lambda seconds: None,
+) -> Program:
     """The program of a stack: its runs' seeds matter only in whether they all read one batch, their numbers not at all.
 
-        step(params_RN, state, alive_R, hyper, batch) -> (params_RN, state, alive_R, train_loss_R, measured)
-
-    A run whose loss is not finite keeps its parameters from then on; its neighbours never see it.
-
     Args:
-        runs_dir: where the data that a sweep stored lie; None: read them anew.
+        runs_dir: where the data that a sweep stored lie, and machine code is kept; None: read data anew.
+        note_build: told the seconds that a build of machine code took, if there was one.
     """
     config = stack.first
     task = make_task(config, device, runs_dir)
     layout = layout_of(task.init(0))
     optimizer = make_optimizer(config.optimizer)
+    loss = in_precision(task.loss, config, device)
+    heldout_loss = in_precision(task.heldout_loss or task.loss, config, device)
+    each = one_by_one if stack.alone else vmap_runs
 
-    def loss(params_N: Tensor, batch: Batch) -> Tensor:
-        return task.loss(unflatten_params(params_N, layout), batch)
+    def evaluate(params_N: Tensor, *batch: Tensor) -> Tensor:
+        return heldout_loss(unflatten_params(params_N, layout), batch)
+
+    def step_with(measure: bool) -> Callable[..., tuple]:
+        step = each(
+            step_of_one_run(loss, layout, optimizer, stack.micro_batch, measure=measure),
+            in_dims=(0, 0, 0, 0, 0, None, None if len(stack.seeds) == 1 else 0),
+        )
+        # The few steps that measure are not worth a compilation of their own
+        folder = runs_dir / COMPILED if stack.compiled and not measure and runs_dir is not None else None
+        return recorded_step(step, optimizer, stack, folder, note_build)
+
+    def evaluate_all(params_RN: Tensor, batch: Batch) -> Tensor:
+        return recorded_evaluate(params_RN, *batch)[0]
+
+    mapped = each(evaluate, in_dims=(0,) + (None,) * len(task.heldout(1)))
+    recorded_evaluate = record(lambda *tensors: [mapped(*tensors)], plain=stack.alone is not None)
+    return Program(task, layout, optimizer, step_with(False), step_with(True), evaluate_all)
+
+
+def step_of_one_run(
+    loss: Loss, layout: Layout, optimizer: Optimizer, micro_batch: int | None, *, measure: bool
+) -> Callable[..., tuple]:
+    """One training step of one run, a pure function. A run whose loss is not finite stays where it is from then on."""
 
     def step(
-        params_N: Tensor, state: State, alive: Tensor, hyper: Mapping[str, Tensor], batch: Batch, *, measure: bool
+        params_N: Tensor, state: State, diverged_at: Tensor, loss_sum: Tensor, hyper: Numbers, at: Numbers, batch: Batch
     ) -> tuple[Tensor, State, Tensor, Tensor, dict[str, Tensor]]:
-        grads, train_loss = grad_and_value(task.loss)(unflatten_params(params_N, layout), batch)
+        grads, train_loss = gradient(loss, unflatten_params(params_N, layout), batch, micro_batch)
         grad_N = flatten_params(grads)
+        hyper = {**hyper, "lr": hyper["lr"] * at["lr"], "step": at["step"]}
         update_N, state = optimizer.update(grad_N, state, params_N, hyper)
         measured = {name: metric(params_N, grad_N, update_N) for name, metric in METRICS.items()} if measure else {}
-        alive = alive & torch.isfinite(train_loss)
-        return torch.where(alive, params_N + update_N, params_N), state, alive, train_loss, measured
+        dies = (diverged_at == 0) & ~torch.isfinite(train_loss)
+        diverged_at = torch.where(dies, at["step"].to(diverged_at.dtype), diverged_at)
+        params_N = torch.where(diverged_at == 0, params_N + update_N, params_N)
+        return params_N, state, diverged_at, loss_sum + train_loss, measured
 
-    lanes = {"lr": 0} | dict.fromkeys(config.hyperparameters, 0) | {"step": None}
-    in_dims = (0, 0, 0, lanes, None if len(stack.seeds) == 1 else 0)
-    steps = [
-        record(
-            vmap(lambda *args, measure=measure: step(*args, measure=measure), in_dims=in_dims, randomness="different"),
-            compiled=stack.compiled,
-        )
-        for measure in (False, True)
-    ]
-    return Program(task, layout, optimizer, *steps, record(vmap(loss, in_dims=(0, None)), compiled=False))
+    return step
 
 
-def record(function: Callable, *, compiled: bool) -> Callable:
-    """`function` as the plain list of operations that it comes down to, recorded at the first call of each shape.
+def gradient(loss: Loss, params: Params, batch: Batch, micro_batch: int | None) -> tuple[Mapping[str, Tensor], Tensor]:
+    """Gradient and value of the mean loss of a batch; taken piece by piece and added up where memory asks for it."""
+    size = len(batch[0])
+    if micro_batch is None or micro_batch >= size:
+        return grad_and_value(loss)(params, batch)
+    grads, total = {name: torch.zeros_like(tensor) for name, tensor in params.items()}, None
+    for first in range(0, size, micro_batch):
+        piece = tuple(part[first : first + micro_batch] for part in batch)
+        share = len(piece[0]) / size
+        piece_grads, piece_loss = grad_and_value(loss)(params, piece)
+        grads = {name: torch.add(grads[name], piece_grads[name], alpha=share) for name in grads}
+        total = piece_loss * share if total is None else total + piece_loss * share
+    assert total is not None, "a batch has at least one sample"
+    return grads, total
 
-    The same operations in the same order, so the same bits, without the time that the transforms take anew at every
-    call: about 1.5 ms a step. Nothing in `function` may depend on a tensor's values.
 
-    Args:
-        compiled: fuse the operations into machine code (the last bits may differ).
-    """
-    recorded: dict[Any, tuple[Callable, list[Any]]] = {}
+def in_precision(loss: Loss, config: RunConfig, device: torch.device) -> Loss:
+    """bfloat16: matrix products in bfloat16; parameters, their gradients and the optimizer stay in float32."""
+    if config.precision != "bfloat16":
+        return loss
 
-    def call(*args: Any) -> Any:
-        leaves, spec = tree_flatten(args)
-        shapes = tuple(leaf.shape for leaf in leaves)
-        if shapes not in recorded:
-            recorded[shapes] = record_once(function, leaves, spec, compiled=compiled)
-        operations, out_spec = recorded[shapes]
-        with torch.no_grad():
-            return tree_unflatten(operations(*leaves), out_spec[0])
+    def autocast_loss(params: Mapping[str, Tensor], batch: Batch) -> Tensor:
+        # Its cache of converted weights would outlive the transform that it was filled under
+        with torch.autocast(device.type, torch.bfloat16, cache_enabled=False):
+            return loss(params, batch).float()
+
+    return autocast_loss
+
+
+def recorded_step(
+    step: Callable[..., tuple],
+    optimizer: Optimizer,
+    stack: Stack,
+    folder: Path | None,
+    note_build: Callable[[float], None],
+) -> Callable[..., tuple]:
+    """A step between named tensors by way of a recorded function between lists of them."""
+    states = tuple(optimizer.init(torch.zeros(1)))
+    numbers = tuple(stack.first.hyperparameters)
+
+    def flat(params_RN: Tensor, diverged_at_R: Tensor, loss_sum_R: Tensor, *rest: Tensor) -> list[Tensor]:
+        state = dict(zip(states, rest, strict=False))
+        hyper = dict(zip(numbers, rest[len(states) :], strict=False))
+        number, multiplier, *batch = rest[len(states) + len(numbers) :]
+        at = {"step": number, "lr": multiplier}
+        params_RN, state, *two, measured = step(params_RN, state, diverged_at_R, loss_sum_R, hyper, at, tuple(batch))
+        return [params_RN, *two, *(state[name] for name in states), *measured.values()]
+
+    recorded = record(flat, compiled_dir=folder, note_build=note_build, plain=stack.alone is not None)
+
+    def call(
+        params_RN: Tensor, state: State, diverged_at_R: Tensor, loss_sum_R: Tensor, hyper: Numbers, at: Numbers,
+        batch: Batch,
+    ) -> tuple[Tensor, State, Tensor, Tensor, dict[str, Tensor]]:  # fmt: skip
+        rest = [state[name] for name in states] + [hyper[name] for name in numbers] + [at["step"], at["lr"], *batch]
+        params_RN, diverged_at_R, loss_sum_R, *rest = recorded(params_RN, diverged_at_R, loss_sum_R, *rest)
+        measured = dict(zip(METRICS, rest[len(states) :], strict=False))
+        return params_RN, dict(zip(states, rest, strict=False)), diverged_at_R, loss_sum_R, measured
 
     return call
 
 
-def record_once(function: Callable, leaves: list[Tensor], spec: Any, *, compiled: bool) -> tuple[Callable, list[Any]]:
-    """The operations on flat lists of tensors, and (in a list of one) how their results nest."""
-    out_spec: list[Any] = []
+def vmap_runs(function: Callable, in_dims: tuple) -> Callable:
+    return vmap(function, in_dims=in_dims, randomness="different")
 
-    def flat(*leaves: Tensor) -> list[Tensor]:
-        out, nesting = tree_flatten(function(*tree_unflatten(leaves, spec)))
-        out_spec[:] = [nesting]
-        return out
 
-    graph = make_fx(flat)(*leaves)
-    graph.graph.eliminate_dead_code()
-    graph.recompile()
-    return torch.compile(graph, dynamic=False) if compiled else graph, out_spec
+def one_by_one(function: Callable, in_dims: tuple) -> Callable:
+    """As vmap for a single run, for models that vmap cannot take."""
+
+    def call(*args: Any) -> Any:
+        single = [arg if dim is None else tree_map(lambda x: x[0], arg) for arg, dim in zip(args, in_dims, strict=True)]
+        return tree_map(lambda x: x[None], function(*single))
+
+    return call

@@ -1,6 +1,6 @@
 """train(stack): the one loop. Every run of the stack takes the same step of one program.
 
-Shapes: R runs of the stack, N parameters of one run, S distinct seeds, B batch.
+Shapes: R runs of the stack, N parameters of one run, B batch.
 """
 
 from collections.abc import Iterator
@@ -29,8 +29,7 @@ class Progress:
     step: int
     params_RN: Tensor
     state: State
-    alive_R: Tensor  # False from the step on at which a run's loss was not finite
-    diverged_at_R: Tensor  # that step, 1-based; 0 while alive
+    diverged_at_R: Tensor  # the step, from 1, at which a run's loss was not finite; 0 while it is
     loss_sum_R: Tensor  # training losses since the last point of the curves, in float64
     since: int = 0  # steps behind that sum
     history: dict[str, list[Any]] = field(default_factory=dict)  # name -> one number or R numbers a point
@@ -48,22 +47,19 @@ def train(
     """
     first = stack.first
     now = resume or start(program, stack)
-    device = now.params_RN.device
     hyper = stack_hyperparameters(stack, now.params_RN)
     # On the device from the start: a copy from the host in every step would make a GPU wait
-    multipliers = torch.tensor(
-        lr_multipliers(first.schedule, first.num_steps), dtype=now.params_RN.dtype, device=device
-    )
-    numbers = torch.arange(1, first.num_steps + 1, dtype=torch.float32, device=device)
+    multipliers = torch.tensor(lr_multipliers(first.schedule, first.num_steps)).to(now.params_RN)
+    numbers = torch.arange(1, first.num_steps + 1).to(now.params_RN)
     points = {round((i + 1) * first.num_steps / num_evals) for i in range(num_evals)} - {0}
     heldout = program.task.heldout(num_examples)
     for step, batch in enumerate(draw_batches(program.task, stack, now.step), start=now.step + 1):
         take = program.measured_step if step in points else program.step
-        at = hyper | {"lr": hyper["lr"] * multipliers[step - 1], "step": numbers[step - 1]}
-        params_RN, now.state, alive_R, train_loss_R, measured = take(now.params_RN, now.state, now.alive_R, at, batch)
-        now.diverged_at_R = torch.where(now.alive_R & ~alive_R, step, now.diverged_at_R)
-        now.params_RN, now.alive_R, now.step = params_RN, alive_R, step
-        now.loss_sum_R += train_loss_R
+        at = {"step": numbers[step - 1], "lr": multipliers[step - 1]}
+        now.params_RN, now.state, now.diverged_at_R, now.loss_sum_R, measured = take(
+            now.params_RN, now.state, now.diverged_at_R, now.loss_sum_R, hyper, at, batch
+        )
+        now.step = step
         now.since += 1
         if step in points:
             heldout_loss_R = evaluate(program, now, heldout)
@@ -80,10 +76,10 @@ def train(
 def start(program: Program, stack: Stack) -> Progress:
     """Step 0: parameters of every run's seed, fresh optimizer state."""
     params_RN = torch.stack([flatten_params(program.task.init(config.seed)) for config in stack.runs.values()])
-    alive_R = torch.ones(len(stack.runs), dtype=torch.bool, device=params_RN.device)
-    state = vmap(program.optimizer.init)(params_RN)
-    loss_sum_R = torch.zeros(len(stack.runs), dtype=torch.float64, device=params_RN.device)
-    return Progress(0, params_RN, state, alive_R, torch.zeros_like(alive_R, dtype=torch.int64), loss_sum_R)
+    diverged_at_R = torch.zeros(len(stack.runs), dtype=torch.int64, device=params_RN.device)
+    # dropout draws from torch's own generator: the same numbers whenever the same stack is trained
+    torch.manual_seed(int(stack.name, 16))
+    return Progress(0, params_RN, vmap(program.optimizer.init)(params_RN), diverged_at_R, diverged_at_R.double())
 
 
 def stack_hyperparameters(stack: Stack, like: Tensor) -> dict[str, Tensor]:
@@ -97,27 +93,26 @@ def draw_batches(task: Task, stack: Stack, done: int = 0) -> Iterator[Batch]:
     config, seeds = stack.first, stack.seeds
     seed_of_run = torch.tensor([seeds.index(run.seed) for run in stack.runs.values()])
     batch_size = config.batch_size
-    steps_at_once = max(1, DRAWN_AT_ONCE // batch_size)
+    steps_at_once = max(1, DRAWN_AT_ONCE // (batch_size * len(stack.runs) if len(seeds) > 1 else batch_size))
     for first_step in range(done, config.num_steps, steps_at_once):
         steps = min(steps_at_once, config.num_steps - first_step)
         drawn = [task.sample(seed, first_step * batch_size, steps * batch_size) for seed in seeds]
-        seed_of_run = seed_of_run.to(drawn[0][0].device)
-        for i in range(steps):
-            rows = slice(i * batch_size, (i + 1) * batch_size)
-            if len(seeds) == 1:
-                yield tuple(part[rows] for part in drawn[0])
-            else:
-                yield tuple(
-                    torch.stack([part[rows] for part in parts])[seed_of_run] for parts in zip(*drawn, strict=True)
-                )
+        parts = [
+            torch.stack(part).unflatten(1, (steps, batch_size)).transpose(0, 1) for part in zip(*drawn, strict=True)
+        ]
+        if len(seeds) == 1:
+            parts = [part.squeeze(1) for part in parts]
+        else:
+            parts = [part[:, seed_of_run.to(part.device)].contiguous() for part in parts]
+        yield from zip(*(part.unbind() for part in parts), strict=True)
 
 
 @torch.no_grad()
 def evaluate(program: Program, now: Progress, batch: Batch) -> Tensor:
     """Held-out loss of every run, in pieces that stay in the cache; NaN for a run that diverged."""
-    total_R = torch.zeros(len(now.alive_R), dtype=torch.float64, device=now.params_RN.device)
+    total_R = torch.zeros_like(now.loss_sum_R)
     count = len(batch[0])
     for first in range(0, count, EVALUATED_AT_ONCE):
         piece = tuple(part[first : first + EVALUATED_AT_ONCE] for part in batch)
         total_R += program.evaluate(now.params_RN, piece) * len(piece[0])
-    return torch.where(now.alive_R, total_R / count, torch.nan)
+    return torch.where(now.diverged_at_R == 0, total_R / count, torch.nan)

@@ -14,3 +14,4 @@ class Task(NamedTuple):
     sample: Callable[[int, int, int], Batch]
     loss: Callable[[Mapping[str, Tensor], Batch], Tensor]
     heldout: Callable[[int], Batch]
+    heldout_loss: Callable[[Mapping[str, Tensor], Batch], Tensor] | None = None  # None: as loss
