@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ Part = Mapping[str, Scalar]
 
 PARTS = ("task", "model", "optimizer", "schedule")
 PROTOCOLS = ("fixed_steps", "fixed_samples")
-PRECISIONS = ("float32", "float64")
+PRECISIONS = ("float32", "float64", "bfloat16")
+GROUPS = ("embedding", "vector", "matrix")  # kinds of parameters that may have numbers of their own
 TRACKER_MODES = ("auto", "online", "offline")
 PATHS = ("task.path",)  # where something lies on this machine: no part of a run's identity
 
@@ -37,6 +38,7 @@ LIMITS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "batch_size": _count, "num_steps": _count, "num_samples": _count, "seed": _natural,
     "num_heldout": _examples, "context": _count, "num_evals": _count, "num_examples": _examples,
     "embedding": _count, "hidden": _count, "depth": _count, "workers": _count, "width": _count,
+    "max_norm": _positive, "micro_batch": _count,
     "lr": _positive, "eps": _not_negative, "weight_decay": _not_negative,
     "beta1": _average, "beta2": _average, "momentum": _average,
     "warmup": _share, "decay": _share, "final": _share,
@@ -61,11 +63,15 @@ class RunConfig:
     batch_size: int
     seed: int
     precision: str
+    max_norm: float | None = None
+    groups: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # kind of parameters -> its own numbers
 
     @property
     def hyperparameters(self) -> dict[str, float]:
-        """The optimizer's numbers: tensors inside a stack, so a grid of them costs no second program."""
-        return {name: value for name, value in self.optimizer.items() if isinstance(value, float)}
+        """The numbers of the update: tensors inside a stack, so a grid of them costs no second program."""
+        numbers = {name: value for name, value in self.optimizer.items() if isinstance(value, float)}
+        numbers |= {} if self.max_norm is None else {"max_norm": self.max_norm}
+        return numbers | flatten_mapping({"groups": self.groups})
 
 
 def make_run_config(values: Mapping[str, Any]) -> RunConfig:
@@ -91,11 +97,29 @@ def make_run_config(values: Mapping[str, Any]) -> RunConfig:
         num_steps = values["num_samples"] // batch_size
     else:
         num_steps = values["num_steps"]
-    resolved = {"num_steps": num_steps, "num_samples": num_steps * batch_size}
+    resolved: dict[str, Any] = {"num_steps": num_steps, "num_samples": num_steps * batch_size}
     if values.get(derived) not in (None, resolved[derived]):
         text = f"{derived}={values[derived]} does not go with protocol={values['protocol']}, which takes {given}"
         raise ValueError(f"{text}: leave it out or choose another protocol")
+    if values.get("max_norm") is not None:
+        resolved["max_norm"] = float(values["max_norm"])
+    resolved["groups"] = numbers_of_groups(values.get("groups") or {}, values["optimizer"])
     return RunConfig(**{**values, **resolved})
+
+
+def numbers_of_groups(groups: Mapping[str, Any], optimizer: Part) -> dict[str, dict[str, float]]:
+    """The numbers that kinds of parameters have of their own; what is null is left out.
+
+    Raises: ValueError for a weight decay that the optimizer would not apply.
+    """
+    own = {kind: {name: float(x) for name, x in numbers.items() if x is not None} for kind, numbers in groups.items()}
+    for kind, numbers in own.items():
+        if "weight_decay" in numbers and "weight_decay" not in optimizer:
+            text = (
+                f"groups.{kind}.weight_decay={numbers['weight_decay']} has no effect on optimizer={optimizer['name']}"
+            )
+            raise ValueError(f"{text}, which has no weight decay: choose one that has, e.g. optimizer=adamw")
+    return {kind: numbers for kind, numbers in own.items() if numbers}
 
 
 def run_id(config: RunConfig) -> str:

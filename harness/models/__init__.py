@@ -20,3 +20,8 @@ def make_model(config: Part, **shape: int) -> nn.Module:
     check_choice("model.name", config["name"], MODELS)
     options = {key: value for key, value in config.items() if key != "name"}
     return MODELS[str(config["name"])](**shape, **options)
+
+
+def names_of_embeddings(module: nn.Module) -> frozenset[str]:
+    """Names of the parameters that are tables of embeddings."""
+    return frozenset(f"{name}.weight" for name, part in module.named_modules() if isinstance(part, nn.Embedding))

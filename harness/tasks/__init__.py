@@ -19,7 +19,7 @@ TASKS: dict[str, Callable[[Part, Part, torch.device, Path | None], Task]] = {
     "python_source": text_task,
     "text": text_task,
 }
-DTYPES = {"float32": torch.float32, "float64": torch.float64}
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
 
 __all__ = ["TASKS", "Batch", "Params", "Task", "make_task"]
 

@@ -13,7 +13,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from harness.config import Part
-from harness.models import make_model
+from harness.models import make_model, names_of_embeddings
 from harness.records import load_corpus
 from harness.tasks.types import Batch, Params, Task
 
@@ -56,7 +56,7 @@ def text_task(task: Part, model: Part, device: torch.device, runs_dir: Path | No
         logits_BV = functional_call(module, dict(params), (symbols_BT,))
         return F.cross_entropy(logits_BV, next_B)
 
-    return Task(init, sample, loss, heldout)
+    return Task(init, sample, loss, heldout, embeddings=names_of_embeddings(module))
 
 
 def draw(seed: int, stream: int, start: int, n: int) -> np.ndarray:

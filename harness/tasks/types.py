@@ -15,3 +15,4 @@ class Task(NamedTuple):
     loss: Callable[[Mapping[str, Tensor], Batch], Tensor]
     heldout: Callable[[int], Batch]
     heldout_loss: Callable[[Mapping[str, Tensor], Batch], Tensor] | None = None  # None: as loss
+    embeddings: frozenset[str] = frozenset()  # names of the parameters that are tables of embeddings
