@@ -1,4 +1,4 @@
-"""Oracle: closed forms of the normal distribution and of the tasks' docstrings, gradients by hand, torch.optim loops."""
+"""Oracle: closed forms of the normal distribution and of the tasks' docstrings, gradients by hand, plain loops."""
 
 import statistics
 
