@@ -8,6 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from analysis.analyse import analyse_runs
+from harness.config import CONF_DIR, PARTS, make_run_config, match_types, run_id
 from harness.sweep import read_axis
 
 SWEEPS = Path(__file__).resolve().parents[1] / "sweeps"
@@ -36,6 +37,21 @@ def test_the_answer_covers_the_grid_of_its_question(path):
         assert set(frame[name]) == expected
     assert len(frame) == len(frame["run_id"].unique()) == np.prod([len(v) for v in values.values()])
     assert set(frame["status"]) <= {"done", "diverged"}
+
+
+@pytest.mark.parametrize("path", sorted(SWEEPS.glob("*.csv")), ids=lambda p: p.stem)
+def test_options_that_came_later_retrain_nothing(path):
+    """The run_id of a committed run follows from its columns and today's defaults for what it has no column for."""
+    for row in pd.read_csv(path).sample(20, random_state=0).to_dict("records"):
+        values = {}
+        for part in PARTS:
+            defaults = OmegaConf.to_container(OmegaConf.load(CONF_DIR / part / f"{row[f'{part}.name']}.yaml"))
+            given = {name: row.get(f"{part}.{name}", default) for name, default in defaults.items()}
+            values[part] = match_types({k: None if pd.isna(v) else v for k, v in given.items()}, defaults)
+        if "task.corpus_sha256" in row and not pd.isna(row["task.corpus_sha256"]):
+            values["task"]["corpus_sha256"] = row["task.corpus_sha256"]
+        rest = {name: row[name] for name in ("protocol", "num_steps", "num_samples", "batch_size", "seed", "precision")}
+        assert run_id(make_run_config({**values, **rest})) == row["run_id"]
 
 
 def test_adams_best_learning_rate_grows_as_the_root():
