@@ -32,6 +32,7 @@ FEEDS = {
 TAKES = {"ngram": "symbols", "mlp": "symbols", "perceptron": "vectors", "none": "nothing"}
 CHOICES = {  # options that are one of several words
     "task.noise": ("isotropic", "proportional", "correlated"),
+    "schedule.weight_decay": ("constant", "linear", "cosine", "wsd", "inverse_sqrt", "inverse_time"),
 }
 PATHS = ("task.path",)  # where something lies on this machine: no part of a run's identity
 
@@ -52,7 +53,7 @@ LIMITS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "warmup": _share, "decay": _share, "final": _share,
     "dimension": _count, "num_inputs": _count, "teacher_hidden": _count, "teacher": _natural,
     "power": _not_negative, "std": _not_negative, "label_noise": _not_negative, "correlation": _average,
-    "mean": _finite, "start": _finite,
+    "mean": _finite, "start": _finite, "timescale": _positive,
 }  # fmt: skip
 
 
@@ -90,6 +91,7 @@ def make_run_config(values: Mapping[str, Any]) -> RunConfig:
     values = {key: value for key, value in values.items() if key in names}
     check_limits(values)
     check_model(values["task"], values["model"])
+    check_decay(values["schedule"], values["optimizer"])
     check_choice("protocol", values["protocol"], PROTOCOLS)
     check_choice("precision", values["precision"], PRECISIONS)
     batch_size = values["batch_size"]
@@ -173,6 +175,16 @@ def check_model(task: Mapping[str, Any], model: Mapping[str, Any]) -> None:
         fitting = " or ".join(name for name in TAKES if TAKES[name] == feeds)
         given, taken = f"task={task['name']} feeds its model {feeds}", f"model={model['name']} takes {takes}"
         raise ValueError(f"{given} and {taken}: choose model={fitting}")
+
+
+def check_decay(schedule: Mapping[str, Any], optimizer: Mapping[str, Any]) -> None:
+    """Raises: ValueError for a schedule that needs weight decay, on an optimizer that has none."""
+    needs = "schedule=inverse_time" if schedule["name"] == "inverse_time" else None
+    if schedule.get("weight_decay") is not None:
+        needs = f"schedule.weight_decay={schedule['weight_decay']}"
+    if needs and "weight_decay" not in optimizer:
+        text = f"{needs} needs weight decay, and optimizer={optimizer['name']} has none"
+        raise ValueError(f"{text}: choose one that has, e.g. optimizer=adamw")
 
 
 def check_limits(values: Mapping[str, Any]) -> None:
