@@ -8,8 +8,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from analysis.analyse import analyse_runs
-from harness.config import CONF_DIR, PARTS, make_run_config, match_types, run_id
-from harness.sweep import read_axis
+from harness.config import CONF_DIR, PARTS, make_run_config, match_types, nest, run_id
+from harness.sweep import read_grids
 
 SWEEPS = Path(__file__).resolve().parents[1] / "sweeps"
 # lr with the lowest seed-mean loss on the grid, from plain loops with torch's fused Adam
@@ -30,12 +30,13 @@ def test_the_answer_covers_the_grid_of_its_question(path):
     sweep = OmegaConf.to_container(OmegaConf.load(path))["sweep"]
     assert {"name", "question", "prediction", "source", "grid"} <= set(sweep)
     frame = pd.read_csv(path.with_suffix(".csv"))
-    axes = {"batch_size": sweep["grid"]["batch_size"], "seed": sweep["grid"]["seed"]}
-    axes["optimizer.lr"] = sweep["grid"]["optimizer"]["lr"]
-    values = {name: set(read_axis(name, axis)) for name, axis in axes.items()}
-    for name, expected in values.items():
-        assert set(frame[name]) == expected
-    assert len(frame) == len(frame["run_id"].unique()) == np.prod([len(v) for v in values.values()])
+    values = {part: {} for part in PARTS} | frame.iloc[0].to_dict() | nest(frame.iloc[0].to_dict())
+    num_points = 0
+    for axes in read_grids(sweep, values):
+        num_points += (size := int(np.prod([len(axis) for axis in axes.values()])))
+        rows = frame[np.all([frame[name].isin(axis) for name, axis in axes.items()], axis=0)]
+        assert len(rows) == len(rows.drop_duplicates(list(axes))) == size
+    assert len(frame) == len(frame["run_id"].unique()) == num_points
     assert set(frame["status"]) <= {"done", "diverged"}
 
 
