@@ -30,6 +30,8 @@ def noisy_quadratic(task: Part, model: Part, device: torch.device, runs_dir: Pat
 
     One step from w:  B_simple = trace(Sigma) / |H w|^2,  B_noise = trace(Sigma H) / (w^T H^3 w).
     SGD at a constant lr:  E w_i = (1 - lr h_i)^t start,  Var w_i -> lr Sigma_ii / (B h_i (2 - lr h_i)).
+    Its stationary loss is lr trace(Sigma) / (4 B) for lr h << 1, whatever the shape of the noise: at equal trace the
+    shapes part only where coordinates have not settled.
     H is diagonal, so an optimizer that works coordinate by coordinate has an expected loss that depends on diag(Sigma)
     alone: for those `correlated` changes the scatter over seeds, and not the mean, of `isotropic`.
 
