@@ -44,6 +44,8 @@ HARNESS = [
     (["task=noisy_quadratic"], "choose model=none"),
     (["task=teacher_student", "model=none"], "choose model=perceptron"),
     (["model=none"], "choose model=ngram or mlp"),
+    (["schedule=inverse_time"], "e.g. optimizer=adamw"),
+    (["schedule.weight_decay=linaer"], "did you mean linear"),
     (["task=noisy_quadratic", "model=none", "task.noise=isotropc"], "did you mean isotropic"),
 ]
 
