@@ -25,8 +25,19 @@ PROTOCOLS = ("fixed_steps", "fixed_samples")
 PRECISIONS = ("float32", "float64", "bfloat16")
 GROUPS = ("embedding", "vector", "matrix")  # kinds of parameters that may have numbers of their own
 TRACKER_MODES = ("auto", "online", "offline")
+# What a task feeds its model, and what a model takes; names that are not here are the user's own affair
+FEEDS = {
+    "python_source": "symbols", "text": "symbols", "teacher_student": "vectors",
+    "noisy_quadratic": "nothing", "random_walk": "nothing",
+}  # fmt: skip
+TAKES = {"ngram": "symbols", "mlp": "symbols", "perceptron": "vectors", "none": "nothing"}
+CHOICES = {  # options that are one of several words
+    "task.noise": ("isotropic", "proportional", "correlated"),
+    "schedule.weight_decay": ("constant", "linear", "cosine", "wsd", "inverse_sqrt", "inverse_time"),
+}
 PATHS = ("task.path",)  # where something lies on this machine: no part of a run's identity
 
+_finite = ("a finite number", lambda v: True)
 _positive = ("a number > 0", lambda v: v > 0)
 _not_negative = ("a number >= 0", lambda v: v >= 0)
 _average = ("a number in [0, 1)", lambda v: 0 <= v < 1)
@@ -42,6 +53,9 @@ LIMITS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "lr": _positive, "eps": _not_negative, "weight_decay": _not_negative,
     "beta1": _average, "beta2": _average, "momentum": _average,
     "warmup": _share, "decay": _share, "final": _share,
+    "dimension": _count, "num_inputs": _count, "teacher_hidden": _count, "teacher": _natural,
+    "power": _not_negative, "std": _not_negative, "label_noise": _not_negative, "correlation": _average,
+    "mean": _finite, "start": _finite, "timescale": _positive,
 }  # fmt: skip
 
 
@@ -82,6 +96,8 @@ def make_run_config(values: Mapping[str, Any]) -> RunConfig:
     names = {field.name for field in fields(RunConfig)}
     values = {key: value for key, value in values.items() if key in names}
     check_limits(values)
+    check_model(values["task"], values["model"])
+    check_decay(values["schedule"], values["optimizer"])
     check_choice("protocol", values["protocol"], PROTOCOLS)
     check_choice("precision", values["precision"], PRECISIONS)
     batch_size = values["batch_size"]
@@ -176,9 +192,32 @@ def check_choice(name: str, value: object, allowed: Iterable[str]) -> None:
         raise ValueError(f"{name}={value!r} is not one of {there}{closest(str(value), allowed)}")
 
 
+def check_model(task: Mapping[str, Any], model: Mapping[str, Any]) -> None:
+    """Raises: ValueError for a model that does not take what the task feeds it."""
+    feeds, takes = FEEDS.get(task["name"]), TAKES.get(model["name"])
+    if feeds and takes and feeds != takes:
+        fitting = " or ".join(name for name in TAKES if TAKES[name] == feeds)
+        given, taken = f"task={task['name']} feeds its model {feeds}", f"model={model['name']} takes {takes}"
+        raise ValueError(f"{given} and {taken}: choose model={fitting}")
+
+
+def check_decay(schedule: Mapping[str, Any], optimizer: Mapping[str, Any]) -> None:
+    """Raises: ValueError for a schedule that needs weight decay, on an optimizer that has none."""
+    needs = "schedule=inverse_time" if schedule["name"] == "inverse_time" else None
+    if schedule.get("weight_decay") is not None:
+        needs = f"schedule.weight_decay={schedule['weight_decay']}"
+    if needs and "weight_decay" not in optimizer:
+        text = f"{needs} needs weight decay, and optimizer={optimizer['name']} has none"
+        raise ValueError(f"{text}: choose one that has, e.g. optimizer=adamw")
+
+
 def check_limits(values: Mapping[str, Any]) -> None:
-    """Raises: ValueError for a known field whose value is no number or out of its range."""
+    """Raises: ValueError for a known field whose value is no number or out of its range, or none of its words."""
     for path, value in flatten_mapping(values).items():
+        if path in CHOICES:
+            if value is not None:
+                check_choice(path, value, CHOICES[path])
+            continue
         if path.rpartition(".")[2] not in LIMITS or value is None:
             continue
         words, holds = LIMITS[path.rpartition(".")[2]]

@@ -1,7 +1,8 @@
 """Models: plain modules, written for one run. A stack calls them through torch.func.functional_call.
 
 An entry takes its options from conf/model/NAME.yaml and, from the task, the shape of one input (`context` symbols out
-of `num_symbols`) and the number of logits (`num_outputs`).
+of `num_symbols`, or a vector of `num_inputs`) and the number of outputs (`num_outputs`). `none` stands where a task
+has its weights itself.
 """
 
 from collections.abc import Callable
@@ -11,8 +12,14 @@ from torch import nn
 from harness.config import Part, check_choice
 from harness.models.mlp import MLP
 from harness.models.ngram import NGram
+from harness.models.perceptron import Perceptron
 
-MODELS: dict[str, Callable[..., nn.Module]] = {"ngram": NGram, "mlp": MLP}
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "ngram": NGram,
+    "mlp": MLP,
+    "perceptron": Perceptron,
+    "none": nn.Identity,
+}
 
 
 def make_model(config: Part, **shape: int) -> nn.Module:

@@ -12,12 +12,18 @@ from pathlib import Path
 import torch
 
 from harness.config import Part, RunConfig, check_choice
+from harness.tasks.noisy_quadratic import noisy_quadratic
+from harness.tasks.random_walk import random_walk
+from harness.tasks.teacher_student import teacher_student
 from harness.tasks.text import text_task
 from harness.tasks.types import Batch, Params, Task
 
 TASKS: dict[str, Callable[[Part, Part, torch.device, Path | None], Task]] = {
     "python_source": text_task,
     "text": text_task,
+    "noisy_quadratic": noisy_quadratic,
+    "random_walk": random_walk,
+    "teacher_student": teacher_student,
 }
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
 
@@ -25,7 +31,7 @@ __all__ = ["TASKS", "Batch", "Params", "Task", "make_task"]
 
 
 def make_task(config: RunConfig, device: torch.device, runs_dir: Path | None = None) -> Task:
-    """The task of a run, with its data on the device and its parameters in the run's precision.
+    """The task of a run, with its data on the device, and parameters and real data in the run's precision.
 
     Args:
         runs_dir: where the data that a sweep stored lie; None: read them anew.
@@ -37,4 +43,13 @@ def make_task(config: RunConfig, device: torch.device, runs_dir: Path | None = N
     def init(seed: int) -> Params:
         return {name: tensor.to(device, dtype) for name, tensor in task.init(seed).items()}
 
-    return task._replace(init=init)
+    def convert(batch: Batch) -> Batch:
+        return tuple(part.to(dtype) if part.is_floating_point() else part for part in batch)
+
+    def sample(seed: int, start: int, n: int) -> Batch:
+        return convert(task.sample(seed, start, n))
+
+    def heldout(n: int) -> Batch:
+        return convert(task.heldout(n))
+
+    return task._replace(init=init, sample=sample, heldout=heldout)

@@ -15,11 +15,10 @@ from torch.nn import functional as F
 from harness.config import Part
 from harness.models import make_model, names_of_embeddings
 from harness.records import load_corpus
+from harness.tasks.random import HELDOUT, TRAINING, draw
 from harness.tasks.types import Batch, Params, Task
 
 NUM_BYTES = 256
-# Second words of the Philox key: streams that must not meet
-TRAINING, HELDOUT = 0, 1
 
 
 def text_task(task: Part, model: Part, device: torch.device, runs_dir: Path | None = None) -> Task:
@@ -57,13 +56,6 @@ def text_task(task: Part, model: Part, device: torch.device, runs_dir: Path | No
         return F.cross_entropy(logits_BV, next_B)
 
     return Task(init, sample, loss, heldout, embeddings=names_of_embeddings(module))
-
-
-def draw(seed: int, stream: int, start: int, n: int) -> np.ndarray:
-    """Draws start ... start+n-1 of a stream: uint64, from Philox, whose every counter value gives four of them."""
-    offset = start % 4
-    bits = np.random.Philox(key=np.array([seed, stream], dtype=np.uint64), counter=start // 4)
-    return bits.random_raw(offset + n)[offset:]
 
 
 def _to_tensor(data: bytes, device: torch.device) -> Tensor:
