@@ -37,6 +37,7 @@ LIMITS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "batch_size": _count, "num_steps": _count, "num_samples": _count, "seed": _natural,
     "num_heldout": _examples, "context": _count, "num_evals": _count, "num_examples": _examples,
     "embedding": _count, "hidden": _count, "depth": _count, "workers": _count, "width": _count,
+    "checkpoint": _positive, "lease": _positive,
     "lr": _positive, "eps": _not_negative, "weight_decay": _not_negative,
     "beta1": _average, "beta2": _average, "momentum": _average,
     "warmup": _share, "decay": _share, "final": _share,
