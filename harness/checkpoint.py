@@ -1,8 +1,8 @@
 """Checkpoints of a stack in training: atomic, checked when read, and exact to go on from.
 
-One safetensors file, `runs_dir/NAME/.checkpoints/STACK-KEY-STEP.safetensors`, holds all that a step changes and the state
-of torch's random numbers; its header (harness/unfinished.py reads it without torch) the history and what must be equal
-to go on. A checkpoint serves every stack whose runs it covers, so half a stack goes on from the whole one's.
+One safetensors file, `runs_dir/NAME/.checkpoints/STACK-KEY-STEP.safetensors`, holds all that a step changes and the
+state of torch's random numbers; its header (harness/unfinished.py reads it without torch) the history and what must be
+equal to go on. A checkpoint serves every stack whose runs it covers, so half a stack goes on from the whole one's.
 """
 
 import hashlib
@@ -119,5 +119,5 @@ def hash_all(text: str, tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256(text.encode())
     for name in sorted(tensors):
         digest.update(name.encode())
-        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -88,9 +88,7 @@ def train_job(job: Job, plan_path: Path, index: int, columns: Mapping[str, type]
         except OSError:
             pass  # the reason itself is told all the same
         if no_memory:
-            reason = (
-                f"out of memory with one run at a time: give a smaller model or batch, or a larger machine; {reason}"
-            )
+            reason += "; even one run alone does not fit: give a smaller model or batch size, or a larger machine"
         rows = [{"status": "failed", "message": reason} for _ in job.stack.runs]
         log_event(job.folder, "failed", name, message=reason)
     write_rows(job, rows, plan_path, began, time.perf_counter() - clock, columns)

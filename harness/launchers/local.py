@@ -4,7 +4,7 @@ import multiprocessing
 import multiprocessing.forkserver
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -107,13 +107,13 @@ def launch_local(
     workers: int | None,
     checkpoint: float,
     lease: float,
-) -> Iterator[tuple[int, dict[str, Any]]]:
+) -> Generator[tuple[int, dict[str, Any]], None, None]:
     """Train the stacks `waiting` (indices, in this order); yields (stack, message) as workers report.
 
-    Messages: {"samples", "batch_size", "best_loss"} along the way; {"ended": [(run_id, status, message) of every run]} after the
-    records are written; {"held": who} for a stack that another launcher's worker trains, which is waited for, and
-    {"elsewhere": runs} once that one has; {"halved": reason}; {"stopped": step}; {"warning": line}. When the caller
-    stops, for whatever reason, the workers that still run save a checkpoint and end; finished stacks stay.
+    Messages: {"samples", "batch_size", "best_loss"} along the way; {"ended": [(run_id, status, message) of every run]}
+    after the records are written; {"held": who} for a stack that another launcher's worker trains, which is waited
+    for, and {"elsewhere": runs} once that one has; {"halved": reason}; {"stopped": step}; {"warning": line}. When the
+    caller stops, for whatever reason, the workers that still run save a checkpoint and end; finished stacks stay.
 
     Raises: StoreError when a worker cannot write its records.
     """
