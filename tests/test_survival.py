@@ -16,11 +16,11 @@ import pandas as pd
 from harness.log import count_trainings, read_log, trained_twice
 from harness.records import read_records
 
-KILLS = int(os.environ.get("KILLS", "12"))
+KILLS = int(os.environ.get("KILLS", "8"))
 QUIET = {**os.environ, "WANDB_MODE": "disabled", "MPLBACKEND": "agg"}
 SWEEP = [
     "sweep=smoke", "sweep.grid.optimizer.lr=[log2,-8,-0.125,0.25]", "sweep.grid.seed=[0,1,2]", "tracker=none",
-    "num_samples=6144", "task.num_heldout=64", "metrics.num_examples=32", "model.hidden=8", "model.embedding=4",
+    f"num_samples={4096 if KILLS < 20 else 16384}", "task.num_heldout=64", "metrics.num_examples=32", "model.hidden=8", "model.embedding=4",
     "launcher.width=4", "launcher.workers=2", "launcher.checkpoint=0.2",
 ]  # fmt: skip
 BITS = ["loss", "train_loss", "grad_norm", "weight_rms", "update_rms", "num_params", "message", "status"]
