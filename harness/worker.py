@@ -20,7 +20,7 @@ from harness.log import log_event
 from harness.plan import read_stack
 from harness.process import end_on_signals, end_with, prepare_process
 from harness.records import count_attempts, read_ended
-from harness.store import StoreError, remove_torn
+from harness.store import StoreError, remove_torn, unwritable
 from harness.unfinished import CHECKPOINTS
 
 __all__ = ["main", "run_stack", "summarise", "work_for"]
@@ -71,8 +71,11 @@ def run_stack(
         report({"error": str(error)})
         return False
     except Lost:
-        report({"held": "another worker, which took over"} if folder.exists() else {"error": f"{folder} has vanished"})
-        return folder.exists()
+        if folder.exists():
+            report({"held": "another worker, which took over"})
+            return True
+        report({"error": str(unwritable(folder / "log.jsonl", FileNotFoundError()))})
+        return False
     finally:
         done.set()
         if taken is not None:
