@@ -51,7 +51,8 @@ def save_checkpoint(
         "rows": [flatten(config) for config in stack.runs.values()],
     }  # fmt: skip
     text = json.dumps(about)
-    content = safetensors.torch.save(tensors, {"about": text, "sha256": hash_all(text, tensors)})
+    sums = {"about_sha256": hash_all(text, {}), "sha256": hash_all(text, tensors)}
+    content = safetensors.torch.save(tensors, {"about": text, **sums})
     place = subfolder(folder, CHECKPOINTS)
     prefix = f"{name}-{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:8]}"
     path = place / f"{prefix}-{now.step:09d}.safetensors"

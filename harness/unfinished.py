@@ -4,6 +4,7 @@
 (harness/checkpoint.py writes it); all that is not a tensor stands in the header as one JSON text `about`.
 """
 
+import hashlib
 import json
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -52,13 +53,13 @@ def read_header(path: Path) -> Header | None:
             length = int.from_bytes(file.read(8), "little")
             if length > LONGEST_HEADER:
                 return None
-            about = json.loads(json.loads(file.read(length))["__metadata__"]["about"])
-            header = Header(path, about)
-            if header.step < 0 or not about["run_ids"] or "since" not in about["key"]:
+            metadata = json.loads(file.read(length))["__metadata__"]
+            text = metadata["about"]
+            if hashlib.sha256(text.encode()).hexdigest() != metadata["about_sha256"]:
                 return None
+            return Header(path, json.loads(text))
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return header
 
 
 def remove_ended(folder: Path, ended: Collection[str], since: str | None) -> None:
