@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from harness.plan import Stack
 from harness.program import make_program
+from harness.schedules import scheduled
 from harness.train import draw_batches, stack_hyperparameters, start
 
 TIMED_STEPS = 3
@@ -53,7 +54,8 @@ def estimate_stack(stack: Stack, device: torch.device) -> Estimate:
     now = start(program, short)
     batches = list(draw_batches(program.task, short))
     hyper = stack_hyperparameters(stack, now.params_RN)
-    at = {name: torch.ones((), dtype=now.params_RN.dtype, device=device) for name in ("step", "lr")}
+    at = {"step": now.params_RN.new_ones(())}
+    at |= {name: now.params_RN.new_ones(len(stack.runs)) for name in scheduled(stack.first.schedule)}
     args = (now.params_RN, now.state, now.diverged_at_R, now.loss_sum_R, hyper, at)
     program.step(*args, batches[0])  # the first call records, which would count all twice
     with FlopCounterMode(display=False) as flop_counter, ByteCounter() as byte_counter:
