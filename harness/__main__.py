@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,12 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from harness.compose import MISTAKES, compose, describe_options, explain, register_sweeps
-from harness.config import CONF_DIR, ROOT, TRACKER_MODES, check_choice, check_limits, match_types
+from harness.config import CONF_DIR, ROOT, TRACKER_MODES, RunConfig, check_choice, check_limits, match_types
 from harness.corpus import read_corpus
 from harness.launchers import LAUNCHERS
-from harness.launchers.local import choose_device, warm_up
-from harness.plan import make_plan, name_request, open_plan
+from harness.launchers.local import available_cores, choose_device, warm_up
+from harness.measure import COMPILE, Machine, choose_all
+from harness.plan import Plan, make_plan, name_request, open_plan
 from harness.progress import Display
 from harness.records import read_attempts, read_ended, read_mirrored, read_records, store_corpus
 from harness.store import StoreError, writable_folder
@@ -74,14 +74,22 @@ def train_missing(settings: dict[str, Any], sweep: Sweep, folder: Path, since: s
         store_corpus(settings["runs_dir"], read_corpus(task))
     device, num_devices = choose_device(launcher["device"])
     options = {"device": device, "width": launcher["width"], "metrics": settings["metrics"], "since": since}
-    request = name_request(sweep.name, sweep.runs, **options)
+    how = {"compile": launcher["compile"], "micro_batch": launcher["micro_batch"]}
+    request = name_request(sweep.name, sweep.runs, **options, **how)
     ended = read_ended(folder, since)
-    path, plan = open_plan(folder, request, sweep.runs, ended, partial(make_plan, sweep.name, **options))
+    workers = launcher["workers"] or num_devices or available_cores()
+    machine = Machine(device, workers, width=launcher["width"], **how)
+
+    def lay(runs: dict[str, RunConfig]) -> Plan:
+        choices = choose_all(runs, machine, Path(settings["runs_dir"]))
+        return make_plan(sweep.name, runs, **options, choices=choices)
+
+    path, plan = open_plan(folder, request, sweep.runs, ended, lay)
     waiting = [i for i, stack in enumerate(plan.stacks) if stack.without(ended).runs]
-    how = {"num_devices": num_devices, **{key: launcher[key] for key in ("workers", "checkpoint", "lease")}}
+    pace = {"num_devices": num_devices, "workers": workers, **{key: launcher[key] for key in ("checkpoint", "lease")}}
     failed: dict[str, list[str]] = {}  # reason -> run_ids
     with (
-        closing(LAUNCHERS[launcher["name"]](path, plan, waiting, **how)) as launched,
+        closing(LAUNCHERS[launcher["name"]](path, plan, waiting, **pace)) as launched,
         Display(plan, waiting, ended) as display,
     ):
         for stack, message in launched:
@@ -156,6 +164,7 @@ def execute() -> int:
     if settings["tracker"]["name"] == "wandb":
         check_choice("tracker.mode", settings["tracker"]["mode"], TRACKER_MODES)
     check_choice("launcher.device", settings["launcher"]["device"], ("auto", "cpu", "cuda"))
+    check_choice("launcher.compile", settings["launcher"]["compile"], COMPILE)
     if not settings["dry_run"]:
         warm_up()
     sweep = make_sweep(compose)

@@ -6,6 +6,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,14 @@ from harness.leases import Lease, is_held
 from harness.log import log_event
 from harness.metrics import METRICS
 from harness.plan import Plan, Stack, read_plan, revise
+from harness.measure import kind_of, note_fact
 from harness.program import make_program
 from harness.records import code_sha256, write_records
 from harness.store import StoreError
 from harness.train import Progress, evaluate, train
 from harness.unfinished import lane_history, remove_ended
 
+WORTH_NOTING = 20  # steps; the time of fewer says little
 SHARE = 0.02  # most of the time that checkpoints may take: where they are dear they come less often
 
 Report = Callable[[dict[str, Any]], None]
@@ -107,7 +110,7 @@ def train_rows(job: Job) -> list[dict[str, Any]]:
     """Results of every run of a job's stack, in its order. Raises: Stopped, Lost, and whatever the model raises."""
     plan, stack = job.plan, job.stack
     key = checkpoint_key(plan, stack, job.device)
-    program = make_program(stack, job.device, job.folder.parent)
+    program = make_program(stack, job.device, job.folder.parent, note_build=partial(note_build, job))
     progress = load_checkpoint(job.folder, stack, key, job.device, lambda line: job.report({"warning": line}))
     at, samples = (progress.step, progress.step * stack.first.batch_size) if progress else (0, 0)
     details = {"runs": len(stack.runs), "step": at, "since": plan.since, "run_ids": list(stack.runs)}
@@ -116,8 +119,14 @@ def train_rows(job: Job) -> list[dict[str, Any]]:
         job.report({"samples": samples * len(stack.runs), "batch_size": stack.first.batch_size, "best_loss": None})
     warned, saved, pause = False, time.monotonic(), job.checkpoint
     steps = train(program, stack, num_evals=plan.num_evals, num_examples=plan.num_examples, resume=progress)
+    clock, seconds, timed = 0.0, 0.0, 0
     for progress in steps if at < stack.first.num_steps else ():
-        if progress.history.get("step", [0])[-1] == progress.step:
+        now_clock = time.perf_counter()
+        measured = progress.history.get("step", [0])[-1] == progress.step
+        if clock and not measured:  # neither the first step, which records and builds, nor points of the curves
+            seconds, timed = seconds + now_clock - clock, timed + 1
+        clock = now_clock
+        if measured:
             losses = [loss for loss in progress.history["loss"][-1] if loss == loss]
             now = progress.history["num_samples"][-1]
             message = {"samples": (now - samples) * len(stack.runs), "batch_size": stack.first.batch_size}
@@ -138,10 +147,27 @@ def train_rows(job: Job) -> list[dict[str, Any]]:
             if job.stop.is_set():
                 raise Stopped(progress.step)
     assert progress is not None, "a run has at least one step, and the last step is a point of its curve"
+    note_speed(job, seconds, timed)
     heldout = program.task.heldout(int(str(stack.first.task["num_heldout"])))
     losses = evaluate(program, progress, heldout).tolist()
     num_params = {"num_params": progress.params_RN.shape[1]}
     return [summarise(progress, lane, loss) | num_params for lane, loss in enumerate(losses)]
+
+
+def note_build(job: Job, seconds: float) -> None:
+    fact = {"what": "built", "kind": kind_of(job.stack), "seconds": seconds}
+    note_fact(job.folder.parent, job.stack.first, job.device.type, fact)
+
+
+def note_speed(job: Job, seconds: float, steps: int) -> None:
+    """What the next sweep of this shape goes by."""
+    if steps < WORTH_NOTING:
+        return
+    width, total = len(job.stack.runs), seconds / steps * job.stack.first.num_steps
+    fact: dict[str, Any] = {"what": "trained", "width": width, "seconds": total}
+    if job.stack.compiled:
+        fact = {"what": "compiled", "width": width, "seconds": seconds / steps / width}
+    note_fact(job.folder.parent, job.stack.first, job.device.type, fact)
 
 
 def write_rows(

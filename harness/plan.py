@@ -52,6 +52,16 @@ class Stack:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """How the runs of a shape are trained; the fields of Stack that are not its runs."""
+
+    width: int  # most runs in a stack
+    compiled: bool = False
+    micro_batch: int | None = None
+    alone: str | None = None
+
+
+@dataclass(frozen=True)
 class Plan:
     sweep: str
     device: str  # cpu | cuda
@@ -80,23 +90,37 @@ def make_plan(
     width: int | None,
     metrics: Mapping[str, int],
     since: str | None = None,
+    choices: Mapping[str, Choice] | None = None,
 ) -> Plan:
-    """Group runs by shape, and a shape's runs into stacks of at most `width`, seed by seed.
+    """Group runs by shape, and a shape's runs into stacks, seed by seed.
 
     Stacks are in the order of their cost, longest first: workers that take them in that order end together.
+
+    Args:
+        width: most runs in a stack; None: as chosen.
+        choices: by shape, see harness/measure.py; for a shape that it lacks, the default width.
     """
     shapes: dict[str, list[tuple[str, RunConfig]]] = {}
     for name, config in runs.items():
         shapes.setdefault(shape_of(config), []).append((name, config))
-    stacks: list[Stack] = []
-    for members in shapes.values():
-        members.sort(key=lambda member: (member[1].seed, tuple(member[1].hyperparameters.values())))
-        # as many stacks as needed, of even widths: 14 runs at width 12 are 7 + 7
-        count = -(-len(members) // (width or default_width(device, members[0][1].batch_size)))
-        edges = [round(i * len(members) / count) for i in range(count + 1)]
-        stacks += [Stack(dict(members[a:b])) for a, b in itertools.pairwise(edges)]
-    stacks.sort(key=lambda stack: -cost(stack))
-    return Plan(sweep, device, width, metrics["num_evals"], metrics["num_examples"], since, tuple(stacks))
+    costs: list[tuple[float, Stack]] = []
+    for shape, members in shapes.items():
+        usual = Choice(width or default_width(device, members[0][1].batch_size))
+        stacks = lay_stacks(members, (choices or {}).get(shape, usual))
+        # Compiled steps take about a third, once the first stack of them has built the code
+        costs += [(cost(stack) / (3 if stack.compiled and k else 1), stack) for k, stack in enumerate(stacks)]
+    costs.sort(key=lambda pair: -pair[0])
+    ordered = tuple(stack for _, stack in costs)
+    return Plan(sweep, device, width, metrics["num_evals"], metrics["num_examples"], since, ordered)
+
+
+def lay_stacks(members: Iterable[tuple[str, RunConfig]], choice: Choice) -> list[Stack]:
+    """The stacks of one shape's runs: as many as needed, of even widths (14 runs at width 12 are 7 + 7)."""
+    ordered = sorted(members, key=lambda member: (member[1].seed, tuple(member[1].hyperparameters.values())))
+    count = -(-len(ordered) // choice.width)
+    edges = [round(i * len(ordered) / count) for i in range(count + 1)]
+    how = (choice.compiled, choice.micro_batch, choice.alone)
+    return [Stack(dict(ordered[a:b]), *how) for a, b in itertools.pairwise(edges)]
 
 
 def default_width(device: str, batch_size: int) -> int:
@@ -124,11 +148,18 @@ def cost(stack: Stack) -> float:
 
 
 def name_request(
-    sweep: str, run_ids: Iterable[str], *, device: str, width: int | None, metrics: Mapping[str, int], since: str | None
+    sweep: str,
+    run_ids: Iterable[str],
+    *,
+    device: str,
+    width: int | None,
+    metrics: Mapping[str, int],
+    since: str | None,
+    **how: str | int | None,
 ) -> str:
     """Twelve hex digits that name what was asked for: the same command finds its plan again, whatever it holds now."""
-    asked = [sweep, list(run_ids), device, width, metrics["num_evals"], metrics["num_examples"], since]
-    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:12]
+    asked = [sweep, list(run_ids), device, width, metrics["num_evals"], metrics["num_examples"], since, how]
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def open_plan(
