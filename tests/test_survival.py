@@ -305,7 +305,7 @@ def test_out_of_memory_halves_until_it_fits(tmp_path):
     limit = 4_000_000 * 1024  # bytes of addresses: room for one or two of these runs at a time, not for four
     finish(start(tmp_path, *large, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit))))
     log = read_log(tmp_path / "runs" / "smoke")
-    assert [entry["message"] for entry in log if entry["event"] == "halved"][0] == "out of memory"
+    assert next(entry["message"] for entry in log if entry["event"] == "halved") == "out of memory"
     assert max(entry["runs"] for entry in log if entry["event"] == "end") < 4
     assert records(tmp_path)["status"].tolist() == ["done"] * 4
     assert trained_twice(log) == []
