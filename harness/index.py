@@ -38,7 +38,8 @@ def read_table(folder: Path, columns: list[str] | None = None) -> pa.Table | Non
     same = {name for name, stamp in there.items() if held.get(name) == stamp}
     new = sorted(set(there) - same)
     if len(new) >= WORTH_IT:
-        write_index(folder, there)
+        whole = write_index(folder, there)
+        return whole.select(columns or [name for name in whole.column_names if name != FILE])
     tables = [read_file(folder / name, columns) for name in new]
     if index is not None and same:
         rows = index if len(same) == len(held) else index.filter(pc.is_in(index[FILE], pa.array(sorted(same))))
@@ -84,8 +85,8 @@ def modified(path: Path) -> int:
         return 0
 
 
-def write_index(folder: Path, there: Stamps) -> None:
-    """Index these files in a file of its own name and drop older indexes; without a disk to write to, do nothing."""
+def write_index(folder: Path, there: Stamps) -> pa.Table:
+    """All rows of these files; kept as an index of a name of its own in place of older ones, where one can write."""
     old = read_index(folder, None)
     held: Stamps = {} if old is None else json.loads(old.schema.metadata[FILES])
     same = {name for name, stamp in there.items() if held.get(name) == stamp}
@@ -107,4 +108,5 @@ def write_index(folder: Path, there: Stamps) -> None:
                 if other != path:
                     other.unlink(missing_ok=True)
     except (StoreError, OSError):
-        return  # records of somebody else's may be read where nothing can be written
+        pass  # records of somebody else's may be read where nothing can be written
+    return whole

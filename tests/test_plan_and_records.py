@@ -128,6 +128,12 @@ def test_a_stack_is_halved_once_however_many_ask(runs, tmp_path):
     assert read_plan(path) == plan
 
 
+def test_who_comes_second_does_not_halve_the_half(runs, tmp_path):
+    path, plan = open_for(tmp_path, runs, width=6)
+    revise(path, plan, 0)
+    assert [len(stack.runs) for stack in revise(path, plan, 0)[1].stacks] == [3, 6, 3]
+
+
 def test_publish_never_overwrites_and_leaves_nothing_else(tmp_path):
     path = tmp_path / "x"
     results = []
