@@ -6,8 +6,8 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,9 @@ from harness.checkpoint import checkpoint_key, load_checkpoint, save_checkpoint
 from harness.config import flatten
 from harness.leases import Lease, is_held
 from harness.log import log_event
+from harness.measure import kind_of, note_fact
 from harness.metrics import METRICS
 from harness.plan import Plan, Stack, read_plan, revise
-from harness.measure import kind_of, note_fact
 from harness.program import make_program
 from harness.records import code_sha256, write_records
 from harness.store import StoreError

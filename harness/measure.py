@@ -36,7 +36,7 @@ GUESSED_SHARE = 0.4  # of the time of recorded steps that compiled ones take, un
 GUESSED_BUILD = 8.0  # seconds, until one was measured
 MEMORY_SHARE = 0.8  # of the free memory that stacks may take
 
-Fact = Mapping[str, Any]
+Fact = dict[str, Any]
 
 
 @dataclass(frozen=True)

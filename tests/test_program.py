@@ -10,10 +10,10 @@ from torch.func import grad
 from torch.nn import functional as F
 
 from harness.config import run_id
+from harness.measure import has_compiler
 from harness.parameters import flatten_params
 from harness.plan import Stack, make_plan, shape_of
 from harness.program import gradient, make_program
-from harness.measure import has_compiler
 from harness.recording import COMPILED, name_of, record
 from harness.train import train
 from tests.reference.plain import CPU, plain_module, plain_step
