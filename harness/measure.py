@@ -18,7 +18,7 @@ import shutil
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,15 @@ MEMORY_SHARE = 0.8  # of the free memory that stacks may take
 Fact = dict[str, Any]
 
 
+def available_memory() -> int:
+    """Bytes that can be taken without swapping, as far as the system tells."""
+    info = Path("/proc/meminfo")
+    for line in info.read_text().splitlines() if info.exists() else []:
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
 @dataclass(frozen=True)
 class Machine:
     device: str  # cpu | cuda
@@ -46,6 +55,7 @@ class Machine:
     compile: str  # auto | always | never
     width: int | None  # the user's; None: as measured
     micro_batch: int | None
+    memory: int = field(default_factory=available_memory)  # bytes that are free; of a GPU, what was measured counts
 
 
 def choose_all(
@@ -113,7 +123,7 @@ def width_that_fits(facts: Iterable[Fact], machine: Machine) -> int:
     """Runs whose stacks fit into the free memory, by the upper bound that was counted; at least one."""
     sizes = [fact["bytes"] for fact in facts if fact["what"] == "traced"]
     free = [fact["free_bytes"] for fact in facts if fact["what"] == "traced" and machine.device != "cpu"]
-    available = min(free) if free else available_memory() / machine.workers
+    available = min(free) if free else machine.memory / machine.workers
     return max(1, int(MEMORY_SHARE * available / max(sizes))) if sizes else 10**6
 
 
@@ -168,12 +178,3 @@ def describe_processor() -> str:
 
 def has_compiler() -> bool:
     return shutil.which(os.environ.get("CXX", "g++")) is not None
-
-
-def available_memory() -> int:
-    """Bytes that can be taken without swapping, as far as the system tells."""
-    info = Path("/proc/meminfo")
-    for line in info.read_text().splitlines() if info.exists() else []:
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2

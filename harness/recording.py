@@ -95,6 +95,7 @@ def build(graph: GraphModule, tensors: tuple[Tensor, ...], path: Path) -> None:
 
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(path.parent.resolve() / "inductor")  # not the home folder
     inductor.compile_threads = 1  # one file to compile: no pool of helpers for it
+    inductor.cpp.vec_isa_ok = True  # go by what the processor says: trial compilations take seven seconds
     temporary = path.parent / f".{uuid.uuid4().hex}.pt2"
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch about itself
