@@ -70,7 +70,7 @@ def choose_all(
     for name, config in runs.items():
         shapes.setdefault(shape_of(config), []).append((name, config))
     facts = {shape: read_facts(runs_dir, members[0][1], machine.device) for shape, members in shapes.items()}
-    unknown = [shape for shape in shapes if needs_probe(shapes[shape], facts[shape])] if probe else []
+    unknown = [shape for shape in shapes if probe and needs_probe(shapes[shape], facts[shape], machine)]
     measured = measure([shapes[shape][0][1] for shape in unknown], machine, runs_dir)
     for shape, new in zip(unknown, measured, strict=True):
         for fact in new:
@@ -127,10 +127,13 @@ def width_that_fits(facts: Iterable[Fact], machine: Machine) -> int:
     return max(1, int(MEMORY_SHARE * available / max(sizes))) if sizes else 10**6
 
 
-def needs_probe(members: Sequence[tuple[str, RunConfig]], facts: Sequence[Fact]) -> bool:
+def needs_probe(members: Sequence[tuple[str, RunConfig]], facts: Sequence[Fact], machine: Machine) -> bool:
     if any(fact["what"] in ("traced", "alone") for fact in facts):
         return False
-    return len(members) * members[0][1].num_steps >= WORTH_MEASURING or ":" in str(members[0][1].model["name"])
+    if ":" in str(members[0][1].model["name"]):
+        return True  # a user's module: whether it can be stacked has to be tried
+    decided = machine.width is not None and machine.compile != "auto"
+    return not decided and len(members) * members[0][1].num_steps >= WORTH_MEASURING
 
 
 def measure(configs: Sequence[RunConfig], machine: Machine, runs_dir: Path) -> list[list[Fact]]:

@@ -27,6 +27,7 @@ NUM_SAMPLES = 4096 if KILLS < 20 else 16384  # so that a sweep lasts for its kil
 SWEEP = [
     "sweep=smoke", "sweep.grid.optimizer.lr=[log2,-8,-0.125,0.25]", "sweep.grid.seed=[0,1,2]", "tracker=none",
     "task.num_heldout=64", "metrics.num_examples=32", "model.hidden=8", "model.embedding=4", "launcher.width=4",
+    "launcher.compile=never",
     "launcher.workers=2", "launcher.checkpoint=0.2", f"num_samples={NUM_SAMPLES}",
 ]  # fmt: skip
 BITS = ["loss", "train_loss", "grad_norm", "weight_rms", "update_rms", "num_params", "message", "status"]
