@@ -70,7 +70,7 @@ def make_program(
 
     def step_with(measure: bool) -> Callable[..., tuple]:
         step = each(
-            step_of_one_run(loss, layout, optimizer, stack.micro_batch, measure=measure),
+            step_of_one_run(loss, layout, optimizer, stack.micro_batch, measure=measure, alone=stack.alone is not None),
             in_dims=(0, 0, 0, 0, 0, None, None if len(stack.seeds) == 1 else 0),
         )
         # The few steps that measure are not worth a compilation of their own
@@ -86,14 +86,14 @@ def make_program(
 
 
 def step_of_one_run(
-    loss: Loss, layout: Layout, optimizer: Optimizer, micro_batch: int | None, *, measure: bool
+    loss: Loss, layout: Layout, optimizer: Optimizer, micro_batch: int | None, *, measure: bool, alone: bool = False
 ) -> Callable[..., tuple]:
     """One training step of one run, a pure function. A run whose loss is not finite stays where it is from then on."""
 
     def step(
         params_N: Tensor, state: State, diverged_at: Tensor, loss_sum: Tensor, hyper: Numbers, at: Numbers, batch: Batch
     ) -> tuple[Tensor, State, Tensor, Tensor, dict[str, Tensor]]:
-        grads, train_loss = gradient(loss, unflatten_params(params_N, layout), batch, micro_batch)
+        grads, train_loss = gradient(loss, unflatten_params(params_N, layout), batch, micro_batch, alone=alone)
         grad_N = flatten_params(grads)
         hyper = {**hyper, "lr": hyper["lr"] * at["lr"], "step": at["step"]}
         update_N, state = optimizer.update(grad_N, state, params_N, hyper)
@@ -106,20 +106,36 @@ def step_of_one_run(
     return step
 
 
-def gradient(loss: Loss, params: Params, batch: Batch, micro_batch: int | None) -> tuple[Mapping[str, Tensor], Tensor]:
+def gradient(
+    loss: Loss, params: Params, batch: Batch, micro_batch: int | None, *, alone: bool = False
+) -> tuple[Mapping[str, Tensor], Tensor]:
     """Gradient and value of the mean loss of a batch; taken piece by piece and added up where memory asks for it."""
     size = len(batch[0])
+    differentiate = plain_grad_and_value if alone else grad_and_value
     if micro_batch is None or micro_batch >= size:
-        return grad_and_value(loss)(params, batch)
+        return differentiate(loss)(params, batch)
     grads, total = {name: torch.zeros_like(tensor) for name, tensor in params.items()}, None
     for first in range(0, size, micro_batch):
         piece = tuple(part[first : first + micro_batch] for part in batch)
         share = len(piece[0]) / size
-        piece_grads, piece_loss = grad_and_value(loss)(params, piece)
+        piece_grads, piece_loss = differentiate(loss)(params, piece)
         grads = {name: torch.add(grads[name], piece_grads[name], alpha=share) for name in grads}
         total = piece_loss * share if total is None else total + piece_loss * share
     assert total is not None, "a batch has at least one sample"
     return grads, total
+
+
+def plain_grad_and_value(loss: Loss) -> Callable[[Params, Batch], tuple[Mapping[str, Tensor], Tensor]]:
+    """As torch.func.grad_and_value, by ordinary autograd: the loss may look at values and write into its buffers."""
+
+    def call(params: Params, batch: Batch) -> tuple[Mapping[str, Tensor], Tensor]:
+        with torch.enable_grad():
+            leaves = {name: tensor.detach().requires_grad_() for name, tensor in params.items()}
+            value = loss(leaves, batch)
+            grads = torch.autograd.grad(value, list(leaves.values()), materialize_grads=True, allow_unused=True)
+        return dict(zip(leaves, grads, strict=True)), value.detach()
+
+    return call
 
 
 def in_precision(loss: Loss, config: RunConfig, device: torch.device) -> Loss:

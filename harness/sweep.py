@@ -19,6 +19,7 @@ from harness.config import (
     run_id,
 )
 from harness.corpus import TEXT_TASKS, read_corpus
+from harness.imports import check_imports
 
 # group choices -> (values with the user's overrides, the defaults of those choices)
 Compose = Callable[[Mapping[str, str]], tuple[dict[str, Any], dict[str, Any]]]
@@ -54,6 +55,7 @@ def make_sweep(compose: Compose) -> Sweep:
         if chosen:
             values, defaults = compose(chosen)
         values = match_types(values, defaults)
+        check_imports(values)
         add_corpus(values)
         setting = {path: axis for path, axis in axes.items() if not is_choice(path)}
         for path in setting:

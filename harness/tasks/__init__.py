@@ -12,14 +12,16 @@ from pathlib import Path
 import torch
 
 from harness.config import Part, RunConfig, check_choice
+from harness.tasks.tensors import tensors_task
 from harness.tasks.text import text_task
 from harness.tasks.types import Batch, Params, Task
 
 TASKS: dict[str, Callable[[Part, Part, torch.device, Path | None], Task]] = {
     "python_source": text_task,
+    "tensors": tensors_task,
     "text": text_task,
 }
-DTYPES = {"float32": torch.float32, "float64": torch.float64}
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
 
 __all__ = ["TASKS", "Batch", "Params", "Task", "make_task"]
 
@@ -37,4 +39,6 @@ def make_task(config: RunConfig, device: torch.device, runs_dir: Path | None = N
     def init(seed: int) -> Params:
         return {name: tensor.to(device, dtype) for name, tensor in task.init(seed).items()}
 
-    return task._replace(init=init)
+    if task.module is None:
+        return task._replace(init=init)
+    return task._replace(init=init, buffers=dict(task.module.to(dtype).named_buffers()))

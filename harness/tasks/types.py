@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
 Params = dict[str, Tensor]
 Batch = tuple[Tensor, ...]  # every tensor's first dimension counts samples
@@ -15,3 +15,6 @@ class Task(NamedTuple):
     loss: Callable[[Mapping[str, Tensor], Batch], Tensor]
     heldout: Callable[[int], Batch]
     heldout_loss: Callable[[Mapping[str, Tensor], Batch], Tensor] | None = None  # None: as loss
+    module: nn.Module | None = None  # what loss calls, where that is a module
+    # The module's buffers, live: training alone changes them in place (BatchNorm's running statistics)
+    buffers: Mapping[str, Tensor] | None = None
