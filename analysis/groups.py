@@ -50,9 +50,18 @@ def order_candidates(frame: pd.DataFrame) -> list[str]:
     for column in frame.columns:
         if column in NOT_GROUPS or str(column).startswith(("provenance.", "history.")):
             continue
-        if frame[column].map(pd.api.types.is_scalar).all() and len(frame[column].unique()) > 1:
+        if (
+            frame[column].map(pd.api.types.is_scalar).all()
+            and len(frame[column].unique()) > 1
+            and not is_off(frame[column])
+        ):
             names.append(str(column))
     return sorted(names, key=lambda name: (not name.endswith(".name"), name not in ("protocol", "precision")))
+
+
+def is_off(column: pd.Series) -> bool:
+    """Whether an option is off in every run: false, or null in runs from before it came. Such runs are the same run."""
+    return bool((column.isna() | (column.astype(str) == "False")).all())
 
 
 def is_configuration(frame: pd.DataFrame, column: str) -> bool:

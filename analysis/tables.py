@@ -131,11 +131,10 @@ def is_compared(column: str) -> bool:
 
 
 def canonical(value: object) -> str:
-    """One text for equal values, whatever their type after a trip through csv: 9 digits, and "" for none."""
-    if value is None or value != value or value is pd.NA:
+    """One text for equal values, whatever their type after a trip through csv: 9 digits, and "" for none and false,
+    which are one in a run's identity."""
+    if value is None or value is pd.NA or value != value or str(value) == "False":
         return ""
-    if isinstance(value, bool):
-        return str(value)
     try:
         return f"{float(str(value)):.9g}"
     except ValueError:

@@ -89,12 +89,12 @@ def describe_options() -> str:
     for group in GROUPS:
         lines.append(f"\n{group}=")
         lines += [
-            f"  {path.stem:<16}{first_comment(path.read_text())}" for path in sorted((CONF_DIR / group).glob("*.yaml"))
+            f"  {path.stem:<20}{first_comment(path.read_text())}" for path in sorted((CONF_DIR / group).glob("*.yaml"))
         ]
     lines.append("\nsweep=")
     for path in sorted(SWEEPS_DIR.glob("*.yaml")):
         sweep = OmegaConf.load(path)
-        lines.append(f"  {path.stem:<16}{sweep.sweep.question} ({first_comment(path.read_text())})")
+        lines.append(f"  {path.stem:<20}{sweep.sweep.question} ({first_comment(path.read_text())})")
     return "\n".join(lines)
 
 

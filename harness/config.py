@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,22 @@ Part = Mapping[str, Scalar]
 
 PARTS = ("task", "model", "optimizer", "schedule")
 PROTOCOLS = ("fixed_steps", "fixed_samples")
-PRECISIONS = ("float32", "float64")
+PRECISIONS = ("float32", "float64", "bfloat16")
+GROUPS = ("embedding", "vector", "matrix")  # kinds of parameters that may have numbers of their own
 TRACKER_MODES = ("auto", "online", "offline")
+# What a task feeds its model, and what a model takes; names that are not here are the user's own affair
+FEEDS = {
+    "python_source": "symbols", "text": "symbols", "teacher_student": "vectors",
+    "noisy_quadratic": "nothing", "random_walk": "nothing", "tensors": "your own tensors",
+}  # fmt: skip
+TAKES = {"ngram": "symbols", "mlp": "symbols", "perceptron": "vectors", "none": "nothing"}
+CHOICES = {  # options that are one of several words
+    "task.noise": ("isotropic", "proportional", "correlated"),
+    "schedule.weight_decay": ("constant", "linear", "cosine", "wsd", "inverse_sqrt", "inverse_time"),
+}
 PATHS = ("task.path",)  # where something lies on this machine: no part of a run's identity
 
+_finite = ("a finite number", lambda v: True)
 _positive = ("a number > 0", lambda v: v > 0)
 _not_negative = ("a number >= 0", lambda v: v >= 0)
 _average = ("a number in [0, 1)", lambda v: 0 <= v < 1)
@@ -37,9 +49,13 @@ LIMITS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "batch_size": _count, "num_steps": _count, "num_samples": _count, "seed": _natural,
     "num_heldout": _examples, "context": _count, "num_evals": _count, "num_examples": _examples,
     "embedding": _count, "hidden": _count, "depth": _count, "workers": _count, "width": _count,
+    "max_norm": _positive, "micro_batch": _count,
     "lr": _positive, "eps": _not_negative, "weight_decay": _not_negative,
     "beta1": _average, "beta2": _average, "momentum": _average,
     "warmup": _share, "decay": _share, "final": _share,
+    "dimension": _count, "num_inputs": _count, "teacher_hidden": _count, "teacher": _natural,
+    "power": _not_negative, "std": _not_negative, "label_noise": _not_negative, "correlation": _average,
+    "mean": _finite, "start": _finite, "timescale": _positive,
 }  # fmt: skip
 
 
@@ -61,11 +77,15 @@ class RunConfig:
     batch_size: int
     seed: int
     precision: str
+    max_norm: float | None = None
+    groups: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # kind of parameters -> its own numbers
 
     @property
     def hyperparameters(self) -> dict[str, float]:
-        """The optimizer's numbers: tensors inside a stack, so a grid of them costs no second program."""
-        return {name: value for name, value in self.optimizer.items() if isinstance(value, float)}
+        """The numbers of the update: tensors inside a stack, so a grid of them costs no second program."""
+        numbers = {name: value for name, value in self.optimizer.items() if isinstance(value, float)}
+        numbers |= {} if self.max_norm is None else {"max_norm": self.max_norm}
+        return numbers | flatten_mapping({"groups": self.groups})
 
 
 def make_run_config(values: Mapping[str, Any]) -> RunConfig:
@@ -76,6 +96,8 @@ def make_run_config(values: Mapping[str, Any]) -> RunConfig:
     names = {field.name for field in fields(RunConfig)}
     values = {key: value for key, value in values.items() if key in names}
     check_limits(values)
+    check_model(values["task"], values["model"])
+    check_decay(values["schedule"], values["optimizer"])
     check_choice("protocol", values["protocol"], PROTOCOLS)
     check_choice("precision", values["precision"], PRECISIONS)
     batch_size = values["batch_size"]
@@ -91,11 +113,29 @@ def make_run_config(values: Mapping[str, Any]) -> RunConfig:
         num_steps = values["num_samples"] // batch_size
     else:
         num_steps = values["num_steps"]
-    resolved = {"num_steps": num_steps, "num_samples": num_steps * batch_size}
+    resolved: dict[str, Any] = {"num_steps": num_steps, "num_samples": num_steps * batch_size}
     if values.get(derived) not in (None, resolved[derived]):
         text = f"{derived}={values[derived]} does not go with protocol={values['protocol']}, which takes {given}"
         raise ValueError(f"{text}: leave it out or choose another protocol")
+    if values.get("max_norm") is not None:
+        resolved["max_norm"] = float(values["max_norm"])
+    resolved["groups"] = numbers_of_groups(values.get("groups") or {}, values["optimizer"])
     return RunConfig(**{**values, **resolved})
+
+
+def numbers_of_groups(groups: Mapping[str, Any], optimizer: Part) -> dict[str, dict[str, float]]:
+    """The numbers that kinds of parameters have of their own; what is null is left out.
+
+    Raises: ValueError for a weight decay that the optimizer would not apply.
+    """
+    own = {kind: {name: float(x) for name, x in numbers.items() if x is not None} for kind, numbers in groups.items()}
+    for kind, numbers in own.items():
+        if "weight_decay" in numbers and "weight_decay" not in optimizer:
+            text = (
+                f"groups.{kind}.weight_decay={numbers['weight_decay']} has no effect on optimizer={optimizer['name']}"
+            )
+            raise ValueError(f"{text}, which has no weight decay: choose one that has, e.g. optimizer=adamw")
+    return {kind: numbers for kind, numbers in own.items() if numbers}
 
 
 def run_id(config: RunConfig) -> str:
@@ -152,10 +192,36 @@ def check_choice(name: str, value: object, allowed: Iterable[str]) -> None:
         raise ValueError(f"{name}={value!r} is not one of {there}{closest(str(value), allowed)}")
 
 
+def check_model(task: Mapping[str, Any], model: Mapping[str, Any]) -> None:
+    """Raises: ValueError for a model that does not take what the task feeds it."""
+    feeds, takes = FEEDS.get(task["name"]), TAKES.get(model["name"])
+    if ":" in str(model["name"]) and feeds == "nothing":
+        raise ValueError(f"task={task['name']} has its weights itself: choose model=none")
+    if feeds and takes and feeds != takes:
+        fitting = " or ".join(name for name in TAKES if TAKES[name] == feeds)
+        fitting = fitting or "a YAML of your own with name: PACKAGE.MODULE:CLASS (README)"
+        given, taken = f"task={task['name']} feeds its model {feeds}", f"model={model['name']} takes {takes}"
+        raise ValueError(f"{given} and {taken}: choose model={fitting}")
+
+
+def check_decay(schedule: Mapping[str, Any], optimizer: Mapping[str, Any]) -> None:
+    """Raises: ValueError for a schedule that needs weight decay, on an optimizer that has none."""
+    needs = "schedule=inverse_time" if schedule["name"] == "inverse_time" else None
+    if schedule.get("weight_decay") is not None:
+        needs = f"schedule.weight_decay={schedule['weight_decay']}"
+    if needs and "weight_decay" not in optimizer:
+        text = f"{needs} needs weight decay, and optimizer={optimizer['name']} has none"
+        raise ValueError(f"{text}: choose one that has, e.g. optimizer=adamw")
+
+
 def check_limits(values: Mapping[str, Any]) -> None:
-    """Raises: ValueError for a known field whose value is no number or out of its range."""
+    """Raises: ValueError for a known field whose value is no number or out of its range, or none of its words."""
     imported = ":" in str(values.get("model", {}).get("name"))  # its options mean what its author says
     for path, value in flatten_mapping(values).items():
+        if path in CHOICES:
+            if value is not None:
+                check_choice(path, value, CHOICES[path])
+            continue
         if path.rpartition(".")[2] not in LIMITS or value is None or (imported and path.startswith("model.")):
             continue
         words, holds = LIMITS[path.rpartition(".")[2]]

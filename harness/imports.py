@@ -55,7 +55,9 @@ def check_import(setting: str, path: str, options: Iterable[str] = ()) -> None:
     except ModuleNotFoundError:
         spec = None
     except Exception as error:  # whatever the package around it raises
-        raise ValueError(f"{setting}={path!r}: importing the package of {module} failed: {first_line(error)}") from error
+        raise ValueError(
+            f"{setting}={path!r}: importing the package of {module} failed: {first_line(error)}"
+        ) from error
     if spec is None:
         where = f"neither in this folder ({os.getcwd()}) nor installed"
         raise ValueError(f"{setting}={path!r}: module {module} is {where}; run from the folder it lies in")

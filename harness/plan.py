@@ -107,7 +107,8 @@ def shape_of(config: RunConfig) -> str:
     """What shapes the program: all of a run but its seed and its optimizer's numbers."""
     flags = {key: value for key, value in config.optimizer.items() if not isinstance(value, float)}
     task = {key: value for key, value in config.task.items() if f"task.{key}" not in PATHS}
-    return json.dumps(asdict(replace(config, seed=0, optimizer=flags, task=task)), sort_keys=True)
+    same = asdict(replace(config, seed=0, optimizer=flags, task=task, max_norm=None, groups={}))
+    return json.dumps(same | {"numbers": sorted(config.hyperparameters)}, sort_keys=True)
 
 
 def cost(stack: Stack) -> float:

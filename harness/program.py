@@ -14,6 +14,7 @@ from torch.func import grad_and_value, vmap
 from torch.utils._pytree import tree_map
 
 from harness.config import RunConfig
+from harness.groups import clip, group_index, spread_over_groups
 from harness.metrics import METRICS
 from harness.optimizers import Optimizer, State, make_optimizer
 from harness.parameters import Layout, flatten_params, layout_of, unflatten_params
@@ -61,6 +62,7 @@ def make_program(
     task = make_task(config, device, runs_dir)
     layout = layout_of(task.init(0))
     optimizer = make_optimizer(config.optimizer)
+    index_N = group_index(layout, task.embeddings, device)
     loss = in_precision(task.loss, config, device)
     heldout_loss = in_precision(task.heldout_loss or task.loss, config, device)
     each = one_by_one if stack.alone else vmap_runs
@@ -70,7 +72,9 @@ def make_program(
 
     def step_with(measure: bool) -> Callable[..., tuple]:
         step = each(
-            step_of_one_run(loss, layout, optimizer, stack.micro_batch, measure=measure, alone=stack.alone is not None),
+            step_of_one_run(
+                loss, layout, optimizer, index_N, stack.micro_batch, measure=measure, alone=stack.alone is not None
+            ),
             in_dims=(0, 0, 0, 0, 0, None, None if len(stack.seeds) == 1 else 0),
         )
         # The few steps that measure are not worth a compilation of their own
@@ -86,8 +90,9 @@ def make_program(
 
 
 def step_of_one_run(
-    loss: Loss, layout: Layout, optimizer: Optimizer, micro_batch: int | None, *, measure: bool, alone: bool = False
-) -> Callable[..., tuple]:
+    loss: Loss, layout: Layout, optimizer: Optimizer, index_N: Tensor, micro_batch: int | None,
+    *, measure: bool, alone: bool = False,
+) -> Callable[..., tuple]:  # fmt: skip
     """One training step of one run, a pure function. A run whose loss is not finite stays where it is from then on."""
 
     def step(
@@ -95,7 +100,9 @@ def step_of_one_run(
     ) -> tuple[Tensor, State, Tensor, Tensor, dict[str, Tensor]]:
         grads, train_loss = gradient(loss, unflatten_params(params_N, layout), batch, micro_batch, alone=alone)
         grad_N = flatten_params(grads)
-        hyper = {**hyper, "lr": hyper["lr"] * at["lr"], "step": at["step"]}
+        if "max_norm" in hyper:
+            grad_N = clip(grad_N, hyper["max_norm"])
+        hyper = spread_over_groups({**hyper, "lr": hyper["lr"] * at["lr"], "step": at["step"]}, index_N)
         update_N, state = optimizer.update(grad_N, state, params_N, hyper)
         measured = {name: metric(params_N, grad_N, update_N) for name, metric in METRICS.items()} if measure else {}
         dies = (diverged_at == 0) & ~torch.isfinite(train_loss)

@@ -1,7 +1,8 @@
-"""Learning-rate multiplier against step. Pure functions of the step index, free of torch."""
+"""Multipliers of the learning rate and of weight decay against step: pure functions of its index, free of torch."""
 
+import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from harness.config import check_choice
@@ -17,14 +18,27 @@ def linear(step: int, num_steps: int) -> float:
     return 1 - step / num_steps
 
 
-def cosine(step: int, num_steps: int, *, final: float) -> float:
+def cosine(step: int, num_steps: int, *, final: float = 0.0) -> float:
     """final + (1 - final) (1 + cos(pi t/T)) / 2."""
     return final + (1 - final) * (1 + math.cos(math.pi * step / num_steps)) / 2
 
 
-def wsd(step: int, num_steps: int, *, decay: float) -> float:
+def wsd(step: int, num_steps: int, *, decay: float = 0.2) -> float:
     """1, then linear over the last share `decay` of the steps: (T - t) / (decay T)."""
     return min(1.0, (num_steps - step) / (decay * num_steps)) if decay > 0 else 1.0
+
+
+def inverse_sqrt(step: int, num_steps: int, *, timescale: float = 1.0) -> float:
+    """1 / sqrt(1 + t / timescale), timescale in steps: 1/sqrt(t+1) at timescale 1. Knows no end."""
+    return 1 / math.sqrt(1 + step / timescale)
+
+
+def inverse_time(step: int, num_steps: int, *, rate: float) -> float:
+    """1 / (1 + rate t), rate = peak lr * weight_decay of the run: every step then counts the same in the final weights.
+
+    Source: kexue.fm/archives/11459 (uniform memory, lr_t weight_decay + d log lr_t / dt = 0). Constant without decay.
+    """
+    return 1 / (1 + rate * step)
 
 
 SCHEDULES: dict[str, Callable[..., float]] = {
@@ -32,19 +46,59 @@ SCHEDULES: dict[str, Callable[..., float]] = {
     "linear": linear,
     "cosine": cosine,
     "wsd": wsd,
+    "inverse_sqrt": inverse_sqrt,
+    "inverse_time": inverse_time,
 }
 
 
-def lr_multipliers(schedule: Mapping[str, Any], num_steps: int) -> list[float]:
+def lr_multipliers(schedule: Mapping[str, Any], num_steps: int, *, rate: float | None = None) -> list[float]:
     """The multiplier of the peak learning rate at every step t = 0 ... T-1.
 
     Warm-up multiplies the schedule by (t+1)/W over the first W = ceil(warmup T) steps, so the last of them reaches
     the schedule itself and none is zero.
+
+    Args:
+        rate: the run's own lr * weight_decay, for shapes that take it.
     """
-    check_choice("schedule.name", schedule["name"], SCHEDULES)
-    shape = SCHEDULES[schedule["name"]]
-    options = {key: value for key, value in schedule.items() if key not in ("name", "warmup")}
     warmup_steps = math.ceil(schedule["warmup"] * num_steps)
-    return [
-        shape(step, num_steps, **options) * min(1.0, (step + 1) / max(1, warmup_steps)) for step in range(num_steps)
-    ]
+    path = follow(schedule["name"], schedule, num_steps, rate)
+    return [value * min(1.0, (step + 1) / max(1, warmup_steps)) for step, value in enumerate(path)]
+
+
+def weight_decay_multipliers(schedule: Mapping[str, Any], num_steps: int, *, rate: float | None = None) -> list[float]:
+    """The multiplier of weight decay at every step, without warm-up; 1 throughout where schedule.weight_decay is null.
+
+    It comes beside the learning rate's: a step shrinks weights by (lr multiplier) lr (this) weight_decay.
+    """
+    return follow(schedule.get("weight_decay") or "constant", schedule, num_steps, rate)
+
+
+def follow(name: str, schedule: Mapping[str, Any], num_steps: int, rate: float | None) -> list[float]:
+    """One shape at every step, with those of its options that the schedule has, else its defaults."""
+    check_choice("schedule.name", name, SCHEDULES)
+    shape = SCHEDULES[name]
+    given = schedule if rate is None else {**schedule, "rate": rate}
+    options = {key: given[key] for key in inspect.signature(shape).parameters if key in given}
+    return [shape(step, num_steps, **options) for step in range(num_steps)]
+
+
+def multiplier_tables(
+    schedule: Mapping[str, Any], num_steps: int, runs: Sequence[Mapping[str, float]]
+) -> dict[str, list[list[float]]]:
+    """name of a hyperparameter -> what multiplies it, a row a step: one number for all runs, or one a run.
+
+    Args:
+        runs: the optimizer's numbers of every run, lr and, where it has one, weight_decay.
+    Returns: `lr` always; `weight_decay` only where it follows a schedule.
+    """
+    tables = {}
+    for name, multipliers, shape in (
+        ("lr", lr_multipliers, schedule["name"]),
+        ("weight_decay", weight_decay_multipliers, schedule.get("weight_decay")),
+    ):
+        if shape is None:
+            continue
+        own = runs if shape == "inverse_time" else runs[:1]
+        paths = [multipliers(schedule, num_steps, rate=run["lr"] * run.get("weight_decay", 0.0)) for run in own]
+        tables[name] = [list(row) for row in zip(*paths, strict=True)]
+    return tables

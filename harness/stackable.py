@@ -1,5 +1,6 @@
 """Whether a shape of runs can be stacked: tried, with two runs on a few samples, and the reason told in one line."""
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,18 +11,20 @@ from torch.func import vmap
 from harness.config import RunConfig
 from harness.plan import Stack
 from harness.program import make_program
+from harness.tasks import make_task
 from harness.train import draw_batches, stack_hyperparameters, start
 
 NUM_SAMPLES = 4
 
 # What torch says -> what it means for whoever wrote the module
 REASONS = {
-    "running_mean": "its batch normalisation keeps running statistics, and a stack would need them once a run",
-    "running mean": "its batch normalisation keeps running statistics, and a stack would need them once a run",
     "data-dependent": "it decides by the values of a tensor (if, while, .item())",
     "tracing tensor": "it decides by the values of a tensor (if, while, .item())",
     ".item()": "it decides by the values of a tensor (if, while, .item())",
     "dynamic shape": "the shape of a result depends on the values of a tensor",
+    "aten::lstm": "torch has no rule for stacking an LSTM",
+    "aten::gru": "torch has no rule for stacking a GRU",
+    "aten::rnn": "torch has no rule for stacking an RNN",
     "inplace arithmetic": "it writes in place into a tensor that all runs of a stack would share",
     "in-place operation": "it writes in place into a tensor that all runs of a stack would share",
 }
@@ -34,25 +37,25 @@ def why_alone(config: RunConfig, device: torch.device, runs_dir: Path | None = N
     one by one would be no cure. What shows only on a GPU or at the full batch size is not found here.
     """
     batch_size = min(config.batch_size, NUM_SAMPLES)
-    steps = {"num_steps": 1, "num_samples": batch_size, "batch_size": batch_size}
-    runs = {str(i): replace(config, **steps, seed=config.seed + i) for i in range(2)}
+    few = replace(config, num_steps=1, num_samples=batch_size, batch_size=batch_size)
+    runs = {str(i): replace(few, seed=few.seed + i) for i in range(2)}
     state = torch.get_rng_state()
-    try:
-        try_step(Stack(runs), device, runs_dir)
-        return None
-    except torch.OutOfMemoryError:
-        return None
-    except Exception as error:  # whatever a user's module raises
-        reason = describe(error)
-    finally:
-        torch.set_rng_state(state)
-    try:
-        try_step(Stack({"0": runs["0"]}, alone=reason), device, runs_dir)
-    except Exception:
-        return None
-    finally:
-        torch.set_rng_state(state)
-    return reason
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch, about operations that it maps slowly
+        try:
+            try_step(Stack(runs), device, runs_dir)
+            return None
+        except torch.OutOfMemoryError:
+            return None
+        except Exception as error:  # whatever a user's module raises
+            reason = describe(error)
+        try:
+            try_step(Stack({"0": runs["0"]}, alone=reason), device, runs_dir)
+            return statistics_reason(few, device, runs_dir) or reason
+        except Exception:
+            return None
+        finally:
+            torch.set_rng_state(state)
 
 
 def try_step(stack: Stack, device: torch.device, runs_dir: Path | None) -> None:
@@ -78,6 +81,15 @@ def try_step(stack: Stack, device: torch.device, runs_dir: Path | None) -> None:
 
 class SharedState(Exception):
     """Told as it is."""
+
+
+def statistics_reason(config: RunConfig, device: torch.device, runs_dir: Path | None) -> str | None:
+    """Of the reasons to run alone the one with a cure that keeps its layers."""
+    module = make_task(config, device, runs_dir).module
+    for name, part in module.named_modules() if module is not None else ():
+        if isinstance(part, torch.nn.modules.batchnorm._BatchNorm) and part.track_running_stats:
+            return f"its {type(part).__name__} {name} keeps running statistics; GroupNorm or LayerNorm would stack"
+    return None
 
 
 def same(a: Tensor, b: Tensor) -> bool:

@@ -38,23 +38,30 @@ class Sweep:
 def make_sweep(compose: Compose) -> Sweep:
     """Every combination of the axes in sweep.grid, laid over the composed values.
 
-    An axis `X.name` chooses from a config group (X=adam, X=sgd, ...) and composes anew once a choice; all other axes
-    set values. Two points of the grid that are the same run count once.
+    Where sweep.grids names several grids, the union of their runs: each is sweep.grid with the axes that it adds or
+    replaces, since the best learning rates of two optimizers may lie far apart. An axis `X.name` chooses from a config
+    group (X=adam, X=sgd, ...) and composes anew once a choice; all other axes set values. Two points of the grid that
+    are the same run count once.
 
     Raises: ValueError for an axis or value that the config does not have.
     """
-    values, defaults = compose({})
+    values, _ = compose({})
     sweep = values["sweep"]
     if not re.fullmatch(r"[A-Za-z0-9_-]+", str(sweep["name"])):
         raise ValueError(f"sweep.name={sweep['name']!r} names a folder: give letters, digits, _ and - only")
-    axes = read_axes(sweep["grid"], values)
+    runs: dict[str, RunConfig] = {}
+    for axes in read_grids(sweep, values):
+        runs |= lay_grid(axes, compose)
+    return Sweep(name=str(sweep["name"]), question=str(sweep["question"] or ""), runs=runs)
+
+
+def lay_grid(axes: Mapping[str, list[Any]], compose: Compose) -> dict[str, RunConfig]:
+    """Every combination of some axes, by run_id."""
     choosing = [path for path in axes if is_choice(path)]
     runs: dict[str, RunConfig] = {}
     for choice in itertools.product(*(axes[path] for path in choosing)):
         chosen = {path.removesuffix(".name"): name for path, name in zip(choosing, choice, strict=True)}
-        if chosen:
-            values, defaults = compose(chosen)
-        values = match_types(values, defaults)
+        values = match_types(*compose(chosen))
         check_imports(values)
         add_corpus(values)
         setting = {path: axis for path, axis in axes.items() if not is_choice(path)}
@@ -65,7 +72,15 @@ def make_sweep(compose: Compose) -> Sweep:
             changed = {path: match_type(path, x, flat[path]) for path, x in zip(setting, point, strict=True)}
             config = make_run_config(nest(flat | changed))
             runs[run_id(config)] = config
-    return Sweep(name=str(sweep["name"]), question=str(sweep["question"] or ""), runs=runs)
+    return runs
+
+
+def read_grids(sweep: Mapping[str, Any], values: Mapping[str, Any]) -> list[dict[str, list[Any]]]:
+    """The axes of every grid of a sweep: of sweep.grid alone, or of each in sweep.grids over it."""
+    shared, named = flatten_mapping(sweep["grid"]), sweep.get("grids") or {None: {}}
+    if not all(isinstance(grid, Mapping) for grid in named.values()):
+        raise ValueError("sweep.grids holds grids by a name of yours: give sweep.grids.NAME.AXIS=[...]")
+    return [read_axes(nest(shared | flatten_mapping(grid)), values) for grid in named.values()]
 
 
 def is_choice(path: str) -> bool:

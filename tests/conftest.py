@@ -33,7 +33,7 @@ def make_run() -> Callable[..., RunConfig]:
         values = dict(defaults)
         for key, value in changed.items():
             named = isinstance(value, dict) and "name" not in value
-            values[key] = {**values[key], **value} if named else value
+            values[key] = {**values.get(key, {}), **value} if named else value
         return make_run_config(values)
 
     return make

@@ -8,7 +8,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from analysis.analyse import analyse_runs
-from harness.sweep import read_axis
+from harness.config import CONF_DIR, PARTS, make_run_config, match_types, nest, run_id
+from harness.sweep import read_grids
 
 SWEEPS = Path(__file__).resolve().parents[1] / "sweeps"
 # lr with the lowest seed-mean loss on the grid, from plain loops with torch's fused Adam
@@ -29,13 +30,29 @@ def test_the_answer_covers_the_grid_of_its_question(path):
     sweep = OmegaConf.to_container(OmegaConf.load(path))["sweep"]
     assert {"name", "question", "prediction", "source", "grid"} <= set(sweep)
     frame = pd.read_csv(path.with_suffix(".csv"))
-    axes = {"batch_size": sweep["grid"]["batch_size"], "seed": sweep["grid"]["seed"]}
-    axes["optimizer.lr"] = sweep["grid"]["optimizer"]["lr"]
-    values = {name: set(read_axis(name, axis)) for name, axis in axes.items()}
-    for name, expected in values.items():
-        assert set(frame[name]) == expected
-    assert len(frame) == len(frame["run_id"].unique()) == np.prod([len(v) for v in values.values()])
+    values = {part: {} for part in PARTS} | frame.iloc[0].to_dict() | nest(frame.iloc[0].to_dict())
+    num_points = 0
+    for axes in read_grids(sweep, values):
+        num_points += (size := int(np.prod([len(axis) for axis in axes.values()])))
+        rows = frame[np.all([frame[name].isin(axis) for name, axis in axes.items()], axis=0)]
+        assert len(rows) == len(rows.drop_duplicates(list(axes))) == size
+    assert len(frame) == len(frame["run_id"].unique()) == num_points
     assert set(frame["status"]) <= {"done", "diverged"}
+
+
+@pytest.mark.parametrize("path", sorted(SWEEPS.glob("*.csv")), ids=lambda p: p.stem)
+def test_options_that_came_later_retrain_nothing(path):
+    """The run_id of a committed run follows from its columns and today's defaults for what it has no column for."""
+    for row in pd.read_csv(path).sample(20, random_state=0).to_dict("records"):
+        values = {}
+        for part in PARTS:
+            defaults = OmegaConf.to_container(OmegaConf.load(CONF_DIR / part / f"{row[f'{part}.name']}.yaml"))
+            given = {name: row.get(f"{part}.{name}", default) for name, default in defaults.items()}
+            values[part] = match_types({k: None if pd.isna(v) else v for k, v in given.items()}, defaults)
+        if "task.corpus_sha256" in row and not pd.isna(row["task.corpus_sha256"]):
+            values["task"]["corpus_sha256"] = row["task.corpus_sha256"]
+        rest = {name: row[name] for name in ("protocol", "num_steps", "num_samples", "batch_size", "seed", "precision")}
+        assert run_id(make_run_config({**values, **rest})) == row["run_id"]
 
 
 def test_adams_best_learning_rate_grows_as_the_root():

@@ -58,7 +58,7 @@ def test_protocols_resolve_steps_and_samples(make_run):
         ({"optimizer": {"beta1": 1.0}}, "optimizer.beta1=1.0 is not a number in [0, 1)"),
         ({"batch_size": 0}, "batch_size=0 is not a whole number >= 1"),
         ({"batch_size": 2048}, "num_samples=1024 is less than batch_size=2048"),
-        ({"precision": "float16"}, "precision='float16' is not one of float32, float64"),
+        ({"precision": "float16"}, "precision='float16' is not one of bfloat16, float32, float64"),
         ({"protocol": "fixed_step"}, "did you mean fixed_steps?"),
         ({"protocol": "fixed_steps"}, "protocol=fixed_steps needs num_steps"),
         ({"num_steps": 5}, "num_steps=5 does not go with protocol=fixed_samples"),

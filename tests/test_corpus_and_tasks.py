@@ -9,7 +9,7 @@ import torch
 
 from harness.corpus import python_source_files, read_corpus, split_corpus
 from harness.tasks import make_task
-from harness.tasks.text import HELDOUT, TRAINING, draw
+from harness.tasks.random import HELDOUT, TRAINING, draw
 
 CPU = torch.device("cpu")
 

@@ -11,8 +11,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # a file imports only what stands before it
 ORDER = [
     "corpus", "config", "imports", "records", "sweep", "plan", "schedules", "optimizers", "models", "tasks", "metrics",
-    "parameters", "recording", "program", "train", "stackable", "estimate", "worker", "tracking", "mirror", "launchers", "dry_run",
-    "progress", "compose", "__main__",
+    "parameters", "groups", "recording", "program", "train", "stackable", "estimate", "worker", "tracking", "mirror",
+    "launchers", "dry_run", "progress", "compose", "__main__",
 ]  # fmt: skip
 
 

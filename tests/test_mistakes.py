@@ -41,6 +41,12 @@ HARNESS = [
     (["schedule.warmup=2"], "schedule.warmup=2.0 is not a number in [0, 1]"),
     (["sweep=smoke", "run_id=123"], "run_id='123' is not one of"),
     (["batch_size"], "batch_size"),
+    (["task=noisy_quadratic"], "choose model=none"),
+    (["task=teacher_student", "model=none"], "choose model=perceptron"),
+    (["model=none"], "choose model=ngram or mlp"),
+    (["schedule=inverse_time"], "e.g. optimizer=adamw"),
+    (["schedule.weight_decay=linaer"], "did you mean linear"),
+    (["task=noisy_quadratic", "model=none", "task.noise=isotropc"], "did you mean isotropic"),
 ]
 
 TABLES = {

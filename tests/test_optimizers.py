@@ -1,7 +1,9 @@
 """Oracle: torch.optim over 50 steps in float64, on noisy gradients of a quadratic.
 
 Decoupled decay where torch has none (sgd, signsgd): shrink the parameter by 1 - lr weight_decay, then torch's step.
-The sign is torch's Adam with beta1 = beta2 = eps = 0.
+The sign is torch's Adam with beta1 = beta2 = eps = 0; that of an average is the sign of torch's sum of momenta, and the
+soft one the sine of the angle between eps and g. Epsilon inside the root, which torch does not have: weighted sums over
+all gradients so far, with no recursion.
 """
 
 import inspect
@@ -10,7 +12,7 @@ import pytest
 import torch
 from torch.func import vmap
 
-from harness.optimizers import OPTIMIZERS, adam, make_optimizer, sgd
+from harness.optimizers import OPTIMIZERS, adam, make_optimizer, sgd, sign
 
 SIZE, STEPS = 23, 50
 LRS = (0.003, 0.01, 0.3)
@@ -33,6 +35,54 @@ def torch_adamw(p, h):
     return torch.optim.AdamW([p], lr=h["lr"], betas=betas, eps=h["eps"], weight_decay=h["weight_decay"])
 
 
+class SignOfTorchsMomentum:
+    """Signum from torch.optim.SGD's momentum buffer, which is (1 - momentum) times less averaged: the same sign."""
+
+    def __init__(self, p, h):
+        self.p, self.lr = p, h["lr"]
+        self.shadow = torch.nn.Parameter(torch.zeros_like(p))
+        self.sgd = torch.optim.SGD([self.shadow], lr=1.0, momentum=h["momentum"])
+
+    @torch.no_grad()
+    def step(self):
+        before = self.shadow.detach().clone()
+        self.shadow.grad = self.p.grad.clone()
+        self.sgd.step()
+        self.p -= self.lr * torch.sign(before - self.shadow)
+
+
+class SineOfTheAngle:
+    def __init__(self, p, h):
+        self.p, self.h = p, h
+
+    @torch.no_grad()
+    def step(self):
+        angle = torch.atan2(self.p.grad, torch.tensor(self.h["eps"], dtype=torch.float64))
+        self.p -= self.h["lr"] * torch.sin(angle)
+
+
+class WeightedSums:
+    """Adam with eps^2 added to the weighted mean of squares, from all gradients so far."""
+
+    def __init__(self, p, h):
+        self.p, self.h, self.gradients = p, h, []
+
+    @torch.no_grad()
+    def step(self):
+        self.gradients.append(self.p.grad.clone())
+        count = len(self.gradients)
+        means = []
+        for beta, power in ((self.h["beta1"], 1), (self.h["beta2"], 2)):
+            weights = [beta ** (count - 1 - s) for s in range(count)]
+            total = sum(w * g**power for w, g in zip(weights, self.gradients, strict=True))
+            means.append(total / sum(weights))
+        self.p -= self.h["lr"] * means[0] / torch.hypot(means[1].sqrt(), torch.tensor(self.h["eps"]).double())
+
+
+def torch_rmsprop(p, h):
+    return torch.optim.RMSprop([p], lr=h["lr"], alpha=h["beta2"], eps=h["eps"])
+
+
 TABLE = [
     ({"name": "sgd", "momentum": 0.0, "nesterov": False, "weight_decay": 0.0}, torch_sgd, False),
     ({"name": "sgd", "momentum": 0.9, "nesterov": False, "weight_decay": 0.1}, torch_sgd, True),
@@ -41,7 +91,15 @@ TABLE = [
     ({"name": "adam", "beta1": 0.9, "beta2": 0.95, "eps": 1e-8}, torch_adam, False),
     ({"name": "adam", "beta1": 0.0, "beta2": 0.999, "eps": 0.1}, torch_adam, False),
     ({"name": "adamw", "beta1": 0.9, "beta2": 0.95, "eps": 1e-8, "weight_decay": 0.3}, torch_adamw, False),
-]
+    ({"name": "signum", "momentum": 0.9, "weight_decay": 0.1}, SignOfTorchsMomentum, True),
+    ({"name": "signum", "momentum": 0.0, "weight_decay": 0.0}, torch_sign, False),
+    ({"name": "softsign", "eps": 0.5, "weight_decay": 0.1}, SineOfTheAngle, True),
+    ({"name": "rmsprop", "beta2": 0.95, "eps": 0.01, "weight_decay": 0.1}, torch_rmsprop, True),
+    ({"name": "adam", "beta1": 0.9, "beta2": 0.95, "eps": 0.5, "eps_inside": True}, WeightedSums, False),
+    ({"name": "adam", "beta1": 0.0, "beta2": 0.0, "eps": 0.5, "eps_inside": True}, SineOfTheAngle, False),
+    ({"name": "adamw", "beta1": 0.5, "beta2": 0.9, "eps": 0.5, "eps_inside": True, "weight_decay": 0.3},
+     WeightedSums, True),
+]  # fmt: skip
 
 
 def gradients(seed=0):
@@ -92,14 +150,15 @@ def test_every_optimizer_is_in_the_table():
     assert {config["name"] for config, _, _ in TABLE} == set(OPTIMIZERS)
 
 
-def test_signsgd_does_not_move_where_the_gradient_is_zero():
-    optimizer = make_optimizer({"name": "signsgd", "lr": 0.1, "weight_decay": 0.0})
-    hyper = {"lr": torch.tensor(0.1), "weight_decay": torch.tensor(0.0)}
+@pytest.mark.parametrize("name", ["signsgd", "softsign"])
+def test_a_sign_does_not_move_where_the_gradient_is_zero(name):
+    optimizer = make_optimizer({"name": name, "lr": 0.1, "weight_decay": 0.0})
+    hyper = {"lr": torch.tensor(0.1), "weight_decay": torch.tensor(0.0), "eps": torch.tensor(0.0)}
     update, _ = optimizer.update(torch.tensor([0.0, -2.0]), {}, torch.ones(2), hyper)
     assert update.tolist() == pytest.approx([0.0, 0.1])
 
 
-@pytest.mark.parametrize("module", [adam, sgd])
+@pytest.mark.parametrize("module", [adam, sgd, sign])
 def test_docstrings_say_when_they_hold_and_where_they_come_from(module):
     for name, function in inspect.getmembers(module, inspect.isfunction):
         if name in OPTIMIZERS:

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from harness.schedules import SCHEDULES, lr_multipliers
+from harness.config import CHOICES
+from harness.schedules import SCHEDULES, lr_multipliers, multiplier_tables, weight_decay_multipliers
 
 
 def test_constant_is_one():
@@ -40,8 +41,58 @@ def test_wsd_stays_and_then_falls_to_zero_after_the_end():
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_warmup_rises_in_equal_steps_and_reaches_the_schedule(name):
     options = {"cosine": {"final": 0.0}, "wsd": {"decay": 0.2}}.get(name, {})
-    plain = lr_multipliers({"name": name, "warmup": 0.0, **options}, 100)
-    warm = lr_multipliers({"name": name, "warmup": 0.095, **options}, 100)
+    plain = lr_multipliers({"name": name, "warmup": 0.0, **options}, 100, rate=0.1)
+    warm = lr_multipliers({"name": name, "warmup": 0.095, **options}, 100, rate=0.1)
     ratios = [w / p for w, p in zip(warm, plain, strict=True)]
     assert ratios[:10] == pytest.approx([(t + 1) / math.ceil(9.5) for t in range(10)])
     assert warm[10:] == plain[10:]
+
+
+def test_inverse_sqrt_falls_with_the_root_of_the_step():
+    schedule = {"name": "inverse_sqrt", "warmup": 0.0, "timescale": 1.0}
+    assert lr_multipliers(schedule, 4) == pytest.approx([1, 2**-0.5, 3**-0.5, 0.5])
+    path = lr_multipliers({**schedule, "timescale": 10.0}, 1000)
+    assert path[30] == 0.5
+    assert path[999] / path[249] == pytest.approx(0.5, rel=0.02)
+
+
+def test_inverse_time_weighs_every_update_alike():
+    """Oracle: of w <- (1 - lr_t decay) w + lr_t u_t, u_t ends with the weight lr_t prod_{s>t} (1 - lr_s decay)."""
+    lr, decay, num_steps = 0.01, 0.5, 400
+    lrs = [lr * m for m in lr_multipliers({"name": "inverse_time", "warmup": 0.0}, num_steps, rate=lr * decay)]
+    weights = [lrs[t] * math.prod(1 - lrs[s] * decay for s in range(t + 1, num_steps)) for t in range(num_steps)]
+    assert max(weights) / min(weights) == pytest.approx(1, abs=0.01)
+    assert lrs[0] / lrs[-1] == pytest.approx(1 + 0.005 * 399)
+
+
+def test_weight_decay_follows_its_own_schedule_without_warmup():
+    schedule = {"name": "cosine", "warmup": 0.5, "final": 0.1, "weight_decay": None}
+    assert weight_decay_multipliers(schedule, 4) == [1.0] * 4
+    assert weight_decay_multipliers({**schedule, "weight_decay": "linear"}, 4) == [1, 0.75, 0.5, 0.25]
+    plain = lr_multipliers({"name": "cosine", "warmup": 0.0, "final": 0.1}, 4)
+    assert weight_decay_multipliers({**schedule, "weight_decay": "cosine"}, 4) == plain
+
+
+def test_tables_have_a_number_a_run_only_where_runs_differ():
+    runs = [{"lr": 0.1, "weight_decay": 0.5}, {"lr": 0.2, "weight_decay": 0.5}, {"lr": 0.2, "weight_decay": 0.0}]
+    assert multiplier_tables({"name": "linear", "warmup": 0.0}, 2, runs) == {"lr": [[1.0], [0.5]]}
+    both = multiplier_tables({"name": "inverse_time", "warmup": 0.0, "weight_decay": "linear"}, 2, runs)
+    assert both["lr"] == [[1, 1, 1], pytest.approx([1 / 1.05, 1 / 1.1, 1])]
+    assert both["weight_decay"] == [[1], [0.5]]
+    assert multiplier_tables({"name": "inverse_time", "warmup": 0.0}, 2, [{"lr": 0.1}]) == {"lr": [[1], [1]]}
+
+
+def test_weight_decay_may_follow_every_schedule():
+    assert set(CHOICES["schedule.weight_decay"]) == set(SCHEDULES)
+
+
+@pytest.mark.parametrize("schedule", [{"name": "inverse_time"}, {"name": "linear", "weight_decay": "linear"}])
+def test_a_schedule_of_decay_needs_decay(make_run, schedule):
+    with pytest.raises(ValueError, match="needs weight decay, and optimizer=adam has none: .*adamw"):
+        make_run(schedule={**schedule, "warmup": 0.0})
+    make_run(schedule={**schedule, "warmup": 0.0}, optimizer={"weight_decay": 0.1})
+
+
+def test_an_unknown_schedule_of_decay_is_told(make_run):
+    with pytest.raises(ValueError, match="schedule.weight_decay='linaer' is not one of .*did you mean linear"):
+        make_run(schedule={"name": "linear", "warmup": 0.0, "weight_decay": "linaer"})

@@ -105,3 +105,35 @@ def test_equal_points_count_once():
 def test_wrong_grids_are_told(grid, words):
     with pytest.raises(ValueError, match=words):
         make_sweep(compose_with(grid))
+
+
+def compose_grids(grids):
+    def compose(chosen):
+        values, defaults = compose_with({"batch_size": [8], "optimizer": {"lr": [0.1]}})(chosen)
+        values["sweep"]["grids"] = grids
+        return values, {**defaults, "sweep": values["sweep"]}
+
+    return compose
+
+
+def test_named_grids_are_laid_over_the_grid_one_by_one():
+    grids = {
+        "plain": {"optimizer": {"lr": [0.1, 0.2]}},
+        "sign": {"optimizer": {"name": ["signsgd"], "lr": [0.01]}, "batch_size": [8, 16]},
+        "again": {"optimizer": {"lr": [0.2]}},
+    }
+    sweep = make_sweep(compose_grids(grids))
+    points = [(c.optimizer["name"], c.optimizer["lr"], c.batch_size) for c in sweep.runs.values()]
+    assert points == [("sgd", 0.1, 8), ("sgd", 0.2, 8), ("signsgd", 0.01, 8), ("signsgd", 0.01, 16)]
+
+
+@pytest.mark.parametrize(
+    ("grids", "words"),
+    [
+        ({"a": [1, 2]}, "give sweep.grids.NAME.AXIS"),
+        ({"a": {"optimizer": {"lrr": [0.1]}}}, "did you mean optimizer.lr"),
+    ],
+)
+def test_wrong_named_grids_are_told(grids, words):
+    with pytest.raises(ValueError, match=words):
+        make_sweep(compose_grids(grids))

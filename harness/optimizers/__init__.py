@@ -15,7 +15,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from harness.config import Part, check_choice
-from harness.optimizers import adam, sgd
+from harness.optimizers import adam, sgd, sign
 
 State = dict[str, Tensor]
 Hyper = Mapping[str, Tensor]
@@ -29,7 +29,10 @@ class Optimizer(NamedTuple):
 # name -> a function of the config's flags that gives the pair
 OPTIMIZERS: dict[str, Callable[..., tuple]] = {
     "sgd": sgd.sgd,
-    "signsgd": sgd.signsgd,
+    "signsgd": sign.signsgd,
+    "signum": sign.signum,
+    "softsign": sign.softsign,
+    "rmsprop": adam.rmsprop,
     "adam": adam.adam,
     "adamw": adam.adamw,
 }

@@ -1,4 +1,4 @@
-"""Adam and AdamW."""
+"""Adam, AdamW and RMSprop: gradients divided by the root of their mean square."""
 
 from collections.abc import Callable, Mapping
 
@@ -9,20 +9,25 @@ State = dict[str, Tensor]
 Hyper = Mapping[str, Tensor]
 
 
-def adam() -> tuple[Callable, Callable]:
-    """Adam with epsilon outside the root, after bias correction.
+def adam(*, eps_inside: bool = False) -> tuple[Callable, Callable]:
+    """Adam with epsilon outside the root, after bias correction, or inside.
 
         m <- beta1 m + (1 - beta1) g           v <- beta2 v + (1 - beta2) g^2
         update = -lr (m / c1) / (sqrt(v / c2) + eps),        c_i = 1 - beta_i^step
+        eps_inside: -lr (m / c1) / sqrt(v / c2 + eps^2)
+
+    eps has the unit of the gradient in both. At beta1 = beta2 = 0 the second is softsign. Where eps = sqrt(v / c2) they
+    differ by sqrt(2).
 
     Valid when: beta1^2 < beta2. A row that is rarely hit moves by up to
         lr (1-beta1) / sqrt(1-beta2) / (1-beta1/sqrt(beta2)) a hit.
-    Source: Kingma & Ba, arXiv 1412.6980; the place of epsilon as in torch.optim.Adam.
+    Source: Kingma & Ba, arXiv 1412.6980; outside as in torch.optim.Adam; inside as in kexue.fm/archives/10563 (others
+        write sqrt(v + eps), whose eps is the square of this one).
     """
-    return init_moments, update_adam
+    return init_moments, update_adam_inside if eps_inside else update_adam
 
 
-def adamw() -> tuple[Callable, Callable]:
+def adamw(*, eps_inside: bool = False) -> tuple[Callable, Callable]:
     """Adam with decoupled weight decay.
 
         update = (Adam's update) - lr weight_decay param
@@ -30,12 +35,37 @@ def adamw() -> tuple[Callable, Callable]:
     Valid when: as Adam.
     Source: Loshchilov & Hutter, arXiv 1711.05101; lr multiplies the decay as in torch.optim.AdamW.
     """
+    adapt = update_adam_inside if eps_inside else update_adam
 
     def update(grad: Tensor, state: State, param: Tensor, hyper: Hyper) -> tuple[Tensor, State]:
-        update, state = update_adam(grad, state, param, hyper)
+        update, state = adapt(grad, state, param, hyper)
         return torch.addcmul(update, param, -hyper["lr"] * hyper["weight_decay"]), state
 
     return init_moments, update
+
+
+def rmsprop() -> tuple[Callable, Callable]:
+    """RMSprop with epsilon outside the root and no bias correction: early steps are up to 1/sqrt(1 - beta2) too long.
+
+        v <- beta2 v + (1 - beta2) g^2
+        update = -lr (g / (sqrt(v) + eps) + weight_decay param)
+
+    beta2 is what torch calls alpha; weight decay is decoupled, unlike torch's.
+
+    Valid when: steps >> 1 / (1 - beta2), or a learning rate that the first steps bear.
+    Source: Tieleman & Hinton 2012 (lecture 6.5) as in torch.optim.RMSprop, not centered, without momentum.
+    """
+
+    def init(param: Tensor) -> State:
+        return {"exp_avg_sq": torch.zeros_like(param)}
+
+    def update(grad: Tensor, state: State, param: Tensor, hyper: Hyper) -> tuple[Tensor, State]:
+        exp_avg_sq = torch.lerp(state["exp_avg_sq"], grad.square(), 1 - hyper["beta2"])
+        direction = torch.div(grad, exp_avg_sq.sqrt().add_(hyper["eps"]))
+        update = torch.addcmul(direction, param, hyper["weight_decay"]) * -hyper["lr"]
+        return update, {"exp_avg_sq": exp_avg_sq}
+
+    return init, update
 
 
 def init_moments(param: Tensor) -> State:
@@ -52,5 +82,15 @@ def update_adam(grad: Tensor, state: State, param: Tensor, hyper: Hyper) -> tupl
     correction1, correction2 = 1 - beta1**step, 1 - beta2**step
     # In place on what was just made: half the traffic to memory, and still a pure function
     denominator = exp_avg_sq.sqrt().mul_(correction2.rsqrt()).add_(hyper["eps"])
+    update = torch.div(exp_avg, denominator).mul_(-hyper["lr"] / correction1)
+    return update, {"exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
+
+
+def update_adam_inside(grad: Tensor, state: State, param: Tensor, hyper: Hyper) -> tuple[Tensor, State]:
+    """The update of `adam` with epsilon inside the root. Source: kexue.fm/archives/10563."""
+    exp_avg = torch.lerp(state["exp_avg"], grad, 1 - hyper["beta1"])
+    exp_avg_sq = torch.lerp(state["exp_avg_sq"], grad.square(), 1 - hyper["beta2"])
+    correction1, correction2 = 1 - hyper["beta1"] ** hyper["step"], 1 - hyper["beta2"] ** hyper["step"]
+    denominator = exp_avg_sq.div(correction2).add_(hyper["eps"].square()).sqrt_()
     update = torch.div(exp_avg, denominator).mul_(-hyper["lr"] / correction1)
     return update, {"exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}

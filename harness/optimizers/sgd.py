@@ -1,4 +1,4 @@
-"""Stochastic gradient descent and its sign."""
+"""Stochastic gradient descent."""
 
 from collections.abc import Callable, Mapping
 
@@ -28,23 +28,5 @@ def sgd(*, nesterov: bool) -> tuple[Callable, Callable]:
         direction = torch.addcmul(grad, momentum_buffer, hyper["momentum"]) if nesterov else momentum_buffer
         update = torch.addcmul(direction, param, hyper["weight_decay"]) * -hyper["lr"]
         return update, {"momentum_buffer": momentum_buffer}
-
-    return init, update
-
-
-def signsgd() -> tuple[Callable, Callable]:
-    """The sign of the gradient.
-
-        update = -lr (sign(g) + weight_decay param)        sign(0) = 0
-
-    Valid when: any. Rows whose gradient is exactly zero (bytes that a batch lacks) do not move.
-    Source: Bernstein et al., arXiv 1802.04434; kexue.fm/archives/10542.
-    """
-
-    def init(param: Tensor) -> State:
-        return {}
-
-    def update(grad: Tensor, state: State, param: Tensor, hyper: Hyper) -> tuple[Tensor, State]:
-        return torch.addcmul(torch.sign(grad), param, hyper["weight_decay"]) * -hyper["lr"], {}
 
     return init, update

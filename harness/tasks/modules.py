@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,23 +11,23 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from harness.config import Part
 from harness.imports import load_import
-from harness.models import make_model
-from harness.tasks.types import Batch, Params
+from harness.models import make_model, names_of_embeddings
+from harness.tasks.types import Batch, Params, Task
 
 Criterion = Callable[[Any, Tensor], Tensor]  # (outputs, targets) -> mean loss of the batch
 
 
-class ModuleParts(NamedTuple):
-    module: nn.Module
-    init: Callable[[int], Params]
-    loss: Callable[[Mapping[str, Tensor], Batch], Tensor]
-    heldout_loss: Callable[[Mapping[str, Tensor], Batch], Tensor]
-
-
-def module_parts(
-    task: Part, model: Part, device: torch.device, criterion: Criterion, **shape: int
-) -> ModuleParts:
-    """A module as functions of its parameters, for batches (inputs, targets).
+def module_task(
+    task: Part,
+    model: Part,
+    device: torch.device,
+    criterion: Criterion,
+    *,
+    sample: Callable[[int, int, int], Batch],
+    heldout: Callable[[int], Batch],
+    **shape: int,
+) -> Task:
+    """The task of training a module on batches (inputs, targets).
 
     What is no trained parameter (buffers, frozen parameters) comes from a module made with seed 0, the same for every
     run. Buffers that training changes belong to the one run that is trained alone; init puts them back.
@@ -56,8 +56,6 @@ def module_parts(
 
     def call(params: Mapping[str, Tensor], batch: Batch) -> Tensor:
         inputs, targets = batch
-        if inputs.is_floating_point():
-            inputs = inputs.to(next(iter(params.values())).dtype)
         with stackable_attention(inputs.device):
             value = criterion(functional_call(module, dict(params), (inputs,)), targets)
         if value.dim():
@@ -73,7 +71,7 @@ def module_parts(
         module.eval()
         return call(params, batch)
 
-    return ModuleParts(module, init, loss, heldout_loss)
+    return Task(init, sample, loss, heldout, heldout_loss, names_of_embeddings(module), module)
 
 
 def stackable_attention(device: torch.device) -> contextlib.AbstractContextManager:

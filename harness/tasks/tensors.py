@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from harness.config import Part
 from harness.imports import load_import
-from harness.tasks.modules import module_parts
-from harness.tasks.text import HELDOUT, TRAINING, draw
+from harness.tasks.modules import module_task
+from harness.tasks.random import HELDOUT, TRAINING, draw
 from harness.tasks.types import Batch, Task
 
 PARTS = ("training inputs", "training targets", "held-out inputs", "held-out targets")
@@ -26,8 +26,7 @@ def tensors_task(task: Part, model: Part, device: torch.device, runs_dir: Path |
     Held-out samples come without replacement, in one shuffled order; there may be fewer than asked for.
     """
     inputs, targets, heldout_inputs, heldout_targets = load_data(str(task["data"]), device)
-    whole = not targets.is_floating_point()
-    parts = module_parts(task, model, device, F.cross_entropy if whole else mean_squared_error)
+    criterion = mean_squared_error if targets.is_floating_point() else F.cross_entropy
 
     def sample(seed: int, start: int, n: int) -> Batch:
         chosen = draw(seed, TRAINING, start, n) % np.uint64(len(inputs))
@@ -38,7 +37,7 @@ def tensors_task(task: Part, model: Part, device: torch.device, runs_dir: Path |
         order = torch.from_numpy(np.argsort(draw(0, HELDOUT, 0, len(heldout_inputs)), kind="stable")[:n]).to(device)
         return heldout_inputs[order], heldout_targets[order]
 
-    return Task(parts.init, sample, parts.loss, heldout, parts.heldout_loss, parts.module)
+    return module_task(task, model, device, criterion, sample=sample, heldout=heldout)
 
 
 def load_data(path: str, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:

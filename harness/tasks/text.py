@@ -12,12 +12,11 @@ from torch.nn import functional as F
 
 from harness.config import Part
 from harness.records import load_corpus
-from harness.tasks.modules import module_parts
+from harness.tasks.modules import module_task
+from harness.tasks.random import HELDOUT, TRAINING, draw
 from harness.tasks.types import Batch, Task
 
 NUM_BYTES = 256
-# Second words of the Philox key: streams that must not meet
-TRAINING, HELDOUT = 0, 1
 
 
 def text_task(task: Part, model: Part, device: torch.device, runs_dir: Path | None = None) -> Task:
@@ -30,7 +29,6 @@ def text_task(task: Part, model: Part, device: torch.device, runs_dir: Path | No
     corpus = load_corpus(task, runs_dir)
     train, heldout_bytes = (_to_tensor(data, device) for data in (corpus.train, corpus.heldout))
     shape = {"context": context, "num_symbols": NUM_BYTES, "num_outputs": NUM_BYTES}
-    parts = module_parts(task, model, device, F.cross_entropy, **shape)
     window_T = torch.arange(context + 1, device=device)
 
     def read(data: Tensor, draws: np.ndarray) -> Batch:
@@ -44,14 +42,7 @@ def text_task(task: Part, model: Part, device: torch.device, runs_dir: Path | No
     def heldout(n: int) -> Batch:
         return read(heldout_bytes, draw(0, HELDOUT, 0, n))
 
-    return Task(parts.init, sample, parts.loss, heldout, parts.heldout_loss, parts.module)
-
-
-def draw(seed: int, stream: int, start: int, n: int) -> np.ndarray:
-    """Draws start ... start+n-1 of a stream: uint64, from Philox, whose every counter value gives four of them."""
-    offset = start % 4
-    bits = np.random.Philox(key=np.array([seed, stream], dtype=np.uint64), counter=start // 4)
-    return bits.random_raw(offset + n)[offset:]
+    return module_task(task, model, device, F.cross_entropy, sample=sample, heldout=heldout, **shape)
 
 
 def _to_tensor(data: bytes, device: torch.device) -> Tensor:

@@ -217,3 +217,12 @@ def test_an_unknown_sweep_names_the_nearest(clone):
     (tables.SWEEPS_DIR / "planted.yaml").write_text("")
     with pytest.raises(ValueError, match=r"'plantd' is not one of the sweeps planted \(did you mean planted\?\)"):
         choose_table("plantd", runs_dir)
+
+
+def test_an_option_that_came_later_and_is_off_makes_no_group():
+    frame = pd.DataFrame({"batch_size": 8, "lr": [0.1, 0.2, 0.4] * 2, "loss": 1.0, "seed": [0] * 3 + [1] * 3})
+    frame["optimizer.eps_inside"] = [None] * 3 + [False] * 3
+    assert tidy_runs(frame).groups == ()
+    assert count_missing(frame.assign(status="done"), frame.assign(**{"optimizer.eps_inside": False})) == 0
+    frame["optimizer.eps_inside"] = [None] * 3 + [True] * 3
+    assert tidy_runs(frame).groups == ("optimizer.eps_inside",)

@@ -1,0 +1,55 @@
+"""Numbers of their own for kinds of parameters: embeddings, vectors (biases, gains) and matrices.
+
+Shapes: N parameters of one run, G = 3 kinds.
+"""
+
+from collections.abc import Collection, Mapping
+
+import torch
+from torch import Tensor
+
+from harness.config import GROUPS
+from harness.parameters import Layout
+
+
+def group_index(layout: Layout, embeddings: Collection[str], device: torch.device) -> Tensor:
+    """Which kind each of the N entries belongs to, as an index into GROUPS.
+
+    Args:
+        embeddings: names of the tensors that are tables of embeddings; of the others, those with fewer than two
+            dimensions are vectors.
+    """
+    kinds = [
+        "embedding" if name in embeddings else "vector" if len(shape) < 2 else "matrix"
+        for name, shape in zip(layout.names, layout.shapes, strict=True)
+    ]
+    index = torch.tensor([GROUPS.index(kind) for kind in kinds], device=device)
+    return index.repeat_interleave(torch.tensor(layout.sizes, device=device))
+
+
+def spread_over_groups(hyper: Mapping[str, Tensor], index_N: Tensor) -> dict[str, Tensor]:
+    """One run's numbers, with lr and weight_decay as one number an entry where a kind has its own.
+
+    `groups.KIND.lr` multiplies lr; `groups.KIND.weight_decay` stands in place of weight_decay. Both are (N,) then, else
+    0-d as they were.
+    """
+    spread = dict(hyper)
+    for name in ("lr", "weight_decay"):
+        own = {kind: hyper[key] for kind in GROUPS if (key := f"groups.{kind}.{name}") in hyper}
+        if own:
+            usual = hyper[name]
+            numbers = [
+                usual if kind not in own else own[kind] * usual if name == "lr" else own[kind] for kind in GROUPS
+            ]
+            spread[name] = torch.stack(numbers)[index_N]
+    return spread
+
+
+def clip(grad_N: Tensor, max_norm: Tensor) -> Tensor:
+    """The gradient, scaled down to norm max_norm where it is longer.
+
+        g min(1, max_norm / (|g| + 1e-6))
+
+    Source: Pascanu et al., arXiv 1211.5063; the constant as in torch.nn.utils.clip_grad_norm_.
+    """
+    return grad_N * (max_norm / (grad_N.norm() + 1e-6)).clamp(max=1.0)

@@ -1,0 +1,167 @@
+"""Oracle: torch.optim with param_groups, torch's clip_grad_norm_ and autocast on a plain module, and the step that is
+neither recorded nor compiled.
+"""
+
+import dataclasses
+
+import pytest
+import torch
+from torch.func import grad
+from torch.nn import functional as F
+
+from harness.config import run_id
+from harness.parameters import flatten_params
+from harness.plan import Stack, make_plan, shape_of
+from harness.program import gradient, make_program
+from harness.recording import COMPILED, can_compile, name_of, record
+from harness.train import train
+from tests.reference.plain import CPU, plain_module, plain_step
+
+ADAMW = {"name": "adamw", "lr": 0.01, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8, "weight_decay": 0.1}
+CONSTANT = {"schedule": {"name": "constant", "warmup": 0.0}, "num_samples": 160, "precision": "float64"}
+
+
+def make_stack(configs, **how):
+    return Stack({run_id(config): config for config in configs}, **how)
+
+
+def last(stack, runs_dir=None, **options):
+    *_, progress = train(make_program(stack, CPU, runs_dir, **options), stack, num_evals=2, num_examples=16)
+    return progress
+
+
+def test_groups_have_their_own_learning_rate_and_decay(make_run):
+    groups = {"embedding": {"lr": 3.0, "weight_decay": 0.5}, "vector": {"weight_decay": 0.0}}
+    config = make_run(optimizer=ADAMW, groups=groups, **CONSTANT)
+    other = make_run(optimizer=ADAMW, groups={**groups, "embedding": {"lr": 1.0, "weight_decay": 0.2}}, **CONSTANT)
+    progress = last(make_stack([other, config]))
+    module = plain_module(config)
+    named = dict(module.named_parameters())
+    kinds = [("embedding.weight",), ("hidden.bias", "output.bias"), ("hidden.weight", "output.weight")]
+    numbers = [(0.03, 0.5), (0.01, 0.0), (0.01, 0.1)]
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [named[name] for name in names], "lr": lr, "weight_decay": decay}
+            for names, (lr, decay) in zip(kinds, numbers, strict=True)
+        ],
+        betas=(0.9, 0.95),
+    )
+    task = make_program(make_stack([config]), CPU).task
+    for t in range(20):
+        plain_step(module, optimizer, task.sample(0, 8 * t, 8))
+    torch.testing.assert_close(progress.params_RN[1], flatten_params(named).detach(), rtol=0, atol=1e-11)
+
+
+def test_clipping_is_torchs(make_run):
+    sgd = {"name": "sgd", "lr": 0.5, "momentum": 0.0, "nesterov": False, "weight_decay": 0.0}
+    limits = (0.1, 1.0, 100.0)
+    configs = [make_run(optimizer=sgd, max_norm=limit, **CONSTANT) for limit in limits]
+    progress = last(make_stack(configs))
+    task = make_program(make_stack(configs), CPU).task
+    for lane, config in enumerate(configs):
+        module = plain_module(config)
+        optimizer = torch.optim.SGD(module.parameters(), lr=0.5)
+        for t in range(20):
+            symbols, following = task.sample(0, 8 * t, 8)
+            optimizer.zero_grad()
+            F.cross_entropy(module(symbols), following).backward()
+            torch.nn.utils.clip_grad_norm_(module.parameters(), limits[lane])
+            optimizer.step()
+        expected = flatten_params(dict(module.named_parameters())).detach()
+        torch.testing.assert_close(progress.params_RN[lane], expected, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("micro_batch", [1, 3, 8, 20])
+def test_a_gradient_in_pieces_is_the_gradient(make_run, micro_batch):
+    config = make_run(precision="float64")
+    program = make_program(make_stack([config]), CPU)
+    params = program.task.init(0)
+    batch = program.task.sample(0, 0, 8)
+    pieces, loss = gradient(program.task.loss, params, batch, micro_batch)
+    whole = grad(program.task.loss)(params, batch)
+    assert abs(float(loss - program.task.loss(params, batch))) < 1e-13
+    for name in params:
+        torch.testing.assert_close(pieces[name], whole[name], rtol=0, atol=1e-14)
+
+
+def test_training_in_pieces_is_training(make_run):
+    configs = [make_run(optimizer={"lr": lr}, **CONSTANT) for lr in (0.001, 0.01)]
+    whole, pieces = last(make_stack(configs)), last(make_stack(configs, micro_batch=3))
+    torch.testing.assert_close(whole.params_RN, pieces.params_RN, rtol=0, atol=1e-10)
+    assert not torch.equal(whole.params_RN, pieces.params_RN)  # it was another order of summation
+
+
+def test_bfloat16_multiplies_in_bfloat16_and_keeps_the_rest(make_run):
+    config = make_run(precision="bfloat16", num_samples=64)
+    program = make_program(make_stack([config, make_run(precision="bfloat16", num_samples=64, seed=1)]), CPU)
+    params = program.task.init(0)
+    assert {tensor.dtype for tensor in params.values()} == {torch.float32}
+    batch = program.task.heldout(16)
+    module = plain_module(dataclasses.replace(config, precision="float32"), params)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        expected = F.cross_entropy(module(batch[0]).float(), batch[1])
+    stacked = program.evaluate(torch.stack([flatten_params(params)] * 2), batch)
+    assert stacked.dtype == torch.float32
+    assert float((stacked - expected).abs().max()) < 1e-3
+    with torch.no_grad():
+        exact = F.cross_entropy(module(batch[0]), batch[1])
+    assert float((stacked - exact).abs().max()) > 1e-6  # it did round
+
+
+def test_a_recorded_function_gives_the_same_bits():
+    def function(x, y):
+        return [torch.vmap(grad(lambda a, b: torch.tanh(a * b).sum()))(x, y), x @ y.T]
+
+    x, y = torch.randn(3, 5), torch.randn(3, 5)
+    recorded = record(function)
+    for scale in (1.0, 2.0):
+        for seen, expected in zip(recorded(scale * x, y), function(scale * x, y), strict=True):
+            assert torch.equal(seen, expected)
+    assert recorded(x[:2], y[:2])[1].shape == (2, 2)  # another shape is recorded anew
+
+
+def test_machine_code_is_named_by_all_that_it_depends_on():
+    def graph_of(function, x):
+        return torch.fx.experimental.proxy_tensor.make_fx(function)(x)
+
+    x = torch.ones(4)
+    one, two = torch.tensor([1.0]), torch.tensor([2.0])
+    names = [
+        name_of(graph_of(lambda x: [x + one], x), (x,)), name_of(graph_of(lambda x: [x + two], x), (x,)),
+        name_of(graph_of(lambda x: [x * one], x), (x,)), name_of(graph_of(lambda x: [x + one], x), (x.double(),)),
+        name_of(graph_of(lambda x: [x + one], x[:2]), (x[:2],)),
+    ]  # fmt: skip
+    assert len(set(names)) == 5
+    assert names[0] == name_of(graph_of(lambda x: [x + one], x), (x,))
+
+
+@pytest.mark.skipif(not can_compile("cpu"), reason="there is no C++ compiler on this machine")
+def test_compiled_steps_agree_and_are_built_once(make_run, tmp_path):
+    configs = [make_run(num_samples=80, precision="float64", optimizer={"lr": lr}) for lr in (0.001, 0.01)]
+    built = []
+    plain = last(make_stack(configs))
+    first = last(make_stack(configs, compiled=True), tmp_path, note_build=built.append)
+    again = last(make_stack(configs, compiled=True), tmp_path, note_build=built.append)
+    assert len(built) == 1
+    assert list((tmp_path / COMPILED).glob("*.pt2"))
+    torch.testing.assert_close(first.params_RN, plain.params_RN, rtol=0, atol=1e-11)
+    assert torch.equal(first.params_RN, again.params_RN)
+    assert first.history["step"] == plain.history["step"]
+
+
+def test_numbers_do_not_shape_the_program_but_their_presence_does(make_run):
+    configs = [
+        make_run(max_norm=1.0), make_run(max_norm=2.0), make_run(), make_run(groups={"vector": {"lr": 2.0}}),
+        make_run(groups={"vector": {"lr": 3.0}}), make_run(groups={"vector": {"lr": None}}),
+    ]  # fmt: skip
+    shapes = [shape_of(config) for config in configs]
+    assert [shapes.index(shape) for shape in shapes] == [0, 0, 2, 3, 3, 2]
+    assert len({run_id(config) for config in configs}) == 5
+    runs = {run_id(config): config for config in configs}
+    plan = make_plan("s", runs, device="cpu", width=None, metrics={"num_evals": 1, "num_examples": 1})
+    assert sorted(len(stack.runs) for stack in plan.stacks) == [1, 2, 2]
+
+
+def test_decay_that_no_optimizer_applies_is_told(make_run):
+    with pytest.raises(ValueError, match="groups.vector.weight_decay=0.1 has no effect on optimizer=adam"):
+        make_run(groups={"vector": {"weight_decay": 0.1}})
