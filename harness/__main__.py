@@ -3,10 +3,11 @@
 import importlib.util
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,14 +20,17 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from harness.compose import MISTAKES, compose, describe_options, explain, register_sweeps
-from harness.config import CONF_DIR, ROOT, TRACKER_MODES, check_choice, check_limits, match_types
+from harness.config import CONF_DIR, ROOT, TRACKER_MODES, RunConfig, check_choice, check_limits, match_types
 from harness.corpus import read_corpus
 from harness.launchers import LAUNCHERS
-from harness.launchers.local import choose_device, warm_up
-from harness.plan import make_plan, open_plan
+from harness.launchers.local import available_cores, choose_device, warm_up
+from harness.measure import COMPILE, Machine, choose_all
+from harness.plan import Plan, make_plan, name_request, open_plan
 from harness.progress import Display
-from harness.records import read_attempts, read_ended, read_mirrored, read_records, store_corpus, writable_folder
+from harness.records import read_attempts, read_ended, read_mirrored, read_records, store_corpus
+from harness.store import StoreError, writable_folder
 from harness.sweep import Sweep, make_sweep
+from harness.unfinished import remove_ended
 
 HELP = """Train what a sweep lacks, fit laws to all of it, draw it.
 
@@ -69,30 +73,41 @@ def train_missing(settings: dict[str, Any], sweep: Sweep, folder: Path, since: s
     for task in texts.values():
         store_corpus(settings["runs_dir"], read_corpus(task))
     device, num_devices = choose_device(launcher["device"])
-    plan = make_plan(
-        sweep.name,
-        sweep.runs,
-        device=device,
-        width=launcher["width"],
-        metrics=settings["metrics"],
-        since=since,
-    )
-    path, plan = open_plan(folder, plan)
+    options = {"device": device, "width": launcher["width"], "metrics": settings["metrics"], "since": since}
+    how = {"compile": launcher["compile"], "micro_batch": launcher["micro_batch"]}
+    request = name_request(sweep.name, sweep.runs, **options, **how)
     ended = read_ended(folder, since)
+    workers = launcher["workers"] or num_devices or available_cores()
+    machine = Machine(device, workers, width=launcher["width"], **how)
+
+    def lay(runs: dict[str, RunConfig]) -> Plan:
+        choices = choose_all(runs, machine, Path(settings["runs_dir"]))
+        return make_plan(sweep.name, runs, **options, choices=choices)
+
+    path, plan = open_plan(folder, request, sweep.runs, ended, lay)
     waiting = [i for i, stack in enumerate(plan.stacks) if stack.without(ended).runs]
-    reasons: dict[str, int] = {}
-    with Display(plan, waiting, ended) as display:
-        launch = LAUNCHERS[launcher["name"]]
-        for stack, message in launch(path, plan, waiting, num_devices=num_devices, workers=launcher["workers"]):
+    pace = {"num_devices": num_devices, "workers": workers, **{key: launcher[key] for key in ("checkpoint", "lease")}}
+    failed: dict[str, list[str]] = {}  # reason -> run_ids
+    with (
+        closing(LAUNCHERS[launcher["name"]](path, plan, waiting, **pace)) as launched,
+        Display(plan, waiting, ended) as display,
+    ):
+        for stack, message in launched:
             display.show(stack, message)
-            failed = [reason for status, reason in message.get("ended", ()) if status == "failed"]
-            if "lost" in message:
-                failed = [message["lost"]] * len(plan.stacks[stack].without(ended).runs)
-            for reason in failed:
-                reasons[reason] = reasons.get(reason, 0) + 1
-    for reason, count in reasons.items():
-        print(f"{count} runs failed: {reason}", file=sys.stderr)
-    return sum(reasons.values())
+            for run, status, reason in message.get("ended", ()):
+                if status == "failed":
+                    failed.setdefault(reason, []).append(run)
+    remove_ended(folder, read_ended(folder, since), since)
+    for reason, runs in failed.items():
+        print(f"{len(runs)} runs failed: {reason}", file=sys.stderr)
+        print(f"  one of them alone: {command_for(runs[0])}", file=sys.stderr)
+    return sum(map(len, failed.values()))
+
+
+def command_for(run: str) -> str:
+    """What was typed, for one run of it."""
+    typed = [text for text in sys.argv[1:] if not text.startswith(("run_id=", "refresh="))]
+    return shlex.join(["python", "-m", "harness", *typed, f"run_id={run}"])
 
 
 def draw_sweep(settings: dict[str, Any], sweep: Sweep, folder: Path) -> None:
@@ -149,6 +164,7 @@ def execute() -> int:
     if settings["tracker"]["name"] == "wandb":
         check_choice("tracker.mode", settings["tracker"]["mode"], TRACKER_MODES)
     check_choice("launcher.device", settings["launcher"]["device"], ("auto", "cpu", "cuda"))
+    check_choice("launcher.compile", settings["launcher"]["compile"], COMPILE)
     if not settings["dry_run"]:
         warm_up()
     sweep = make_sweep(compose)
@@ -172,6 +188,9 @@ def main(_: DictConfig) -> None:
         code = execute()
     except MISTAKES as error:
         code = tell(error)
+    except StoreError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 1
     except BrokenPipeError:
         # Whoever read the output is gone (`| head`): finished stacks are kept, and there is nobody left to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -180,24 +199,27 @@ def main(_: DictConfig) -> None:
 
 
 def cli() -> int:
-    """Exit code: 0, 1 when a run failed, 2 on a mistake of the user's, 130 when interrupted."""
+    """Exit code: 0, 1 when a run failed, 2 on a mistake of the user's, 130 when interrupted, 143 by SIGTERM."""
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(HELP + "\n" + describe_options())
         return 0
     if {"-m", "--multirun"} & set(sys.argv[1:]):
         return tell(ValueError("--multirun is not used here: give an axis, e.g. sweep.grid.optimizer.lr=[0.1,0.2]"))
     register_sweeps()
+    signal.signal(signal.SIGTERM, interrupt)
     try:
         main()
     except MISTAKES as error:
         return tell(error)
-    except KeyboardInterrupt:
-        print(
-            "\ninterrupted: finished stacks are kept; the same command trains what is missing",
-            file=sys.stderr,
-        )
-        return 130
+    except KeyboardInterrupt as ending:
+        print("\ninterrupted: all that was trained is kept; the same command goes on from there", file=sys.stderr)
+        return 143 if ending.args == (signal.SIGTERM,) else 130
     return 0
+
+
+def interrupt(number: int, frame: object) -> None:
+    """SIGTERM, of a scheduler or a shutdown, ends the command as Ctrl-C does: workers save what they have."""
+    raise KeyboardInterrupt(signal.Signals(number))
 
 
 if __name__ == "__main__":

@@ -50,6 +50,7 @@ LIMITS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "num_heldout": _examples, "context": _count, "num_evals": _count, "num_examples": _examples,
     "embedding": _count, "hidden": _count, "depth": _count, "workers": _count, "width": _count,
     "max_norm": _positive, "micro_batch": _count,
+    "checkpoint": _positive, "lease": _positive,
     "lr": _positive, "eps": _not_negative, "weight_decay": _not_negative,
     "beta1": _average, "beta2": _average, "momentum": _average,
     "warmup": _share, "decay": _share, "final": _share,

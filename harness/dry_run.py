@@ -10,6 +10,7 @@ from rich.table import Table
 
 from harness.estimate import estimate_stack
 from harness.launchers.local import available_cores, choose_device
+from harness.measure import Machine, choose_all
 from harness.plan import Stack, make_plan, shape_of
 from harness.records import read_ended
 from harness.sweep import Sweep
@@ -19,7 +20,11 @@ def print_dry_run(settings: dict[str, Any], sweep: Sweep) -> None:
     """What the command would train: stacks by shape with FLOPs, memory and time, and what is there already."""
     launcher = settings["launcher"]
     device, num_devices = choose_device(launcher["device"])
-    plan = make_plan(sweep.name, sweep.runs, device=device, width=launcher["width"], metrics=settings["metrics"])
+    workers = launcher["workers"] or num_devices or available_cores()
+    machine = Machine(device, workers, launcher["compile"], launcher["width"], launcher["micro_batch"])
+    choices = choose_all(sweep.runs, machine, Path(settings["runs_dir"]), probe=False)
+    options = {"device": device, "width": launcher["width"], "metrics": settings["metrics"]}
+    plan = make_plan(sweep.name, sweep.runs, **options, choices=choices)
     ended = read_ended(Path(settings["runs_dir"]) / sweep.name) & set(sweep.runs)
     table = Table("stacks", "runs", "batch size", "steps", "optimizer", "FLOPs", "MB a stack", "worker seconds")
     shapes: dict[str, list[Stack]] = {}
@@ -44,6 +49,5 @@ def print_dry_run(settings: dict[str, Any], sweep: Sweep) -> None:
     missing = len(sweep.runs) - len(ended)
     print(f"{sweep.name}: {len(sweep.runs)} runs, {len(ended)} done, {missing} to train; {total_flops:.3g} FLOPs")
     if missing and None not in seconds:
-        workers = launcher["workers"] or (num_devices if device == "cuda" else available_cores())
         total = sum(x for x in seconds if x is not None) / workers
         print(f"about {total:.0f} s on {workers} {device} workers like this one, without start-up and evaluation")

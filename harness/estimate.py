@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,8 +10,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from harness.config import RunConfig, run_id
 from harness.plan import Stack
+from harness.process import prepare_process
 from harness.program import make_program
+from harness.schedules import scheduled
 from harness.train import draw_batches, stack_hyperparameters, start
 
 TIMED_STEPS = 3
@@ -46,14 +50,42 @@ def wait_for(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def estimate_stack(stack: Stack, device: torch.device) -> Estimate:
+def probe(config: RunConfig, device: str, runs_dir: Path) -> list[dict[str, Any]]:
+    """What harness/measure.py wants to know about a shape: time and memory at a few widths."""
+    prepare_process(device)
+    kind = torch.device(device)
+    try:
+        return [probe_width(config, width, kind, runs_dir) for width in widths_to_try(config, device)]
+    except Exception:
+        return []  # not to be judged here: training it will say what is wrong with it
+
+
+def probe_width(config: RunConfig, width: int, device: torch.device, runs_dir: Path) -> dict[str, Any]:
+    lr = float(str(config.optimizer["lr"]))
+    rows = [replace(config, optimizer={**config.optimizer, "lr": lr * (1 + i / 1000)}) for i in range(width)]
+    stack = Stack({run_id(row): row for row in rows})
+    cost = estimate_stack(stack, device, runs_dir)
+    seconds = None if cost.seconds is None else cost.seconds / config.num_steps / width
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
+    return {"what": "traced", "width": width, "seconds": seconds, "bytes": cost.bytes // width, "free_bytes": free}
+
+
+def widths_to_try(config: RunConfig, device: str) -> list[int]:
+    """Stacks of large batches gain nothing by being wide on a CPU: their operations are long, and fill its cache."""
+    if device == "cuda":
+        return [64, 256]
+    return [12, 24] if config.batch_size <= 128 else [12]
+
+
+def estimate_stack(stack: Stack, device: torch.device, runs_dir: Path | None = None) -> Estimate:
     """Counts one step's FLOPs and, where that is cheap, times a few steps here."""
     short = Stack({name: replace(config, num_steps=TIMED_STEPS + 1) for name, config in stack.runs.items()})
-    program = make_program(short, device)
+    program = make_program(short, device, runs_dir)
     now = start(program, short)
     batches = list(draw_batches(program.task, short))
     hyper = stack_hyperparameters(stack, now.params_RN)
-    at = {name: torch.ones((), dtype=now.params_RN.dtype, device=device) for name in ("step", "lr")}
+    at = {"step": now.params_RN.new_ones(())}
+    at |= {name: now.params_RN.new_ones(len(stack.runs)) for name in scheduled(stack.first.schedule)}
     args = (now.params_RN, now.state, now.diverged_at_R, now.loss_sum_R, hyper, at)
     program.step(*args, batches[0])  # the first call records, which would count all twice
     with FlopCounterMode(display=False) as flop_counter, ByteCounter() as byte_counter:

@@ -1,19 +1,22 @@
 """A plan lays the runs of a sweep into stacks: runs of one shape, trained as one program.
 
-It is fixed once: `runs_dir/NAME/plan-HASH.json` is created exclusively, and whoever trains, now or after a crash, obeys
-the file that is there.
+It is fixed once: `runs_dir/NAME/plan-REQUEST-0.json` is created exclusively, and whoever trains, now or after a crash,
+obeys the file that is there. What must change later (a stack halved, runs whose records were deleted) is a new
+revision, `plan-REQUEST-1.json` and so on, of which the highest is obeyed.
 """
 
 import hashlib
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from harness.config import PATHS, RunConfig, flatten, make_run_config, nest, run_id
-from harness.records import publish
+from harness.store import publish
+
+HEAD = ("sweep", "device", "width", "num_evals", "num_examples", "since")  # of a plan's file, before its stacks
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,21 @@ class Stack:
 
     def without(self, done: set[str]) -> "Stack":
         """The same stack with only the runs that are still to train."""
-        return replace(self, runs={name: config for name, config in self.runs.items() if name not in done})
+        return self.only([name for name in self.runs if name not in done])
+
+    def only(self, names: Iterable[str]) -> "Stack":
+        """The same stack with these runs."""
+        return replace(self, runs={name: self.runs[name] for name in names})
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How the runs of a shape are trained; the fields of Stack that are not its runs."""
+
+    width: int  # most runs in a stack
+    compiled: bool = False
+    micro_batch: int | None = None
+    alone: str | None = None
 
 
 @dataclass(frozen=True)
@@ -73,23 +90,37 @@ def make_plan(
     width: int | None,
     metrics: Mapping[str, int],
     since: str | None = None,
+    choices: Mapping[str, Choice] | None = None,
 ) -> Plan:
-    """Group runs by shape, and a shape's runs into stacks of at most `width`, seed by seed.
+    """Group runs by shape, and a shape's runs into stacks, seed by seed.
 
     Stacks are in the order of their cost, longest first: workers that take them in that order end together.
+
+    Args:
+        width: most runs in a stack; None: as chosen.
+        choices: by shape, see harness/measure.py; for a shape that it lacks, the default width.
     """
     shapes: dict[str, list[tuple[str, RunConfig]]] = {}
     for name, config in runs.items():
         shapes.setdefault(shape_of(config), []).append((name, config))
-    stacks: list[Stack] = []
-    for members in shapes.values():
-        members.sort(key=lambda member: (member[1].seed, tuple(member[1].hyperparameters.values())))
-        # as many stacks as needed, of even widths: 14 runs at width 12 are 7 + 7
-        count = -(-len(members) // (width or default_width(device, members[0][1].batch_size)))
-        edges = [round(i * len(members) / count) for i in range(count + 1)]
-        stacks += [Stack(dict(members[a:b])) for a, b in itertools.pairwise(edges)]
-    stacks.sort(key=lambda stack: -cost(stack))
-    return Plan(sweep, device, width, metrics["num_evals"], metrics["num_examples"], since, tuple(stacks))
+    costs: list[tuple[float, Stack]] = []
+    for shape, members in shapes.items():
+        usual = Choice(width or default_width(device, members[0][1].batch_size))
+        stacks = lay_stacks(members, (choices or {}).get(shape, usual))
+        # Compiled steps take about a third, once the first stack of them has built the code
+        costs += [(cost(stack) / (3 if stack.compiled and k else 1), stack) for k, stack in enumerate(stacks)]
+    costs.sort(key=lambda pair: -pair[0])
+    ordered = tuple(stack for _, stack in costs)
+    return Plan(sweep, device, width, metrics["num_evals"], metrics["num_examples"], since, ordered)
+
+
+def lay_stacks(members: Iterable[tuple[str, RunConfig]], choice: Choice) -> list[Stack]:
+    """The stacks of one shape's runs: as many as needed, of even widths (14 runs at width 12 are 7 + 7)."""
+    ordered = sorted(members, key=lambda member: (member[1].seed, tuple(member[1].hyperparameters.values())))
+    count = -(-len(ordered) // choice.width)
+    edges = [round(i * len(ordered) / count) for i in range(count + 1)]
+    how = (choice.compiled, choice.micro_batch, choice.alone)
+    return [Stack(dict(ordered[a:b]), *how) for a, b in itertools.pairwise(edges)]
 
 
 def default_width(device: str, batch_size: int) -> int:
@@ -116,35 +147,119 @@ def cost(stack: Stack) -> float:
     return len(stack.runs) * stack.first.num_steps * (stack.first.batch_size + 32)
 
 
-def open_plan(folder: Path, plan: Plan) -> tuple[Path, Plan]:
-    """Create the plan's file, or read the one that is there."""
-    content = to_json(plan)
-    path = folder / f"plan-{hashlib.sha256(content.encode()).hexdigest()[:12]}.json"
-    publish(path, content.encode())
-    return path, read_plan(path)
+def name_request(
+    sweep: str,
+    run_ids: Iterable[str],
+    *,
+    device: str,
+    width: int | None,
+    metrics: Mapping[str, int],
+    since: str | None,
+    **how: str | int | None,
+) -> str:
+    """Twelve hex digits that name what was asked for: the same command finds its plan again, whatever it holds now."""
+    asked = [sweep, list(run_ids), device, width, metrics["num_evals"], metrics["num_examples"], since, how]
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def open_plan(
+    folder: Path, request: str, runs: Mapping[str, RunConfig], ended: Collection[str], lay: Callable[..., Plan]
+) -> tuple[Path, Plan]:
+    """The plan of a request: its newest revision, or its first one, created exclusively.
+
+    Args:
+        request: its name, see name_request.
+        runs: all that were asked for; those that did not end and are in no stack (a plan holds only what was missing
+            when it was made, and records may be deleted) are laid into stacks of a new revision.
+        lay: runs -> Plan, see make_plan.
+
+    Raises: StoreError when it cannot be written.
+    """
+    while True:
+        path = newest_revision(folder, request)
+        plan = read_plan(path) if path else None
+        planned = {name for stack in plan.stacks for name in stack.runs} if plan else set()
+        missing = {name: config for name, config in runs.items() if name not in ended and name not in planned}
+        if path and plan and not missing:
+            return path, plan
+        laid = lay(missing)
+        if plan:
+            laid = replace(plan, stacks=plan.stacks + laid.stacks)
+        new = next_revision(path) if path else folder / f"plan-{request}-0.json"
+        if publish(new, to_json(laid).encode()):
+            return new, laid
+        # Another launcher was quicker: its plan is obeyed
+
+
+def revise(path: Path, plan: Plan, index: int, ended: Collection[str] = ()) -> tuple[Path, Plan]:
+    """A new revision in which the runs of stack `index` that did not end are two stacks; returns the newest one.
+
+    The first half stands where the stack stood and the second at the end, so that all other indices stay. Whoever
+    comes second finds the stack halved already and changes nothing.
+
+    Raises: StoreError when it cannot be written.
+    """
+    wanted = plan.stacks[index].name
+    while True:
+        newest = newest_revision(path.parent, path.stem.split("-")[1])
+        if newest is not None and newest != path:
+            path, plan = newest, read_plan(newest)
+        stack = plan.stacks[index]
+        names = list(stack.without(set(ended)).runs)
+        if stack.name != wanted or len(names) < 2:
+            return path, plan
+        first, second = (stack.only(half) for half in (names[: len(names) // 2], names[len(names) // 2 :]))
+        new = replace(plan, stacks=(*plan.stacks[:index], first, *plan.stacks[index + 1 :], second))
+        if publish(next_revision(path), to_json(new).encode()):
+            return next_revision(path), new
+
+
+def newest_revision(folder: Path, request: str) -> Path | None:
+    """The file that is obeyed."""
+    return max(folder.glob(f"plan-{request}-*.json"), key=revision_of, default=None)
+
+
+def next_revision(path: Path) -> Path:
+    return path.with_name(f"{path.stem.rpartition('-')[0]}-{revision_of(path) + 1}.json")
+
+
+def revision_of(path: Path) -> int:
+    return int(path.stem.rpartition("-")[2])
 
 
 def to_json(plan: Plan) -> str:
-    """A stack is written as what its runs share and, apart, the columns in which they differ."""
-    head = {key: value for key, value in asdict(replace(plan, stacks=())).items() if key != "stacks"}
-    stacks = []
+    """A line a stack: what its runs share and, apart, the columns in which they differ."""
+    head = {key: getattr(plan, key) for key in HEAD}
+    columns = {name: kind.__name__ for name, kind in plan.columns.items()}
+    lines = []
     for stack in plan.stacks:
         rows = [flatten(config) for config in stack.runs.values()]
         shared = {name: value for name, value in rows[0].items() if all(row[name] == value for row in rows)}
         lanes = {name: [row[name] for row in rows] for name in rows[0] if name not in shared}
         how = {"compiled": stack.compiled, "micro_batch": stack.micro_batch, "alone": stack.alone}
-        stacks.append({"run_ids": list(stack.runs), **how, "shared": shared, "lanes": lanes})
-    return json.dumps(head | {"stacks": stacks}, indent=1)
+        lines.append(json.dumps({"run_ids": list(stack.runs), **how, "shared": shared, "lanes": lanes}))
+    start = json.dumps(head | {"columns": columns})
+    return start[:-1] + ', "stacks": [\n' + ",\n".join(lines) + "\n]}\n"
 
 
 def read_plan(path: Path) -> Plan:
-    content: dict[str, Any] = json.loads(path.read_text())
-    stacks = []
-    for entry in content.pop("stacks"):
-        runs = {}
-        for lane, name in enumerate(entry["run_ids"]):
-            flat = entry["shared"] | {column: values[lane] for column, values in entry["lanes"].items()}
-            runs[name] = make_run_config(nest(flat))
-            assert run_id(runs[name]) == name, f"{path} does not hold the run {name} that it names"
-        stacks.append(Stack(runs, entry["compiled"], entry["micro_batch"], entry["alone"]))
-    return Plan(**content, stacks=tuple(stacks))
+    """All of a plan."""
+    content = json.loads(path.read_bytes())
+    return Plan(**{key: content[key] for key in HEAD}, stacks=tuple(read_entry(e, path) for e in content["stacks"]))
+
+
+def read_stack(path: Path, index: int) -> tuple[Plan, dict[str, type]]:
+    """A plan with one of its stacks only, and the columns of all: of a large plan a worker needs no more."""
+    content = json.loads(path.read_bytes())
+    plan = Plan(**{key: content[key] for key in HEAD}, stacks=(read_entry(content["stacks"][index], path),))
+    kinds = {kind.__name__: kind for kind in (str, int, float, bool)}
+    return plan, {name: kinds[kind] for name, kind in content["columns"].items()}
+
+
+def read_entry(entry: Mapping[str, Any], path: Path) -> Stack:
+    runs = {}
+    for lane, name in enumerate(entry["run_ids"]):
+        flat = entry["shared"] | {column: values[lane] for column, values in entry["lanes"].items()}
+        runs[name] = make_run_config(nest(flat))
+        assert run_id(runs[name]) == name, f"{path} does not hold the run {name} that it names"
+    return Stack(runs, entry["compiled"], entry["micro_batch"], entry["alone"])

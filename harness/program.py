@@ -20,6 +20,7 @@ from harness.optimizers import Optimizer, State, make_optimizer
 from harness.parameters import Layout, flatten_params, layout_of, unflatten_params
 from harness.plan import Stack
 from harness.recording import COMPILED, record
+from harness.schedules import scheduled
 from harness.tasks import Batch, Params, Task, make_task
 
 Numbers = Mapping[str, Tensor]
@@ -33,8 +34,8 @@ class Program:
     step(params_RN, state, diverged_at_R, loss_sum_R, hyper, at, batch)
         -> (params_RN, state, diverged_at_R, loss_sum_R, measured)
 
-    `hyper` holds the runs' numbers, one a run; `at` holds what changes with the step: its number, from 1, and the
-    multipliers of the schedule. `measured_step` is the same and measures.
+    `hyper` holds the runs' numbers, one a run; `at` holds what changes with the step: its number, from 1, and what the
+    schedule multiplies hyperparameters with, one a run. `measured_step` is the same and measures.
     """
 
     task: Task
@@ -65,6 +66,7 @@ def make_program(
     index_N = group_index(layout, task.embeddings, device)
     loss = in_precision(task.loss, config, device)
     heldout_loss = in_precision(task.heldout_loss or task.loss, config, device)
+    batch_dim = None if len(stack.seeds) == 1 else 0
     each = one_by_one if stack.alone else vmap_runs
 
     def evaluate(params_N: Tensor, *batch: Tensor) -> Tensor:
@@ -75,7 +77,7 @@ def make_program(
             step_of_one_run(
                 loss, layout, optimizer, index_N, stack.micro_batch, measure=measure, alone=stack.alone is not None
             ),
-            in_dims=(0, 0, 0, 0, 0, None, None if len(stack.seeds) == 1 else 0),
+            in_dims=(0, 0, 0, 0, 0, {"step": None} | dict.fromkeys(scheduled(config.schedule), 0), batch_dim),
         )
         # The few steps that measure are not worth a compilation of their own
         folder = runs_dir / COMPILED if stack.compiled and not measure and runs_dir is not None else None
@@ -102,7 +104,8 @@ def step_of_one_run(
         grad_N = flatten_params(grads)
         if "max_norm" in hyper:
             grad_N = clip(grad_N, hyper["max_norm"])
-        hyper = spread_over_groups({**hyper, "lr": hyper["lr"] * at["lr"], "step": at["step"]}, index_N)
+        hyper = spread_over_groups(hyper, index_N)
+        hyper |= {name: hyper[name] * at[name] for name in at if name != "step"} | {"step": at["step"]}
         update_N, state = optimizer.update(grad_N, state, params_N, hyper)
         measured = {name: metric(params_N, grad_N, update_N) for name, metric in METRICS.items()} if measure else {}
         dies = (diverged_at == 0) & ~torch.isfinite(train_loss)
@@ -168,13 +171,14 @@ def recorded_step(
     """A step between named tensors by way of a recorded function between lists of them."""
     states = tuple(optimizer.init(torch.zeros(1)))
     numbers = tuple(stack.first.hyperparameters)
+    moving = ("step", *scheduled(stack.first.schedule))
 
     def flat(params_RN: Tensor, diverged_at_R: Tensor, loss_sum_R: Tensor, *rest: Tensor) -> list[Tensor]:
         state = dict(zip(states, rest, strict=False))
         hyper = dict(zip(numbers, rest[len(states) :], strict=False))
-        number, multiplier, *batch = rest[len(states) + len(numbers) :]
-        at = {"step": number, "lr": multiplier}
-        params_RN, state, *two, measured = step(params_RN, state, diverged_at_R, loss_sum_R, hyper, at, tuple(batch))
+        at = dict(zip(moving, rest[len(states) + len(numbers) :], strict=False))
+        batch = rest[len(states) + len(numbers) + len(moving) :]
+        params_RN, state, *two, measured = step(params_RN, state, diverged_at_R, loss_sum_R, hyper, at, batch)
         return [params_RN, *two, *(state[name] for name in states), *measured.values()]
 
     recorded = record(flat, compiled_dir=folder, note_build=note_build, plain=stack.alone is not None)
@@ -183,8 +187,10 @@ def recorded_step(
         params_RN: Tensor, state: State, diverged_at_R: Tensor, loss_sum_R: Tensor, hyper: Numbers, at: Numbers,
         batch: Batch,
     ) -> tuple[Tensor, State, Tensor, Tensor, dict[str, Tensor]]:  # fmt: skip
-        rest = [state[name] for name in states] + [hyper[name] for name in numbers] + [at["step"], at["lr"], *batch]
-        params_RN, diverged_at_R, loss_sum_R, *rest = recorded(params_RN, diverged_at_R, loss_sum_R, *rest)
+        given = [
+            mapping[name] for mapping, names in ((state, states), (hyper, numbers), (at, moving)) for name in names
+        ]
+        params_RN, diverged_at_R, loss_sum_R, *rest = recorded(params_RN, diverged_at_R, loss_sum_R, *given, *batch)
         measured = dict(zip(METRICS, rest[len(states) :], strict=False))
         return params_RN, dict(zip(states, rest, strict=False)), diverged_at_R, loss_sum_R, measured
 
@@ -199,7 +205,13 @@ def one_by_one(function: Callable, in_dims: tuple) -> Callable:
     """As vmap for a single run, for models that vmap cannot take."""
 
     def call(*args: Any) -> Any:
-        single = [arg if dim is None else tree_map(lambda x: x[0], arg) for arg, dim in zip(args, in_dims, strict=True)]
+        single = [first_lane(arg, dim) for arg, dim in zip(args, in_dims, strict=True)]
         return tree_map(lambda x: x[None], function(*single))
 
     return call
+
+
+def first_lane(arg: Any, dim: Any) -> Any:
+    if isinstance(dim, dict):
+        return {name: first_lane(value, dim[name]) for name, value in arg.items()}
+    return arg if dim is None else tree_map(lambda x: x[0], arg)

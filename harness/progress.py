@@ -1,5 +1,6 @@
 """What a person watches while runs are trained."""
 
+import sys
 import time
 from collections.abc import Mapping
 from types import TracebackType
@@ -23,6 +24,8 @@ class Display:
         stacks = [plan.stacks[i].without(ended) for i in waiting]
         self.num_runs = sum(len(stack.runs) for stack in stacks)
         self.best: dict[int, float | None] = dict.fromkeys(sorted({s.first.batch_size for s in stacks}))
+        self.held: dict[int, str] = {}  # stacks that another launcher's worker trains -> who
+        self.told: set[str] = set()  # warnings that were printed
         self.ended = 0
         self.samples = 0
         self.began = self.last_line = time.monotonic()
@@ -53,13 +56,19 @@ class Display:
 
     def show(self, stack: int, message: Mapping[str, Any]) -> None:
         """Take in one message of a worker (see launchers/local.py)."""
+        if "warning" in message and message["warning"] not in self.told:
+            self.told.add(message["warning"])
+            print(f"warning: {message['warning']}", file=sys.stderr)
+        self.held.pop(stack, None)
+        if "held" in message:
+            self.held[stack] = message["held"]
         if "samples" in message:
             self.samples += message["samples"]
-            batch_size, loss = self.plan.stacks[stack].first.batch_size, message["best_loss"]
+            batch_size, loss = message["batch_size"], message["best_loss"]
             if loss is not None:
                 best = self.best[batch_size]
                 self.best[batch_size] = loss if best is None else min(best, loss)
-        self.ended += sum(status != "failed" for status, _ in message.get("ended", ()))
+        self.ended += sum(status != "failed" for _, status, _ in message.get("ended", ()))
         if self.console.is_terminal:
             self.live.update(self.render())
         elif time.monotonic() - self.last_line > LINE_EVERY:
@@ -71,10 +80,17 @@ class Display:
 
     def line(self) -> str:
         best = ", ".join(f"{size}: {loss:.3f}" for size, loss in self.best.items() if loss is not None)
-        return f"{self.ended}/{self.num_runs} runs, {self.rate():,.0f} samples/s, best loss by batch size: {best}"
+        line = f"{self.ended}/{self.num_runs} runs, {self.rate():,.0f} samples/s, best loss by batch size: {best}"
+        return f"{line}; {elsewhere}" if (elsewhere := self.elsewhere()) else line
+
+    def elsewhere(self) -> str:
+        """Who trains what is waited for."""
+        if not self.held:
+            return ""
+        return f"{len(self.held)} stacks are trained by {', '.join(sorted(set(self.held.values())))}"
 
     def render(self) -> Group:
         self.bar.update(self.bar_task, completed=self.samples, ended=self.ended, rate=self.rate())
         table = Table("batch size", *map(str, self.best), box=None, pad_edge=False, header_style="dim")
         table.add_row("best loss so far", *("" if loss is None else f"{loss:.3f}" for loss in self.best.values()))
-        return Group(self.bar, table)
+        return Group(self.bar, table, self.elsewhere())

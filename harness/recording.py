@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import shutil
 import sys
 import time
 import uuid
@@ -54,11 +53,6 @@ def record(
             return recorded[shapes](*tensors)
 
     return call
-
-
-def can_compile(device: str) -> bool:
-    """Machine code for a CPU needs a C++ compiler; for a GPU torch brings its own."""
-    return device != "cpu" or shutil.which(os.environ.get("CXX", "g++")) is not None
 
 
 def compile_graph(

@@ -6,10 +6,6 @@ list columns `history.*`. A file appears whole under its final name or not at al
 
 import hashlib
 import io
-import json
-import os
-import tempfile
-import uuid
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +16,9 @@ import pyarrow.parquet as pq
 
 from harness.config import CONF_DIR, ROOT, Part
 from harness.corpus import Corpus, from_bytes, read_corpus, to_bytes
+from harness.index import read_file, read_table
+from harness.store import append_line, publish, read_lines, writable_folder
+from harness.unfinished import read_running
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,43 +46,6 @@ PROVENANCE: dict[str, pa.DataType] = {
     }.items()
 }  # fmt: skip
 ARROW_TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
-
-
-def writable_folder(setting: str, *parts: str) -> Path:
-    """A folder that can be written to, created if it is not there: runs_dir and the sweep's name, or figures_dir.
-
-    Raises: ValueError, with the setting's name, when it cannot be written to.
-    """
-    folder = Path(*parts)
-    if not parts[0]:
-        raise ValueError(f"{setting} is empty: give {setting}=FOLDER")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        reason = f"{setting}={parts[0]!r} cannot be written to ({error.strerror})"
-        raise ValueError(f"{reason}: give another {setting}=FOLDER") from error
-    return folder
-
-
-def publish(path: Path, content: bytes) -> bool:
-    """Write a file whole or not at all, and never over another: True if it is new, False if one was there.
-
-    The content is synced under a temporary name first and then linked: a link, unlike a rename, refuses to replace.
-    """
-    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}.tmp"
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(temporary, path)
-    except FileExistsError:
-        return False
-    finally:
-        temporary.unlink(missing_ok=True)
-    return True
 
 
 def store_corpus(runs_dir: str | Path, corpus: Corpus) -> None:
@@ -114,14 +76,19 @@ def write_records(
     *,
     columns: Mapping[str, type],
     metrics: Iterable[str],
-) -> Path:
+    attempt: int | None = None,
+) -> Path | None:
     """One file for a stack's rows; a later attempt at the same stack gets the next number.
 
     Args:
         stack: name of the stack, the start of the file's name.
+        attempt: exactly this number, or None is returned and nothing written where another published it: of two
+            workers that were given one number only one can publish. By default the next free one.
         rows: column -> value, one mapping a run; a column that a row lacks is null.
         columns: config columns of the whole sweep with their types, so that all its files share one schema.
         metrics: names measured along training, each a final value and a `history.*` list.
+
+    Raises: StoreError when it cannot be written.
     """
     kinds = RESULTS | {name: ARROW_TYPES[kind] for name, kind in columns.items()}
     kinds |= {name: pa.float64() for name in metrics}
@@ -132,30 +99,34 @@ def write_records(
     table = pa.Table.from_pylist([dict(row) for row in rows], schema=pa.schema(list((kinds | PROVENANCE).items())))
     buffer = io.BytesIO()
     pq.write_table(table, buffer)
-    attempt = 0
+    if attempt is not None:
+        path = folder / f"stack-{stack}-{attempt}.parquet"
+        return path if publish(path, buffer.getvalue()) else None
+    attempt = count_attempts(folder, stack)
     while not publish(path := folder / f"stack-{stack}-{attempt}.parquet", buffer.getvalue()):
         attempt += 1
     return path
 
 
-def read_table(folder: Path, columns: list[str] | None = None) -> pa.Table | None:
-    """All files of a sweep as one table; None where there is none.
+def count_attempts(folder: Path, stack: str) -> int:
+    """How many record files a stack has: the number of its next one."""
+    return 1 + max((int(path.stem.rpartition("-")[2]) for path in folder.glob(f"stack-{stack}-*.parquet")), default=-1)
 
-    Raises: ValueError for a file that is no parquet.
+
+def read_ended(folder: Path, since: str | None = None, stack: str | None = None) -> set[str]:
+    """The run_ids that need no training any more.
+
+    Args:
+        since: only those that ended at that time or later.
+        stack: only look into this stack's own files, which is quick.
     """
-    tables = []
-    for path in sorted(Path(folder).glob("*.parquet")):
-        try:
-            tables.append(pq.read_table(path, columns=columns, partitioning=None))
-        except (pa.ArrowInvalid, OSError) as error:
-            raise ValueError(f"{path} cannot be read: {error}. Move it away; its runs will be trained again") from error
-    return pa.concat_tables(tables, promote_options="permissive") if tables else None
-
-
-def read_ended(folder: Path, since: str | None = None) -> set[str]:
-    """The run_ids that need no training any more; with `since`, only those that ended at that time or later."""
-    table = read_table(folder, columns=["run_id", "status", "provenance.ended"])
-    rows = [] if table is None else table.to_pylist()
+    columns = ["run_id", "status", "provenance.ended"]
+    if stack is None:
+        table = read_table(folder, columns)
+        rows = [] if table is None else table.to_pylist()
+    else:
+        paths = sorted(folder.glob(f"stack-{stack}-*.parquet"))
+        rows = [row for path in paths for row in read_file(path, columns).to_pylist()]
     return {
         row["run_id"] for row in rows if row["status"] in ENDED and (since is None or row["provenance.ended"] >= since)
     }
@@ -169,39 +140,35 @@ def read_attempts(folder: Path) -> set[tuple[str, str]]:
 
 
 def read_mirrored(folder: Path) -> set[tuple[str, str]]:
-    """The attempts that were sent to W&B, from the mirror's log; a torn line does not count."""
-    log = Path(folder) / MIRRORED
-    sent = set()
-    for line in log.read_text().splitlines() if log.exists() else []:
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError:
-            continue  # the mirror was killed while it wrote: that run is sent again
-        sent.add((entry["run_id"], entry["ended"]))
-    return sent
+    """The attempts that were sent to W&B, from the mirror's log; a torn line does not count: that run is sent again."""
+    return {(entry["run_id"], entry["ended"]) for entry in read_lines(Path(folder) / MIRRORED)}
 
 
 def append_mirrored(folder: Path, run_id: str, ended: str, mode: str) -> None:
-    """Note an attempt as sent, on a line of its own even after a torn one."""
-    log = Path(folder) / MIRRORED
-    torn = log.exists() and not log.read_bytes().endswith(b"\n") and log.stat().st_size > 0
-    with log.open("a") as file:
-        file.write(("\n" if torn else "") + json.dumps({"run_id": run_id, "ended": ended, "mode": mode}) + "\n")
+    """Note an attempt as sent."""
+    append_line(Path(folder) / MIRRORED, {"run_id": run_id, "ended": ended, "mode": mode})
 
 
-def read_records(folder: Path) -> "pd.DataFrame":
+def read_records(folder: Path, *, running: bool = False) -> "pd.DataFrame":
     """One row a run; of several attempts an ended one, and of those the newest.
+
+    Args:
+        running: also runs in training, status=running, with their curves up to the newest checkpoint.
 
     Raises: ValueError when there are no records, or a file of them cannot be read.
     """
-    table = read_table(folder)
-    if table is None or table.num_rows == 0:
+    import pandas as pd  # here, since who only writes records needs it not, and it takes half a second
+
+    table = read_table(Path(folder))
+    frame = pd.DataFrame() if table is None else table.to_pandas()
+    if running and (rows := read_running(Path(folder))):
+        frame = pd.DataFrame([*frame.to_dict("records"), *rows])
+    if frame.empty:
         raise ValueError(f"no records in {folder}: train first with python -m harness sweep={Path(folder).name}")
-    frame = table.to_pandas()
-    frame = frame.assign(ended=frame["status"].isin(ENDED)).sort_values(
-        ["ended", "provenance.ended"], kind="stable", na_position="first"
-    )
-    return frame.drop_duplicates("run_id", keep="last").drop(columns="ended").reset_index(drop=True)
+    frame["provenance.ended"] = frame.get("provenance.ended", None)
+    order = frame["status"].map({"failed": 0, "running": 1} | dict.fromkeys(ENDED, 2))
+    frame = frame.assign(order=order).sort_values(["order", "provenance.ended"], kind="stable", na_position="first")
+    return frame.drop_duplicates("run_id", keep="last").drop(columns="order").reset_index(drop=True)
 
 
 @lru_cache(maxsize=1)

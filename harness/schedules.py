@@ -82,6 +82,11 @@ def follow(name: str, schedule: Mapping[str, Any], num_steps: int, rate: float |
     return [shape(step, num_steps, **options) for step in range(num_steps)]
 
 
+def scheduled(schedule: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of the hyperparameters that a schedule multiplies."""
+    return ("lr",) if schedule.get("weight_decay") is None else ("lr", "weight_decay")
+
+
 def multiplier_tables(
     schedule: Mapping[str, Any], num_steps: int, runs: Sequence[Mapping[str, float]]
 ) -> dict[str, list[list[float]]]:
@@ -92,12 +97,10 @@ def multiplier_tables(
     Returns: `lr` always; `weight_decay` only where it follows a schedule.
     """
     tables = {}
-    for name, multipliers, shape in (
-        ("lr", lr_multipliers, schedule["name"]),
-        ("weight_decay", weight_decay_multipliers, schedule.get("weight_decay")),
-    ):
-        if shape is None:
-            continue
+    for name in scheduled(schedule):
+        multipliers, shape = (
+            (lr_multipliers, schedule["name"]) if name == "lr" else (weight_decay_multipliers, schedule["weight_decay"])
+        )
         own = runs if shape == "inverse_time" else runs[:1]
         paths = [multipliers(schedule, num_steps, rate=run["lr"] * run.get("weight_decay", 0.0)) for run in own]
         tables[name] = [list(row) for row in zip(*paths, strict=True)]

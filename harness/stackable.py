@@ -11,6 +11,7 @@ from torch.func import vmap
 from harness.config import RunConfig
 from harness.plan import Stack
 from harness.program import make_program
+from harness.schedules import scheduled
 from harness.tasks import make_task
 from harness.train import draw_batches, stack_hyperparameters, start
 
@@ -68,11 +69,10 @@ def try_step(stack: Stack, device: torch.device, runs_dir: Path | None) -> None:
     buffers = {name: buffer.clone() for name, buffer in (program.task.buffers or {}).items()}
     batch = next(draw_batches(program.task, stack))
     one = torch.ones((), dtype=now.params_RN.dtype, device=device)
+    at = {"step": one} | {name: one.expand(len(stack.runs)) for name in scheduled(stack.first.schedule)}
     hyper = stack_hyperparameters(stack, now.params_RN)
     state = vmap(program.optimizer.init)(now.params_RN)
-    program.measured_step(
-        now.params_RN, state, now.diverged_at_R, now.loss_sum_R, hyper, {"step": one, "lr": one}, batch
-    )  # fmt: skip
+    program.measured_step(now.params_RN, state, now.diverged_at_R, now.loss_sum_R, hyper, at, batch)
     program.evaluate(now.params_RN, program.task.heldout(NUM_SAMPLES))
     for name, buffer in (program.task.buffers or {}).items():
         if stack.alone is None and not same(buffer, buffers[name]):

@@ -15,7 +15,7 @@ from harness.optimizers import State
 from harness.parameters import flatten_params
 from harness.plan import Stack
 from harness.program import Program
-from harness.schedules import lr_multipliers
+from harness.schedules import multiplier_tables
 from harness.tasks import Batch, Task
 
 DRAWN_AT_ONCE = 16384  # samples: few calls, little memory
@@ -49,13 +49,17 @@ def train(
     now = resume or start(program, stack)
     hyper = stack_hyperparameters(stack, now.params_RN)
     # On the device from the start: a copy from the host in every step would make a GPU wait
-    multipliers = torch.tensor(lr_multipliers(first.schedule, first.num_steps)).to(now.params_RN)
+    tables = multiplier_tables(first.schedule, first.num_steps, [run.hyperparameters for run in stack.runs.values()])
+    multipliers = {
+        name: torch.tensor(rows, dtype=torch.float64).to(now.params_RN).expand(-1, len(stack.runs))
+        for name, rows in tables.items()
+    }
     numbers = torch.arange(1, first.num_steps + 1).to(now.params_RN)
     points = {round((i + 1) * first.num_steps / num_evals) for i in range(num_evals)} - {0}
     heldout = program.task.heldout(num_examples)
     for step, batch in enumerate(draw_batches(program.task, stack, now.step), start=now.step + 1):
         take = program.measured_step if step in points else program.step
-        at = {"step": numbers[step - 1], "lr": multipliers[step - 1]}
+        at = {"step": numbers[step - 1]} | {name: rows_R[step - 1] for name, rows_R in multipliers.items()}
         now.params_RN, now.state, now.diverged_at_R, now.loss_sum_R, measured = take(
             now.params_RN, now.state, now.diverged_at_R, now.loss_sum_R, hyper, at, batch
         )

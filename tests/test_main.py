@@ -63,7 +63,8 @@ def test_it_leaves_nothing_else(trained):
     folder, _ = trained
     assert {p.name for p in folder.iterdir()} == {"runs", "figures", "wandb"}
     kinds = {p.name.split("-")[0] for p in (folder / "runs" / "smoke").iterdir()}
-    assert kinds == {"plan", "stack", "mirrored.jsonl"}
+    assert kinds == {"plan", "stack", "mirrored.jsonl", "log.jsonl", ".leases"}
+    assert not list((folder / "runs" / "smoke" / ".leases").iterdir())
 
 
 def test_again_trains_nothing_and_draws_the_same(trained):
@@ -231,7 +232,7 @@ def test_what_is_finished_survives_and_the_rest_is_trained_once(trained, tmp_pat
     assert process.returncode == (130 if victim == "interrupt" else -9)
     if victim == "interrupt":
         assert (
-            errors.decode().strip() == "interrupted: finished stacks are kept; the same command trains what is missing"
+            errors.decode().strip() == "interrupted: all that was trained is kept; the same command goes on from there"
         )
     kept = {p: p.read_bytes() for p in folder.glob("*.parquet")}
     assert kept

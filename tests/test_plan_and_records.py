@@ -3,6 +3,7 @@
 import hashlib
 import json
 import threading
+from functools import partial
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -10,7 +11,7 @@ import pytest
 
 from harness.config import run_id
 from harness.corpus import read_corpus
-from harness.plan import Stack, make_plan, open_plan, read_plan, shape_of
+from harness.plan import Stack, make_plan, name_request, open_plan, read_plan, read_stack, revise, shape_of
 from harness.records import (
     append_mirrored,
     load_corpus,
@@ -65,15 +66,72 @@ def test_widths_are_even(make_run):
     assert [len(stack.runs) for stack in plan.stacks] == [7, 7]
 
 
+def ask(runs, width=3, since=None):
+    options = {"device": "cpu", "width": width, "metrics": METRICS, "since": since}
+    return name_request("s", runs, **options), partial(make_plan, "s", **options)
+
+
+def open_for(folder, runs, ended=(), **options):
+    request, lay = ask(runs, **options)
+    return open_plan(folder, request, runs, ended, lay)
+
+
 def test_a_plan_is_fixed_once_and_read_back_equal(runs, tmp_path):
-    plan = make_plan("s", runs, device="cpu", width=3, metrics=METRICS)
-    path, opened = open_plan(tmp_path, plan)
-    assert opened == read_plan(path) == plan
+    path, opened = open_for(tmp_path, runs)
+    assert path.name == f"plan-{ask(runs)[0]}-0.json"
+    assert opened == read_plan(path) == make_plan("s", runs, device="cpu", width=3, metrics=METRICS)
     before = path.stat().st_mtime_ns
-    assert open_plan(tmp_path, plan)[0] == path
+    assert open_for(tmp_path, runs) == (path, opened)
     assert path.stat().st_mtime_ns == before
-    assert open_plan(tmp_path, make_plan("s", runs, device="cpu", width=2, metrics=METRICS))[0] != path
+    assert open_for(tmp_path, runs, width=2)[0] != path
     assert json.loads(path.read_text())["stacks"][0]["lanes"] == {"optimizer.lr": [0.001, 0.01, 0.1]}
+
+
+def test_a_worker_reads_its_stack_alone(runs, tmp_path):
+    path, plan = open_for(tmp_path, runs)
+    for index, stack in enumerate(plan.stacks):
+        alone, columns = read_stack(path, index)
+        assert alone.stacks == (stack,)
+        assert columns == plan.columns
+
+
+def test_what_runs_ended_meanwhile_changes_no_plan(runs, tmp_path):
+    first = open_for(tmp_path, runs, ended=list(runs)[:4])
+    assert sorted(name for stack in first[1].stacks for name in stack.runs) == sorted(list(runs)[4:])
+    assert open_for(tmp_path, runs, ended=list(runs)[:8]) == first
+
+
+def test_runs_whose_records_were_deleted_come_back_in_a_new_revision(runs, tmp_path):
+    _, old = open_for(tmp_path, runs, ended=list(runs)[:4])
+    path, new = open_for(tmp_path, runs, ended=list(runs)[:1])
+    assert path.name.endswith("-1.json")
+    assert new.stacks[: len(old.stacks)] == old.stacks
+    assert sorted(name for stack in new.stacks for name in stack.runs) == sorted(list(runs)[1:])
+    assert read_plan(path) == new
+
+
+def test_a_stack_is_halved_once_however_many_ask(runs, tmp_path):
+    path, plan = open_for(tmp_path, runs)
+    gone = list(plan.stacks[1].runs)[:1]
+    threads = [threading.Thread(target=revise, args=(path, plan, i)) for i in (0, 0, 2, 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    newest, new = revise(path, plan, 1, gone)
+    assert newest.name.endswith("-3.json")
+    assert new == read_plan(newest)
+    assert [len(stack.runs) for stack in new.stacks[:4]] == [1, 1, 1, 3]
+    assert sorted(len(stack.runs) for stack in new.stacks[4:]) == [1, 2, 2]
+    assert sorted(name for stack in new.stacks for name in stack.runs) == sorted(set(runs) - set(gone))
+    assert revise(path, plan, 1, gone) == (newest, new)
+    assert read_plan(path) == plan
+
+
+def test_who_comes_second_does_not_halve_the_half(runs, tmp_path):
+    path, plan = open_for(tmp_path, runs, width=6)
+    revise(path, plan, 0)
+    assert [len(stack.runs) for stack in revise(path, plan, 0)[1].stacks] == [3, 6, 3]
 
 
 def test_publish_never_overwrites_and_leaves_nothing_else(tmp_path):

@@ -10,10 +10,11 @@ from torch.func import grad
 from torch.nn import functional as F
 
 from harness.config import run_id
+from harness.measure import has_compiler
 from harness.parameters import flatten_params
 from harness.plan import Stack, make_plan, shape_of
 from harness.program import gradient, make_program
-from harness.recording import COMPILED, can_compile, name_of, record
+from harness.recording import COMPILED, name_of, record
 from harness.train import train
 from tests.reference.plain import CPU, plain_module, plain_step
 
@@ -135,7 +136,7 @@ def test_machine_code_is_named_by_all_that_it_depends_on():
     assert names[0] == name_of(graph_of(lambda x: [x + one], x), (x,))
 
 
-@pytest.mark.skipif(not can_compile("cpu"), reason="there is no C++ compiler on this machine")
+@pytest.mark.skipif(not has_compiler(), reason="there is no C++ compiler on this machine")
 def test_compiled_steps_agree_and_are_built_once(make_run, tmp_path):
     configs = [make_run(num_samples=80, precision="float64", optimizer={"lr": lr}) for lr in (0.001, 0.01)]
     built = []

@@ -12,10 +12,11 @@ from harness.config import CHOICES, FEEDS, TAKES, run_id
 from harness.models import MODELS
 from harness.parameters import flatten_params
 from harness.plan import Stack
+from harness.program import make_program
 from harness.tasks import TASKS, make_task
 from harness.tasks.random import TRAINING, draw, draw_normal
 from harness.tasks.teacher_student import draw_teacher
-from harness.train import make_program, train
+from harness.train import train
 
 CPU = torch.device("cpu")
 NONE = {"name": "none"}

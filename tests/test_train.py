@@ -46,7 +46,7 @@ def test_one_step_from_one_state_is_torchs_step(make_run, precision, tolerance):
         one = torch.ones((), dtype=now.params_RN.dtype)
         params_RN, state, _, loss_R, _ = program.step(
             now.params_RN, now.state, now.diverged_at_R, torch.zeros_like(now.loss_sum_R), hyper,
-            {"step": one * (now.step + 1), "lr": one}, batch,
+            {"step": one * (now.step + 1), "lr": one.expand(len(configs))}, batch,
         )  # fmt: skip
         for lane, config in enumerate(configs):
             module = plain_module(config, unflatten_params(now.params_RN[lane], program.layout))

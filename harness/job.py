@@ -1,0 +1,250 @@
+"""Train one stack whose lease is held: rows of results, checkpoints along the way, records at the end."""
+
+import platform
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness.checkpoint import checkpoint_key, load_checkpoint, save_checkpoint
+from harness.config import flatten
+from harness.leases import Lease, is_held
+from harness.log import log_event
+from harness.measure import kind_of, note_fact
+from harness.metrics import METRICS
+from harness.plan import Plan, Stack, read_plan, revise
+from harness.program import make_program
+from harness.records import code_sha256, write_records
+from harness.store import StoreError
+from harness.train import Progress, evaluate, train
+from harness.unfinished import lane_history, remove_ended
+
+WORTH_NOTING = 20  # steps; the time of fewer says little
+SHARE = 0.02  # most of the time that checkpoints may take: where they are dear they come less often
+
+Report = Callable[[dict[str, Any]], None]
+
+
+class Stopped(Exception):
+    """Training was asked to end before its last step; what it reached is in a checkpoint."""
+
+
+class Lost(Exception):
+    """Another worker took the lease over: this one was thought dead, and must not publish."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One stack to train, its lease held.
+
+    Attributes:
+        planned: the stack as planned: its name is that of lease, log, checkpoints and record files.
+        stack: those of its runs that did not end yet.
+        attempt: number of the record file to publish, fixed when the lease was taken.
+    """
+
+    folder: Path
+    plan: Plan
+    planned: Stack
+    stack: Stack
+    lease: Lease
+    attempt: int
+    device: torch.device
+    checkpoint: float
+    stop: threading.Event
+    lost: threading.Event
+    report: Report
+
+
+def train_job(job: Job, plan_path: Path, index: int, columns: Mapping[str, type]) -> bool:
+    """Train, and publish or tell why not; True unless runs failed."""
+    began, clock = datetime.now(UTC), time.perf_counter()
+    name = job.planned.name
+    rows: list[dict[str, Any]] | None = None
+    try:
+        rows = train_rows(job)
+    except (Lost, StoreError):
+        raise
+    except Stopped as stopped:
+        log_event(job.folder, "stopped", name, step=stopped.args[0])
+        job.report({"stopped": stopped.args[0]})
+        return False
+    except Exception as error:
+        # Whatever a model or task raises must cost its own stack only, and say why
+        log = job.folder / f"stack-{name}.log"
+        reason, trace, no_memory = describe_error(error), traceback.format_exc(), is_out_of_memory(error)
+    if rows is None:
+        if job.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if no_memory and len(job.stack.runs) > 1 and fits_alone(job):
+            halve(job, plan_path, index)
+            return True
+        try:
+            log.write_text(trace)
+            reason = f"{reason} (see {log})"
+        except OSError:
+            pass  # the reason itself is told all the same
+        if no_memory:
+            reason += "; even one run alone does not fit: give a smaller model or batch size, or a larger machine"
+        rows = [{"status": "failed", "message": reason} for _ in job.stack.runs]
+        log_event(job.folder, "failed", name, message=reason)
+    write_rows(job, rows, plan_path, began, time.perf_counter() - clock, columns)
+    ended = [name for name, row in zip(job.stack.runs, rows, strict=True) if row["status"] != "failed"]
+    if ended:
+        log_event(job.folder, "end", name, runs=len(ended))
+        remove_ended(job.folder, ended, job.plan.since)
+    job.report(
+        {"ended": [(n, row["status"], row["message"]) for n, row in zip(job.stack.runs, rows, strict=True)]}
+    )  # fmt: skip
+    return bool(ended)
+
+
+def train_rows(job: Job) -> list[dict[str, Any]]:
+    """Results of every run of a job's stack, in its order. Raises: Stopped, Lost, and whatever the model raises."""
+    plan, stack = job.plan, job.stack
+    key = checkpoint_key(plan, stack, job.device)
+    program = make_program(stack, job.device, job.folder.parent, note_build=partial(note_build, job))
+    progress = load_checkpoint(job.folder, stack, key, job.device, lambda line: job.report({"warning": line}))
+    at, samples = (progress.step, progress.step * stack.first.batch_size) if progress else (0, 0)
+    details = {"runs": len(stack.runs), "step": at, "since": plan.since, "run_ids": list(stack.runs)}
+    log_event(job.folder, "start", job.planned.name, **details)
+    if samples:
+        job.report({"samples": samples * len(stack.runs), "batch_size": stack.first.batch_size, "best_loss": None})
+    warned, saved, pause = False, time.monotonic(), job.checkpoint
+    steps = train(program, stack, num_evals=plan.num_evals, num_examples=plan.num_examples, resume=progress)
+    clock, seconds, timed = 0.0, 0.0, 0
+    for progress in steps if at < stack.first.num_steps else ():
+        now_clock = time.perf_counter()
+        measured = progress.history.get("step", [0])[-1] == progress.step
+        if clock and not measured:  # neither the first step, which records and builds, nor points of the curves
+            seconds, timed = seconds + now_clock - clock, timed + 1
+        clock = now_clock
+        if measured:
+            losses = [loss for loss in progress.history["loss"][-1] if loss == loss]
+            now = progress.history["num_samples"][-1]
+            message = {"samples": (now - samples) * len(stack.runs), "batch_size": stack.first.batch_size}
+            job.report(message | {"best_loss": min(losses, default=None)})
+            samples = now
+        if job.lost.is_set():
+            raise Lost
+        if job.stop.is_set() or time.monotonic() - saved >= pause:
+            began = time.monotonic()
+            try:
+                save_checkpoint(job.folder, job.planned.name, plan.sweep, stack, progress, key)
+            except StoreError as error:
+                if not warned:
+                    job.report({"warning": f"no checkpoint: {error}"})
+                warned = True
+            saved = time.monotonic()
+            pause = max(job.checkpoint, (saved - began) / SHARE)
+            if job.stop.is_set():
+                raise Stopped(progress.step)
+    assert progress is not None, "a run has at least one step, and the last step is a point of its curve"
+    note_speed(job, seconds, timed)
+    heldout = program.task.heldout(int(str(stack.first.task["num_heldout"])))
+    losses = evaluate(program, progress, heldout).tolist()
+    num_params = {"num_params": progress.params_RN.shape[1]}
+    return [summarise(progress, lane, loss) | num_params for lane, loss in enumerate(losses)]
+
+
+def note_build(job: Job, seconds: float) -> None:
+    fact = {"what": "built", "kind": kind_of(job.stack), "seconds": seconds}
+    note_fact(job.folder.parent, job.stack.first, job.device.type, fact)
+
+
+def note_speed(job: Job, seconds: float, steps: int) -> None:
+    """What the next sweep of this shape goes by."""
+    if steps < WORTH_NOTING:
+        return
+    width, total = len(job.stack.runs), seconds / steps * job.stack.first.num_steps
+    fact: dict[str, Any] = {"what": "trained", "width": width, "seconds": total}
+    if job.stack.compiled:
+        fact = {"what": "compiled", "width": width, "seconds": seconds / steps / width}
+    note_fact(job.folder.parent, job.stack.first, job.device.type, fact)
+
+
+def write_rows(
+    job: Job,
+    rows: list[dict[str, Any]],
+    plan_path: Path,
+    began: datetime,
+    seconds: float,
+    columns: Mapping[str, type],
+) -> None:
+    """Publish a stack's records, if the lease is still held. Raises: Lost, StoreError."""
+    provenance = {
+        "plan": plan_path.stem,
+        "stack": job.planned.name,
+        "width": len(job.stack.runs),
+        "device": describe_device(job.device),
+        "host": platform.node(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "code_sha256": code_sha256(),
+        "started": began.isoformat(timespec="seconds"),
+        "ended": datetime.now(UTC).isoformat(timespec="microseconds"),
+        "seconds": seconds / len(job.stack.runs),
+    }
+    named = [
+        {"run_id": name, "sweep": job.plan.sweep, **flatten(config), **row}
+        | {f"provenance.{key}": value for key, value in provenance.items()}
+        for (name, config), row in zip(job.stack.runs.items(), rows, strict=True)
+    ]
+    if not is_held(job.lease):
+        raise Lost
+    name, attempt = job.planned.name, job.attempt
+    if write_records(job.folder, name, named, columns=columns, metrics=METRICS, attempt=attempt) is None:
+        raise Lost  # we were asleep between the two lines, and whoever took over has published
+
+
+def halve(job: Job, plan_path: Path, index: int) -> None:
+    """Out of memory: make the stack two halves in a new revision of the plan."""
+    ended = set(job.planned.runs) - set(job.stack.runs)
+    revise(plan_path, read_plan(plan_path), index, ended)
+    log_event(job.folder, "halved", job.planned.name, message="out of memory")
+    job.report({"halved": "out of memory"})
+
+
+def fits_alone(job: Job) -> bool:
+    """Whether one run takes its first step: if not, halving on and on would only take time."""
+    one = job.stack.only(list(job.stack.runs)[:1])
+    try:
+        program = make_program(one, job.device, job.folder.parent)
+        next(train(program, one, num_evals=job.plan.num_evals, num_examples=job.plan.num_examples))
+    except Exception as error:
+        return not is_out_of_memory(error)
+    return True
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """torch tells a CPU's want of memory as a RuntimeError with a text."""
+    text = str(error).lower()
+    words = "out of memory" in text or "can't allocate memory" in text
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (isinstance(error, RuntimeError) and words)
+
+
+def describe_error(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+def summarise(progress: Progress, lane: int, loss: float) -> dict[str, Any]:
+    """One run's results. A run that diverged has no loss, and its curve ends where it did."""
+    step = int(progress.diverged_at_R[lane])
+    curves = lane_history(progress.history, lane, step)
+    finals = {name: curve[-1] for name, curve in curves.items() if curve and name in ("train_loss", *METRICS)}
+    finite = loss == loss and abs(loss) != float("inf")
+    message = f"training loss not finite at step {step}" if step else "" if finite else "final loss not finite"
+    status = "diverged" if message else "done"
+    history = {f"history.{name}": curve for name, curve in curves.items()}
+    return {"status": status, "message": message, "loss": loss if finite else None} | finals | history
+
+
+def describe_device(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})"

@@ -1,0 +1,179 @@
+"""How a shape of runs is best trained on this machine: measured once, kept, and chosen from then on. Free of torch.
+
+`runs_dir/.measured/KEY.jsonl` collects what is known of a shape on a machine, a line a fact:
+
+    traced    seconds a run and step, and bytes a run, at one width of stacks      measured before the first sweep
+    compiled  the same of compiled steps                                           told by workers, as all below
+    built     seconds of a build of machine code for one kind of stack
+    trained   seconds that stacks were trained in without machine code
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import multiprocessing
+import os
+import platform
+import shutil
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.progress import track
+
+from harness.config import RunConfig
+from harness.plan import Choice, Stack, default_width, lay_stacks, shape_of
+from harness.store import append_line, read_lines, writable_folder
+
+MEASURED = ".measured"
+COMPILE = ("auto", "always", "never")
+WORTH_MEASURING = 5000  # run-steps of a shape; fewer take less time than to measure them
+COMPILED_WIDTH = 12  # of stacks of compiled steps on a CPU; 8 is as fast, 24 slower
+GUESSED_SHARE = 0.4  # of the time of recorded steps that compiled ones take, until it is measured; .2 to .75 were seen
+GUESSED_BUILD = 8.0  # seconds, until one was measured
+MEMORY_SHARE = 0.8  # of the free memory that stacks may take
+
+Fact = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Machine:
+    device: str  # cpu | cuda
+    workers: int  # that share its memory
+    compile: str  # auto | always | never
+    width: int | None  # the user's; None: as measured
+    micro_batch: int | None
+
+
+def choose_all(
+    runs: Mapping[str, RunConfig], machine: Machine, runs_dir: Path, *, probe: bool = True
+) -> dict[str, Choice]:
+    """shape -> how its runs are trained; shapes of which nothing is known are measured first.
+
+    Args:
+        probe: measure; else go by what is known.
+    """
+    shapes: dict[str, list[tuple[str, RunConfig]]] = {}
+    for name, config in runs.items():
+        shapes.setdefault(shape_of(config), []).append((name, config))
+    facts = {shape: read_facts(runs_dir, members[0][1], machine.device) for shape, members in shapes.items()}
+    unknown = [shape for shape in shapes if needs_probe(shapes[shape], facts[shape])] if probe else []
+    measured = measure([shapes[shape][0][1] for shape in unknown], machine, runs_dir)
+    for shape, new in zip(unknown, measured, strict=True):
+        for fact in new:
+            note_fact(runs_dir, shapes[shape][0][1], machine.device, fact)
+        facts[shape] = new
+    builds = [fact["seconds"] for known in facts.values() for fact in known if fact["what"] == "built"]
+    build = statistics.median(builds) if builds else GUESSED_BUILD
+    return {shape: choose(members, facts[shape], machine, build) for shape, members in shapes.items()}
+
+
+def choose(members: Sequence[tuple[str, RunConfig]], facts: Sequence[Fact], machine: Machine, build: float) -> Choice:
+    """One shape's choice.
+
+    Machine code is built when the time that it would have saved so far, together with what it will save in this sweep,
+    exceeds the time to build it: whatever comes, at most twice the time of the better choice is spent.
+
+    Args:
+        build: seconds that a build takes.
+    """
+    for fact in facts:
+        if fact["what"] == "alone":
+            return Choice(1, micro_batch=machine.micro_batch, alone=fact["reason"])
+    traced = {fact["width"]: fact["seconds"] for fact in facts if fact["what"] == "traced"}
+    width = min(traced, key=lambda w: traced[w]) if traced else default_width(machine.device, members[0][1].batch_size)
+    fits = width_that_fits(facts, machine)
+    recorded = Choice(machine.width or min(width, fits), False, machine.micro_batch)
+    compiled = Choice(
+        machine.width or min(COMPILED_WIDTH if machine.device == "cpu" else width, fits), True, machine.micro_batch
+    )
+    if machine.compile == "always":
+        return compiled
+    if machine.compile == "never" or not traced or machine.device != "cpu" or not has_compiler():
+        return recorded
+    now = traced[width]
+    then = min((fact["seconds"] for fact in facts if fact["what"] == "compiled"), default=GUESSED_SHARE * now)
+    there = {fact["kind"] for fact in facts if fact["what"] == "built"}
+    needed = {kind_of(stack) for stack in lay_stacks(members, compiled)}
+    run_steps = len(members) * members[0][1].num_steps
+    spent = sum(fact["seconds"] for fact in facts if fact["what"] == "trained")
+    saved = run_steps * (now - then) + spent * (1 - then / now)
+    return compiled if saved > build * len(needed - there) and then < now else recorded
+
+
+def kind_of(stack: Stack) -> str:
+    """What machine code depends on beside the shape."""
+    return f"{len(stack.runs)} runs, {'one seed' if len(stack.seeds) == 1 else 'seeds'}"
+
+
+def width_that_fits(facts: Iterable[Fact], machine: Machine) -> int:
+    """Runs whose stacks fit into the free memory, by the upper bound that was counted; at least one."""
+    sizes = [fact["bytes"] for fact in facts if fact["what"] == "traced"]
+    free = [fact["free_bytes"] for fact in facts if fact["what"] == "traced" and machine.device != "cpu"]
+    available = min(free) if free else available_memory() / machine.workers
+    return max(1, int(MEMORY_SHARE * available / max(sizes))) if sizes else 10**6
+
+
+def needs_probe(members: Sequence[tuple[str, RunConfig]], facts: Sequence[Fact]) -> bool:
+    if any(fact["what"] in ("traced", "alone") for fact in facts):
+        return False
+    return len(members) * members[0][1].num_steps >= WORTH_MEASURING or ":" in str(members[0][1].model["name"])
+
+
+def measure(configs: Sequence[RunConfig], machine: Machine, runs_dir: Path) -> list[list[Fact]]:
+    """The facts of each shape, measured by as many processes at a time as will train."""
+    if not configs:
+        return []
+    context = multiprocessing.get_context("forkserver")
+    with ProcessPoolExecutor(machine.workers, mp_context=context) as pool:
+        jobs = [pool.submit(probe_shape, config, machine.device, runs_dir) for config in configs]
+        text = f"measuring {len(jobs)} shapes, once on this machine"
+        return [job.result() for job in track(jobs, description=text, transient=True)]
+
+
+def probe_shape(config: RunConfig, device: str, runs_dir: Path) -> list[Fact]:
+    """A child's first function; the import lies in it so that the launcher's own process needs no torch."""
+    from harness.estimate import probe
+
+    return probe(config, device, runs_dir)
+
+
+def read_facts(runs_dir: Path, config: RunConfig, device: str) -> list[Fact]:
+    return list(read_lines(facts_path(runs_dir, config, device)))
+
+
+def note_fact(runs_dir: Path, config: RunConfig, device: str, fact: Fact) -> None:
+    """Add what was learned about a shape on this machine. Raises: StoreError."""
+    writable_folder("runs_dir", str(runs_dir), MEASURED)
+    append_line(facts_path(runs_dir, config, device), fact)
+
+
+def facts_path(runs_dir: Path, config: RunConfig, device: str) -> Path:
+    """Of a shape, whatever its number of steps, on a kind of machine with one version of torch."""
+    shape = json.loads(shape_of(config))
+    for name in ("num_steps", "num_samples", "schedule", "protocol"):
+        shape.pop(name)
+    place = [device, describe_processor(), importlib.metadata.version("torch"), shape]
+    return runs_dir / MEASURED / f"{hashlib.sha256(json.dumps(place).encode()).hexdigest()[:16]}.jsonl"
+
+
+def describe_processor() -> str:
+    info = Path("/proc/cpuinfo")
+    names = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
+    return names[0].partition(":")[2].strip() if names else platform.processor() or platform.machine()
+
+
+def has_compiler() -> bool:
+    return shutil.which(os.environ.get("CXX", "g++")) is not None
+
+
+def available_memory() -> int:
+    """Bytes that can be taken without swapping, as far as the system tells."""
+    info = Path("/proc/meminfo")
+    for line in info.read_text().splitlines() if info.exists() else []:
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2

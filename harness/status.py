@@ -1,0 +1,164 @@
+"""What of a sweep is done, running, waiting, failed: `python -m harness.status sweep=NAME [runs_dir=DIR]`.
+
+Reads records, plans, leases, checkpoints and the log; needs no torch, and changes nothing.
+"""
+
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from harness.config import SWEEPS_DIR, closest
+from harness.leases import Lease, read_leases
+from harness.log import read_log
+from harness.plan import Plan, Stack, cost, newest_revision, read_plan
+from harness.records import ENDED, read_records
+from harness.unfinished import Header, read_headers
+
+LEASE = 60.0  # seconds, as launcher.lease
+
+
+@dataclass
+class Status:
+    """One sweep as it stands.
+
+    Attributes:
+        counts: runs done, diverged, running, waiting, failed; of those in records and in the newest plan.
+        going: stacks in training: their lease and newest checkpoint.
+        failures: message -> run_ids.
+        codes: code_sha256 -> runs that ended with it.
+        left: seconds until all is trained, from what ended so far; None where nothing tells it.
+    """
+
+    counts: dict[str, int]
+    going: list[tuple[Lease, Header | None]] = field(default_factory=list)
+    failures: dict[str, list[str]] = field(default_factory=dict)
+    codes: dict[str, int] = field(default_factory=dict)
+    left: float | None = None
+
+
+def read_status(folder: Path) -> Status:
+    """Raises: ValueError when there is nothing of a sweep in the folder, or its records cannot be read."""
+    plan = read_newest_plan(folder)
+    frame = read_records(folder) if list(folder.glob("*.parquet")) else pd.DataFrame({"run_id": [], "status": []})
+    if plan is None and frame.empty:
+        raise ValueError(f"nothing of this sweep is in {folder}: train it with python -m harness sweep={folder.name}")
+    if plan is not None and plan.since is not None:  # refresh=true: what ended before does not count for its runs
+        planned = {name for stack in plan.stacks for name in stack.runs}
+        frame = frame[~frame["run_id"].isin(planned) | (frame["provenance.ended"] >= plan.since)]
+    status_of: dict[str, str] = dict(zip(frame["run_id"], frame["status"], strict=True))
+    failures = dict(zip(frame["run_id"], frame.get("message", ()), strict=True)) if len(frame) else {}
+    failures = {name: text for name, text in failures.items() if status_of[name] == "failed"}
+    stacks = plan.stacks if plan else ()
+    for name, text in lost_runs(folder, stacks).items():
+        if status_of.get(name) not in ENDED:
+            status_of[name], failures[name] = "failed", text
+    live = [lease for lease in read_leases(folder) if lease.is_live(LEASE)]
+    running = {run for lease in live for run in lease.content["run_ids"] if status_of.get(run) not in ENDED}
+    status_of |= dict.fromkeys(running, "running")
+    waiting = {name for stack in stacks for name in stack.runs if name not in status_of}
+    words = list(status_of.values()) + ["waiting"] * len(waiting)
+    status = Status({word: words.count(word) for word in ("done", "diverged", "running", "waiting", "failed")})
+    status.going = [(lease, newest_header(folder, lease)) for lease in live]
+    for name, text in failures.items():
+        if status_of[name] == "failed":
+            status.failures.setdefault(text, []).append(name)
+    ended = frame[frame["status"].isin(ENDED)]
+    if len(ended):
+        status.codes = dict(Counter(ended["provenance.code_sha256"]))
+        status.left = time_left(ended, stacks, waiting | running, max(1, len(live)))
+    return status
+
+
+def read_newest_plan(folder: Path) -> Plan | None:
+    """The newest revision of the plan that was made or revised last."""
+    paths = list(folder.glob("plan-*-*.json"))
+    if not paths:
+        return None
+    last = max(paths, key=lambda path: path.stat().st_mtime_ns)
+    newest = newest_revision(folder, last.stem.split("-")[1])
+    return read_plan(newest or last)
+
+
+def lost_runs(folder: Path, stacks: Iterable[Stack]) -> dict[str, str]:
+    """Runs of stacks whose worker was lost, which leaves no record, and that were not begun again."""
+    messages: dict[str, str] = {}
+    for entry in read_log(folder):
+        if entry["event"] == "failed":
+            messages[entry["stack"]] = entry["message"]
+        elif entry["event"] == "start":
+            messages.pop(entry["stack"], None)
+    return {name: messages[stack.name] for stack in stacks if stack.name in messages for name in stack.runs}
+
+
+def newest_header(folder: Path, lease: Lease) -> Header | None:
+    runs = set(lease.content["run_ids"])
+    fitting = [header for header in read_headers(folder) if not runs.isdisjoint(header.about["run_ids"])]
+    return max(fitting, key=lambda header: header.step, default=None)
+
+
+def time_left(ended: pd.DataFrame, stacks: Iterable[Stack], missing: set[str], workers: int) -> float:
+    """Missing runs at the speed of those that ended, by the planner's measure of a run's cost."""
+    spent = (ended["num_steps"] * (ended["batch_size"] + 32)).sum()
+    speed = ended["provenance.seconds"].sum() / spent
+    return float(sum(cost(stack.only(missing & set(stack.runs))) for stack in stacks if missing & set(stack.runs))) * (
+        speed / workers
+    )
+
+
+def print_status(name: str, status: Status) -> None:
+    console = Console()
+    table = Table("sweep", *status.counts)
+    table.add_row(name, *map(str, status.counts.values()))
+    console.print(table)
+    if status.going:
+        going = Table("in training", "runs", "step", "best loss so far", "last sign of life", "where")
+        for lease, header in status.going:
+            row: dict[str, Any] = header.about if header else {}
+            points = row.get("history", {}).get("loss", [])
+            losses = [loss for loss in (points[-1] if points else []) if loss == loss]
+            steps = f"{row['step']} of {row['rows'][0]['num_steps']}" if row else "before its first checkpoint"
+            going.add_row(
+                lease.path.name, str(len(lease.content["run_ids"])), steps, f"{min(losses):.4f}" if losses else "",
+                f"{lease.age:.0f} s ago", lease.holder,
+            )  # fmt: skip
+        console.print(going)
+    for text, runs in status.failures.items():
+        print(f"{len(runs)} failed, e.g. {runs[0]}: {text}")
+    if len(status.codes) > 1:
+        counts = ", ".join(f"{count} with {code[:12]}" for code, count in status.codes.items())
+        print(f"results of different code: {counts} (provenance.code_sha256); refresh=true trains all anew")
+    if status.left and status.counts["running"] + status.counts["waiting"]:
+        print(f"about {timedelta(seconds=round(status.left))} left")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """0, or 2 after one line on a mistake. Takes the overrides of the training command, and needs two of them."""
+    given = sys.argv[1:] if arguments is None else arguments
+    values = dict(text.partition("=")[::2] for text in given)
+    name = values.get("sweep.name") or values.get("sweep")
+    try:
+        if not name or not all("=" in text for text in given):
+            raise ValueError("give the sweep: python -m harness.status sweep=NAME [runs_dir=DIR]")
+        folder = Path(values.get("runs_dir", "runs")) / name
+        if not folder.is_dir():
+            known = {path.stem for path in SWEEPS_DIR.glob("*.yaml")}
+            known |= {path.name for path in folder.parent.glob("[!.]*") if path.is_dir()}
+            hint = "" if name in known else closest(name, known)
+            raise ValueError(f"no records of {name!r} in {folder.parent}{hint}: train it, or give runs_dir=DIR")
+        print_status(name, read_status(folder))
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
