@@ -5,6 +5,7 @@ The modules are written into a folder and used by import path, from the command 
 
 import math
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 import torch
 from torch import nn
 
+from harness.checkpoint import load_checkpoint, save_checkpoint
 from harness.config import run_id
 from harness.models import make_model
 from harness.parameters import flatten_params
@@ -229,6 +231,21 @@ def test_batch_normalisation_alone_is_its_plain_loop(make_user):
     assert not program.task.buffers["features.1.running_mean"].any(), "a run begins with fresh buffers"
 
 
+def test_running_statistics_go_on_from_a_checkpoint(make_user, tmp_path):
+    stack = stack_of(make_user({"name": "user_nets:Net", "norm": "batch"}), alone="running statistics")
+    for now in train(make_program(stack, CPU), stack, num_evals=2, num_examples=16):
+        if now.step == 3:
+            save_checkpoint(tmp_path, stack.name, "s", stack, now, {})
+    program = make_program(stack, CPU)
+    resumed = load_checkpoint(tmp_path, stack, {}, CPU, print)
+    assert resumed is not None
+    *_, end = train(program, stack, num_evals=2, num_examples=16, resume=resumed)
+    assert torch.equal(end.params_RN, now.params_RN)
+    assert len(now.buffers) == 3
+    assert all(torch.equal(end.buffers[name], buffer) for name, buffer in now.buffers.items())
+    assert end.history == now.history
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [
@@ -279,7 +296,7 @@ def test_held_out_losses_are_taken_in_eval_mode(make_user):
     assert torch.equal(first, evaluate(program, now, heldout))
     module = make_model(config.model).float().eval()
     nn.utils.vector_to_parameters(now.params_RN[0], module.parameters())
-    expected = nn.functional.cross_entropy(module(heldout[0]), heldout[1])
+    expected = nn.functional.cross_entropy(module(heldout[0]), heldout[1]).detach()
     assert float(first[0]) == pytest.approx(float(expected), rel=1e-5)
 
 
@@ -369,3 +386,21 @@ def test_mistakes_in_a_command_take_one_line(conf, choice, words):
     assert len(lines) == 1, done.stderr
     assert words in lines[0]
     assert not (conf / "none").exists()
+
+
+def test_the_readmes_example_runs(tmp_path):
+    """Its files and its command, as they stand there."""
+    section = (ROOT / "README.md").read_text().split("## A module of your own", 1)[1].split("\n## ", 1)[0]
+    blocks = re.findall(r"```(python|yaml)\n# (\S+)\n(.*?)```", section, flags=re.S)
+    assert {name for _, name, _ in blocks} == {"mynets.py", "conf/model/tiny.yaml"}
+    for _, name, text in blocks:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    line = re.search(r"```\npython -m harness (.*?)```", section, flags=re.S)
+    assert line is not None
+    small = ["num_samples=64", "task.num_heldout=32", "metrics.num_examples=16", "sweep.grid.batch_size=[16]"]
+    command(tmp_path, *shlex.split(line.group(1)), *small)
+    frame = pd.concat(map(pd.read_parquet, (tmp_path / "runs" / "tiny").glob("stack-*.parquet")))
+    assert set(frame["status"]) == {"done"}
+    assert set(frame["model.name"]) == {"mynets:Tiny"}
