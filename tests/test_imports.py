@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ORDER = [
     "corpus", "config", "imports", "store", "log", "leases", "unfinished", "index", "records", "sweep", "plan",
     "schedules", "optimizers", "models", "tasks", "metrics", "parameters", "groups", "recording", "program", "train",
-    "stackable", "checkpoint", "estimate", "process", "job", "worker", "tracking", "mirror", "launchers", "status",
+    "stackable", "checkpoint", "process", "estimate", "measure", "job", "worker", "tracking", "mirror", "launchers", "status",
     "dry_run", "progress", "compose", "__main__",
 ]  # fmt: skip
 
