@@ -101,8 +101,9 @@ def read_checkpoint(header: Header, stack: Stack, device: torch.device) -> Progr
         name: [[point[lane] for lane in lanes] if isinstance(point, list) else point for point in points]
         for name, points in about["history"].items()
     }
+    buffers = {name.removeprefix("buffer."): value[0] for name, value in picked.items() if name.startswith("buffer.")}
     parts = (picked["params"], state, picked["diverged_at"], picked["loss_sum"])
-    return Progress(about["step"], *parts, about["since"], history)
+    return Progress(about["step"], *parts, about["since"], history, buffers)
 
 
 def tensors_of(now: Progress) -> dict[str, Tensor]:
@@ -110,6 +111,7 @@ def tensors_of(now: Progress) -> dict[str, Tensor]:
         "params": now.params_RN, "diverged_at": now.diverged_at_R, "loss_sum": now.loss_sum_R,
         **{f"state.{name}": value for name, value in now.state.items()}, "random.cpu": torch.get_rng_state(),
     }  # fmt: skip
+    tensors |= {f"buffer.{name}": buffer[None] for name, buffer in now.buffers.items()}  # of its one run
     if now.params_RN.is_cuda:
         tensors["random.cuda"] = torch.cuda.get_rng_state(now.params_RN.device)
     # Clones, since the format refuses tensors that share memory

@@ -28,7 +28,7 @@ TRACKER_MODES = ("auto", "online", "offline")
 # What a task feeds its model, and what a model takes; names that are not here are the user's own affair
 FEEDS = {
     "python_source": "symbols", "text": "symbols", "teacher_student": "vectors",
-    "noisy_quadratic": "nothing", "random_walk": "nothing",
+    "noisy_quadratic": "nothing", "random_walk": "nothing", "tensors": "your own tensors",
 }  # fmt: skip
 TAKES = {"ngram": "symbols", "mlp": "symbols", "perceptron": "vectors", "none": "nothing"}
 CHOICES = {  # options that are one of several words
@@ -155,8 +155,12 @@ def run_id(config: RunConfig) -> str:
 
 
 def flatten(config: RunConfig) -> dict[str, Scalar]:
-    """A run's columns: `optimizer.lr`, `batch_size`, ... The same words as the overrides and the YAML keys."""
-    return flatten_mapping({field.name: getattr(config, field.name) for field in fields(config)})
+    """A run's columns: `optimizer.lr`, `batch_size`, ... The same words as the overrides and the YAML keys.
+
+    What is null by default and was not asked for (max_norm, ...) is no column.
+    """
+    values = {field.name: (getattr(config, field.name), field.default) for field in fields(config)}
+    return flatten_mapping({name: x for name, (x, default) in values.items() if x is not None or default is not None})
 
 
 def flatten_mapping(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -196,8 +200,11 @@ def check_choice(name: str, value: object, allowed: Iterable[str]) -> None:
 def check_model(task: Mapping[str, Any], model: Mapping[str, Any]) -> None:
     """Raises: ValueError for a model that does not take what the task feeds it."""
     feeds, takes = FEEDS.get(task["name"]), TAKES.get(model["name"])
+    if ":" in str(model["name"]) and feeds == "nothing":
+        raise ValueError(f"task={task['name']} has its weights itself: choose model=none")
     if feeds and takes and feeds != takes:
         fitting = " or ".join(name for name in TAKES if TAKES[name] == feeds)
+        fitting = fitting or "a YAML of your own with name: PACKAGE.MODULE:CLASS (README)"
         given, taken = f"task={task['name']} feeds its model {feeds}", f"model={model['name']} takes {takes}"
         raise ValueError(f"{given} and {taken}: choose model={fitting}")
 
@@ -214,12 +221,13 @@ def check_decay(schedule: Mapping[str, Any], optimizer: Mapping[str, Any]) -> No
 
 def check_limits(values: Mapping[str, Any]) -> None:
     """Raises: ValueError for a known field whose value is no number or out of its range, or none of its words."""
+    imported = ":" in str(values.get("model", {}).get("name"))  # its options mean what its author says
     for path, value in flatten_mapping(values).items():
         if path in CHOICES:
             if value is not None:
                 check_choice(path, value, CHOICES[path])
             continue
-        if path.rpartition(".")[2] not in LIMITS or value is None:
+        if path.rpartition(".")[2] not in LIMITS or value is None or (imported and path.startswith("model.")):
             continue
         words, holds = LIMITS[path.rpartition(".")[2]]
         number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -11,10 +11,12 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness.config import RunConfig, run_id
+from harness.imports import has_own_code
 from harness.plan import Stack
 from harness.process import prepare_process
 from harness.program import make_program
 from harness.schedules import scheduled
+from harness.stackable import why_alone
 from harness.train import draw_batches, stack_hyperparameters, start
 
 TIMED_STEPS = 3
@@ -54,6 +56,8 @@ def probe(config: RunConfig, device: str, runs_dir: Path) -> list[dict[str, Any]
     """What harness/measure.py wants to know about a shape: time and memory at a few widths."""
     prepare_process(device)
     kind = torch.device(device)
+    if has_own_code(config) and (reason := why_alone(config, kind, runs_dir)):
+        return [{"what": "alone", "reason": reason}]
     try:
         return [probe_width(config, width, kind, runs_dir) for width in widths_to_try(config, device)]
     except Exception:

@@ -25,6 +25,7 @@ from typing import Any
 from rich.progress import track
 
 from harness.config import RunConfig
+from harness.imports import has_own_code
 from harness.plan import Choice, Stack, default_width, lay_stacks, shape_of
 from harness.store import append_line, read_lines, writable_folder
 
@@ -130,8 +131,8 @@ def width_that_fits(facts: Iterable[Fact], machine: Machine) -> int:
 def needs_probe(members: Sequence[tuple[str, RunConfig]], facts: Sequence[Fact], machine: Machine) -> bool:
     if any(fact["what"] in ("traced", "alone") for fact in facts):
         return False
-    if ":" in str(members[0][1].model["name"]):
-        return True  # a user's module: whether it can be stacked has to be tried
+    if has_own_code(members[0][1]):
+        return True  # whether it can be stacked has to be tried
     decided = machine.width is not None and machine.compile != "auto"
     return not decided and len(members) * members[0][1].num_steps >= WORTH_MEASURING
 

@@ -74,7 +74,9 @@ def make_program(
 
     def step_with(measure: bool) -> Callable[..., tuple]:
         step = each(
-            step_of_one_run(loss, layout, optimizer, index_N, stack.micro_batch, measure=measure),
+            step_of_one_run(
+                loss, layout, optimizer, index_N, stack.micro_batch, measure=measure, alone=stack.alone is not None
+            ),
             in_dims=(0, 0, 0, 0, 0, {"step": None} | dict.fromkeys(scheduled(config.schedule), 0), batch_dim),
         )
         # The few steps that measure are not worth a compilation of their own
@@ -90,14 +92,15 @@ def make_program(
 
 
 def step_of_one_run(
-    loss: Loss, layout: Layout, optimizer: Optimizer, index_N: Tensor, micro_batch: int | None, *, measure: bool
-) -> Callable[..., tuple]:
+    loss: Loss, layout: Layout, optimizer: Optimizer, index_N: Tensor, micro_batch: int | None,
+    *, measure: bool, alone: bool = False,
+) -> Callable[..., tuple]:  # fmt: skip
     """One training step of one run, a pure function. A run whose loss is not finite stays where it is from then on."""
 
     def step(
         params_N: Tensor, state: State, diverged_at: Tensor, loss_sum: Tensor, hyper: Numbers, at: Numbers, batch: Batch
     ) -> tuple[Tensor, State, Tensor, Tensor, dict[str, Tensor]]:
-        grads, train_loss = gradient(loss, unflatten_params(params_N, layout), batch, micro_batch)
+        grads, train_loss = gradient(loss, unflatten_params(params_N, layout), batch, micro_batch, alone=alone)
         grad_N = flatten_params(grads)
         if "max_norm" in hyper:
             grad_N = clip(grad_N, hyper["max_norm"])
@@ -113,20 +116,36 @@ def step_of_one_run(
     return step
 
 
-def gradient(loss: Loss, params: Params, batch: Batch, micro_batch: int | None) -> tuple[Mapping[str, Tensor], Tensor]:
+def gradient(
+    loss: Loss, params: Params, batch: Batch, micro_batch: int | None, *, alone: bool = False
+) -> tuple[Mapping[str, Tensor], Tensor]:
     """Gradient and value of the mean loss of a batch; taken piece by piece and added up where memory asks for it."""
     size = len(batch[0])
+    differentiate = plain_grad_and_value if alone else grad_and_value
     if micro_batch is None or micro_batch >= size:
-        return grad_and_value(loss)(params, batch)
+        return differentiate(loss)(params, batch)
     grads, total = {name: torch.zeros_like(tensor) for name, tensor in params.items()}, None
     for first in range(0, size, micro_batch):
         piece = tuple(part[first : first + micro_batch] for part in batch)
         share = len(piece[0]) / size
-        piece_grads, piece_loss = grad_and_value(loss)(params, piece)
+        piece_grads, piece_loss = differentiate(loss)(params, piece)
         grads = {name: torch.add(grads[name], piece_grads[name], alpha=share) for name in grads}
         total = piece_loss * share if total is None else total + piece_loss * share
     assert total is not None, "a batch has at least one sample"
     return grads, total
+
+
+def plain_grad_and_value(loss: Loss) -> Callable[[Params, Batch], tuple[Mapping[str, Tensor], Tensor]]:
+    """As torch.func.grad_and_value, by ordinary autograd: the loss may look at values and write into its buffers."""
+
+    def call(params: Params, batch: Batch) -> tuple[Mapping[str, Tensor], Tensor]:
+        with torch.enable_grad():
+            leaves = {name: tensor.detach().requires_grad_() for name, tensor in params.items()}
+            value = loss(leaves, batch)
+            grads = torch.autograd.grad(value, list(leaves.values()), materialize_grads=True, allow_unused=True)
+        return dict(zip(leaves, grads, strict=True)), value.detach()
+
+    return call
 
 
 def in_precision(loss: Loss, config: RunConfig, device: torch.device) -> Loss:
@@ -186,7 +205,13 @@ def one_by_one(function: Callable, in_dims: tuple) -> Callable:
     """As vmap for a single run, for models that vmap cannot take."""
 
     def call(*args: Any) -> Any:
-        single = [arg if dim is None else tree_map(lambda x: x[0], arg) for arg, dim in zip(args, in_dims, strict=True)]
+        single = [first_lane(arg, dim) for arg, dim in zip(args, in_dims, strict=True)]
         return tree_map(lambda x: x[None], function(*single))
 
     return call
+
+
+def first_lane(arg: Any, dim: Any) -> Any:
+    if isinstance(dim, dict):
+        return {name: first_lane(value, dim[name]) for name, value in arg.items()}
+    return arg if dim is None else tree_map(lambda x: x[0], arg)

@@ -19,6 +19,7 @@ from harness.config import (
     run_id,
 )
 from harness.corpus import TEXT_TASKS, read_corpus
+from harness.imports import check_imports
 
 # group choices -> (values with the user's overrides, the defaults of those choices)
 Compose = Callable[[Mapping[str, str]], tuple[dict[str, Any], dict[str, Any]]]
@@ -61,6 +62,7 @@ def lay_grid(axes: Mapping[str, list[Any]], compose: Compose) -> dict[str, RunCo
     for choice in itertools.product(*(axes[path] for path in choosing)):
         chosen = {path.removesuffix(".name"): name for path, name in zip(choosing, choice, strict=True)}
         values = match_types(*compose(chosen))
+        check_imports(values)
         add_corpus(values)
         setting = {path: axis for path, axis in axes.items() if not is_choice(path)}
         for path in setting:
@@ -102,7 +104,7 @@ def check_axis(path: str, values: Mapping[str, Any]) -> bool:
     fields = {name: value for name, value in values.items() if name in (*PARTS, *RunConfig.__dataclass_fields__)}
     allowed = flatten_mapping(fields)
     if path not in allowed and not is_choice(path):
-        same_word = [name for name in allowed if name.endswith(f".{path}")]
+        same_word = sorted((name for name in allowed if name.endswith(f".{path}")), key=lambda name: name.count("."))
         near = closest(same_word[0], same_word) if same_word else closest(path, allowed)
         raise ValueError(f"sweep.grid.{path} is not a value of a run{near}; see --cfg job for all")
     return True

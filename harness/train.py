@@ -3,7 +3,7 @@
 Shapes: R runs of the stack, N parameters of one run, B batch.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +33,8 @@ class Progress:
     loss_sum_R: Tensor  # training losses since the last point of the curves, in float64
     since: int = 0  # steps behind that sum
     history: dict[str, list[Any]] = field(default_factory=dict)  # name -> one number or R numbers a point
+    # What a module that is trained alone changes itself (BatchNorm's running statistics): live
+    buffers: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def train(
@@ -47,6 +49,11 @@ def train(
     """
     first = stack.first
     now = resume or start(program, stack)
+    if stack.alone is not None:
+        live = program.task.buffers or {}
+        for name, saved in now.buffers.items():
+            live[name].copy_(saved)
+        now.buffers = live
     hyper = stack_hyperparameters(stack, now.params_RN)
     # On the device from the start: a copy from the host in every step would make a GPU wait
     tables = multiplier_tables(first.schedule, first.num_steps, [run.hyperparameters for run in stack.runs.values()])

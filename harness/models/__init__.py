@@ -10,6 +10,7 @@ from collections.abc import Callable
 from torch import nn
 
 from harness.config import Part, check_choice
+from harness.models.imported import make_imported_model
 from harness.models.mlp import MLP
 from harness.models.ngram import NGram
 from harness.models.perceptron import Perceptron
@@ -24,11 +25,14 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 
 def make_model(config: Part, **shape: int) -> nn.Module:
     """The module that a config describes, with freshly drawn parameters."""
+    if ":" in str(config["name"]):
+        return make_imported_model(config, shape)
     check_choice("model.name", config["name"], MODELS)
     options = {key: value for key, value in config.items() if key != "name"}
     return MODELS[str(config["name"])](**shape, **options)
 
 
 def names_of_embeddings(module: nn.Module) -> frozenset[str]:
-    """Names of the parameters that are tables of embeddings."""
-    return frozenset(f"{name}.weight" for name, part in module.named_modules() if isinstance(part, nn.Embedding))
+    """Names of the parameters that are tables of embeddings, under the first name of those that have several (tied)."""
+    tables = {id(part.weight) for part in module.modules() if isinstance(part, nn.Embedding)}
+    return frozenset(name for name, parameter in module.named_parameters() if id(parameter) in tables)

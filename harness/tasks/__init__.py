@@ -15,11 +15,13 @@ from harness.config import Part, RunConfig, check_choice
 from harness.tasks.noisy_quadratic import noisy_quadratic
 from harness.tasks.random_walk import random_walk
 from harness.tasks.teacher_student import teacher_student
+from harness.tasks.tensors import tensors_task
 from harness.tasks.text import text_task
 from harness.tasks.types import Batch, Params, Task
 
 TASKS: dict[str, Callable[[Part, Part, torch.device, Path | None], Task]] = {
     "python_source": text_task,
+    "tensors": tensors_task,
     "text": text_task,
     "noisy_quadratic": noisy_quadratic,
     "random_walk": random_walk,
@@ -52,4 +54,6 @@ def make_task(config: RunConfig, device: torch.device, runs_dir: Path | None = N
     def heldout(n: int) -> Batch:
         return convert(task.heldout(n))
 
+    if task.module is not None:
+        task = task._replace(buffers=dict(task.module.to(dtype).named_buffers()))
     return task._replace(init=init, sample=sample, heldout=heldout)

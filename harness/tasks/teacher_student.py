@@ -3,18 +3,16 @@
 Shapes: B samples, I inputs, K hidden units of the teacher.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
 from harness.config import Part
-from harness.models import make_model
+from harness.tasks.modules import module_task
 from harness.tasks.random import HELDOUT, TEACHER, TRAINING, draw_normal
-from harness.tasks.types import Batch, Params, Task
+from harness.tasks.types import Batch, Task
 
 
 def teacher_student(task: Part, model: Part, device: torch.device, runs_dir: Path | None = None) -> Task:
@@ -33,14 +31,8 @@ def teacher_student(task: Part, model: Part, device: torch.device, runs_dir: Pat
     """
     num_inputs = int(str(task["num_inputs"]))
     shape = {"num_inputs": num_inputs, "num_outputs": 1}
-    module = make_model(model, **shape).to(device)
     scale_I = np.arange(1, num_inputs + 1, dtype=np.float64) ** (-float(str(task["power"])) / 2)
     first_KI, last_K = draw_teacher(task, scale_I)
-
-    def init(seed: int) -> Params:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return {name: p.detach() for name, p in make_model(model, **shape).named_parameters()}
 
     def read(seed: int, stream: int, start: int, n: int, label_noise: float) -> Batch:
         drawn = draw_normal(seed, stream, start, n, num_inputs + 1)
@@ -54,12 +46,10 @@ def teacher_student(task: Part, model: Part, device: torch.device, runs_dir: Pat
     def heldout(n: int) -> Batch:
         return read(0, HELDOUT, 0, n, 0.0)
 
-    def loss(params: Mapping[str, Tensor], batch: Batch) -> Tensor:
-        inputs_BI, targets_B = batch
-        outputs_B = functional_call(module, dict(params), (inputs_BI,)).squeeze(-1)
-        return (outputs_B - targets_B).square().mean()
+    def criterion(outputs_B1: Tensor, targets_B: Tensor) -> Tensor:
+        return (outputs_B1.squeeze(-1) - targets_B).square().mean()
 
-    return Task(init, sample, loss, heldout)
+    return module_task(task, model, device, criterion, sample=sample, heldout=heldout, **shape)
 
 
 def draw_teacher(task: Part, scale_I: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

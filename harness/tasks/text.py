@@ -3,20 +3,18 @@
 Shapes: B samples, T context, V = 256 byte values.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.func import functional_call
 from torch.nn import functional as F
 
 from harness.config import Part
-from harness.models import make_model, names_of_embeddings
 from harness.records import load_corpus
+from harness.tasks.modules import module_task
 from harness.tasks.random import HELDOUT, TRAINING, draw
-from harness.tasks.types import Batch, Params, Task
+from harness.tasks.types import Batch, Task
 
 NUM_BYTES = 256
 
@@ -31,13 +29,7 @@ def text_task(task: Part, model: Part, device: torch.device, runs_dir: Path | No
     corpus = load_corpus(task, runs_dir)
     train, heldout_bytes = (_to_tensor(data, device) for data in (corpus.train, corpus.heldout))
     shape = {"context": context, "num_symbols": NUM_BYTES, "num_outputs": NUM_BYTES}
-    module = make_model(model, **shape).to(device)
     window_T = torch.arange(context + 1, device=device)
-
-    def init(seed: int) -> Params:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return {name: p.detach() for name, p in make_model(model, **shape).named_parameters()}
 
     def read(data: Tensor, draws: np.ndarray) -> Batch:
         positions = torch.from_numpy((draws % np.uint64(len(data) - context)).astype(np.int64)).to(device)
@@ -50,12 +42,7 @@ def text_task(task: Part, model: Part, device: torch.device, runs_dir: Path | No
     def heldout(n: int) -> Batch:
         return read(heldout_bytes, draw(0, HELDOUT, 0, n))
 
-    def loss(params: Mapping[str, Tensor], batch: Batch) -> Tensor:
-        symbols_BT, next_B = batch
-        logits_BV = functional_call(module, dict(params), (symbols_BT,))
-        return F.cross_entropy(logits_BV, next_B)
-
-    return Task(init, sample, loss, heldout, embeddings=names_of_embeddings(module))
+    return module_task(task, model, device, F.cross_entropy, sample=sample, heldout=heldout, **shape)
 
 
 def _to_tensor(data: bytes, device: torch.device) -> Tensor:

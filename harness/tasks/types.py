@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
 Params = dict[str, Tensor]
 Batch = tuple[Tensor, ...]  # every tensor's first dimension counts samples
@@ -16,3 +16,6 @@ class Task(NamedTuple):
     heldout: Callable[[int], Batch]
     heldout_loss: Callable[[Mapping[str, Tensor], Batch], Tensor] | None = None  # None: as loss
     embeddings: frozenset[str] = frozenset()  # names of the parameters that are tables of embeddings
+    module: nn.Module | None = None  # what loss calls, where that is a module
+    # The module's buffers, live: training alone changes them in place (BatchNorm's running statistics)
+    buffers: Mapping[str, Tensor] | None = None
