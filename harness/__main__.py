@@ -6,6 +6,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -86,6 +87,8 @@ def train_missing(settings: dict[str, Any], sweep: Sweep, folder: Path, since: s
 
     path, plan = open_plan(folder, request, sweep.runs, ended, lay)
     waiting = [i for i, stack in enumerate(plan.stacks) if stack.without(ended).runs]
+    for reason, count in Counter(plan.stacks[i].alone for i in waiting if plan.stacks[i].alone).items():
+        print(f"{count} runs are trained one by one: {reason}")
     pace = {"num_devices": num_devices, "workers": workers, **{key: launcher[key] for key in ("checkpoint", "lease")}}
     failed: dict[str, list[str]] = {}  # reason -> run_ids
     with (

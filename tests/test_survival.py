@@ -11,6 +11,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -18,8 +19,11 @@ import pandas as pd
 import pytest
 import torch
 
+from harness.config import run_id
 from harness.log import count_trainings, read_log, trained_twice
+from harness.plan import make_plan, open_plan
 from harness.records import read_records
+from harness.worker import run_stack
 
 KILLS = int(os.environ.get("KILLS", "8"))
 QUIET = {**os.environ, "WANDB_MODE": "disabled", "MPLBACKEND": "agg"}
@@ -310,3 +314,20 @@ def test_out_of_memory_halves_until_it_fits(tmp_path):
     assert max(entry["runs"] for entry in log if entry["event"] == "end") < 4
     assert records(tmp_path)["status"].tolist() == ["done"] * 4
     assert trained_twice(log) == []
+
+
+def test_a_stack_that_was_published_before_its_lease_was_taken_is_not_trained_again(make_run, tmp_path):
+    # the moment between a launcher's look and its worker's lease, in which another may publish
+    folder = tmp_path / "runs" / "s"
+    folder.mkdir(parents=True)
+    runs = {run_id(config): config for config in [make_run(num_samples=64), make_run(num_samples=64, seed=1)]}
+    metrics = {"num_evals": 1, "num_examples": 8}
+    path, _ = open_plan(
+        folder, "0123", runs, (), lambda missing: make_plan("s", missing, device="cpu", width=2, metrics=metrics)
+    )
+    told = []
+    for _ in range(2):
+        assert run_stack(path, 0, "cpu", report=told.append, stop=threading.Event(), checkpoint=60.0, lease=60.0)
+    assert told[-1] == {"elsewhere": 2}
+    assert [entry["event"] for entry in read_log(folder)] == ["start", "end"]
+    assert len(list(folder.glob("*.parquet"))) == 1

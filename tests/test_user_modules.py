@@ -114,6 +114,10 @@ class One(nn.Module):
     def forward(self, x):
         return self.out(x.flatten(1))
 
+class Raises(Net):
+    def forward(self, x):
+        raise KeyError("no such thing")
+
 class Wrong(Net):
     def forward(self, x):
         return self.classifier(x)
@@ -335,6 +339,7 @@ def command(folder, *arguments, check=0):
 def conf(folder):
     (folder / "conf" / "model").mkdir(parents=True)
     texts = {
+        "batch": "name: user_nets:Net\nwidth: 4\nnorm: batch\n", "raises": "name: user_nets:Raises\n",
         "mine": "name: user_nets:language_model\nwidth: 8\ndropout: 0.1\n",
         "net": "name: user_nets:Net\nwidth: 4\nnorm: group\n",
         "gone": "name: nowhere.nets:Net\n", "typo": "name: user_nets:Nett\n", "form": "name: user_nets\n",
@@ -362,6 +367,23 @@ def test_a_sweep_of_them_from_the_command(conf, choice):
     assert set(frame["status"]) == {"done"}, frame["message"].tolist()
     assert frame["loss"].map(math.isfinite).all()
     assert frame["model.name"].str.startswith("user_nets:").all()
+
+
+def test_one_that_raises_costs_its_own_stack_and_one_that_cannot_stack_trains_alone(conf):
+    data = ["task=tensors", "task.data=user_nets:images", "sweep.name=mixed"]
+    typed = ["--config-dir", "conf", *SMALL, *data, "sweep.grid.model.name=[raises,batch,net]"]
+    done = command(conf, *typed, check=1)
+    assert "Traceback" not in done.stderr
+    assert "2 runs are trained one by one: its BatchNorm2d features.1 keeps running statistics" in done.stdout
+    assert "2 runs failed: KeyError: 'no such thing' (see runs/mixed/stack-" in done.stderr
+    frame = pd.concat(map(pd.read_parquet, (conf / "runs" / "mixed").glob("stack-*.parquet")))
+    assert frame.groupby("status").size().to_dict() == {"done": 4, "failed": 2}
+    assert sorted(frame.groupby("provenance.stack").size()) == [1, 1, 2, 2]
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("  one of them alone: ")]
+    alone = shlex.split(line.partition(": ")[2])
+    assert alone[:3] == ["python", "-m", "harness"]
+    again = command(conf, *alone[3:], check=1)
+    assert "1 runs failed: KeyError: 'no such thing'" in again.stderr
 
 
 @pytest.mark.parametrize(
