@@ -26,7 +26,8 @@ from rich.progress import track
 
 from harness.config import RunConfig
 from harness.imports import has_own_code
-from harness.plan import Choice, Stack, default_width, lay_stacks, shape_of
+from harness.plan import Choice, Stack, default_width, lay_stacks, program_of, shape_of
+from harness.records import code_sha256
 from harness.store import append_line, read_lines, writable_folder
 
 MEASURED = ".measured"
@@ -117,7 +118,7 @@ def choose(members: Sequence[tuple[str, RunConfig]], facts: Sequence[Fact], mach
 
 def kind_of(stack: Stack) -> str:
     """What machine code depends on beside the shape."""
-    return f"{len(stack.runs)} runs, {'one seed' if len(stack.seeds) == 1 else 'seeds'}"
+    return f"{len(stack.runs)} runs, {'one seed' if len(stack.seeds) == 1 else 'seeds'}, code {code_sha256()[:8]}"
 
 
 def width_that_fits(facts: Iterable[Fact], machine: Machine) -> int:
@@ -167,10 +168,7 @@ def note_fact(runs_dir: Path, config: RunConfig, device: str, fact: Fact) -> Non
 
 def facts_path(runs_dir: Path, config: RunConfig, device: str) -> Path:
     """Of a shape, whatever its number of steps, on a kind of machine with one version of torch."""
-    shape = json.loads(shape_of(config))
-    for name in ("num_steps", "num_samples", "schedule", "protocol"):
-        shape.pop(name)
-    place = [device, describe_processor(), importlib.metadata.version("torch"), shape]
+    place = [device, describe_processor(), importlib.metadata.version("torch"), program_of(config)]
     return runs_dir / MEASURED / f"{hashlib.sha256(json.dumps(place).encode()).hexdigest()[:16]}.jsonl"
 
 

@@ -19,6 +19,9 @@ from harness.store import publish
 HEAD = ("sweep", "device", "width", "num_evals", "num_examples", "since")  # of a plan's file, before its stacks
 
 
+COURSE = ("num_steps", "num_samples", "protocol", "schedule")  # fields of a run that its step does not depend on
+
+
 @dataclass(frozen=True)
 class Stack:
     """Runs that differ in seed and in the optimizer's numbers only."""
@@ -140,6 +143,12 @@ def shape_of(config: RunConfig) -> str:
     task = {key: value for key, value in config.task.items() if f"task.{key}" not in PATHS}
     same = asdict(replace(config, seed=0, optimizer=flags, task=task, max_norm=None, groups={}))
     return json.dumps(same | {"numbers": sorted(config.hyperparameters)}, sort_keys=True)
+
+
+def program_of(config: RunConfig) -> dict[str, Any]:
+    """What of a shape its step depends on: not how many steps there are, nor the schedule's course."""
+    shape: dict[str, Any] = json.loads(shape_of(config))
+    return {key: value for key, value in shape.items() if key not in COURSE}
 
 
 def cost(stack: Stack) -> float:

@@ -3,8 +3,11 @@
 Shapes: R runs of the stack, N parameters of one run, B batch.
 """
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +18,17 @@ from torch.utils._pytree import tree_map
 
 from harness.config import RunConfig
 from harness.groups import clip, group_index, spread_over_groups
+from harness.imports import has_own_code
 from harness.metrics import METRICS
 from harness.optimizers import Optimizer, State, make_optimizer
 from harness.parameters import Layout, flatten_params, layout_of, unflatten_params
-from harness.plan import Stack
+from harness.plan import Stack, program_of
 from harness.recording import COMPILED, record
+from harness.records import code_sha256
 from harness.schedules import scheduled
 from harness.tasks import Batch, Params, Task, make_task
 
+WORTH_RECORDING = 150  # steps; recording one takes as long as they save
 Numbers = Mapping[str, Tensor]
 Loss = Callable[[Mapping[str, Tensor], Batch], Tensor]
 
@@ -69,26 +75,34 @@ def make_program(
     batch_dim = None if len(stack.seeds) == 1 else 0
     each = one_by_one if stack.alone else vmap_runs
 
-    def evaluate(params_N: Tensor, *batch: Tensor) -> Tensor:
+    def evaluate(params_N: Tensor, batch: Batch) -> Tensor:
         return heldout_loss(unflatten_params(params_N, layout), batch)
 
     def step_with(measure: bool) -> Callable[..., tuple]:
-        step = each(
-            step_of_one_run(
-                loss, layout, optimizer, index_N, stack.micro_batch, measure=measure, alone=stack.alone is not None
-            ),
-            in_dims=(0, 0, 0, 0, 0, {"step": None} | dict.fromkeys(scheduled(config.schedule), 0), batch_dim),
+        step = step_of_one_run(
+            loss, layout, optimizer, index_N, stack.micro_batch, measure=measure, alone=stack.alone is not None
         )
-        # The few steps that measure are not worth a compilation of their own
-        folder = runs_dir / COMPILED if stack.compiled and not measure and runs_dir is not None else None
-        return recorded_step(step, optimizer, stack, folder, note_build)
+        moving = {"step": None} | dict.fromkeys(scheduled(config.schedule), 0)
+        return each(step, in_dims=(0, 0, 0, 0, 0, moving, batch_dim))
 
-    def evaluate_all(params_RN: Tensor, batch: Batch) -> Tensor:
-        return recorded_evaluate(params_RN, *batch)[0]
+    step, measured_step = step_with(False), torch.no_grad()(step_with(True))
+    if stack.compiled and runs_dir is not None:
+        path = runs_dir / COMPILED / f"{name_program(stack)}.pt2"
+        step = recorded_step(step, optimizer, stack, partial(record, machine_code=path, note_build=note_build))
+    elif stack.alone is None and config.num_steps >= WORTH_RECORDING:
+        step = recorded_step(step, optimizer, stack, record)
+    else:
+        step = torch.no_grad()(step)
+    evaluate_all = torch.no_grad()(each(evaluate, in_dims=(0, None)))
+    return Program(task, layout, optimizer, step, measured_step, evaluate_all)
 
-    mapped = each(evaluate, in_dims=(0,) + (None,) * len(task.heldout(1)))
-    recorded_evaluate = record(lambda *tensors: [mapped(*tensors)], plain=stack.alone is not None)
-    return Program(task, layout, optimizer, step_with(False), step_with(True), evaluate_all)
+
+def name_program(stack: Stack) -> str:
+    """Names the machine code of a stack's step: all that it depends on, a user's own code apart."""
+    config = stack.first
+    kind = [program_of(config), scheduled(config.schedule), len(stack.runs), len(stack.seeds) == 1, stack.micro_batch]
+    code = [*kind, code_sha256(), torch.__version__, torch.backends.cpu.get_cpu_capability()]
+    return hashlib.sha256(json.dumps(code).encode()).hexdigest()[:16]
 
 
 def step_of_one_run(
@@ -162,13 +176,13 @@ def in_precision(loss: Loss, config: RunConfig, device: torch.device) -> Loss:
 
 
 def recorded_step(
-    step: Callable[..., tuple],
-    optimizer: Optimizer,
-    stack: Stack,
-    folder: Path | None,
-    note_build: Callable[[float], None],
+    step: Callable[..., tuple], optimizer: Optimizer, stack: Stack, record: Callable[..., Callable]
 ) -> Callable[..., tuple]:
-    """A step between named tensors by way of a recorded function between lists of them."""
+    """A step between named tensors by way of a recorded function between lists of them.
+
+    Args:
+        record: as harness.recording.record.
+    """
     states = tuple(optimizer.init(torch.zeros(1)))
     numbers = tuple(stack.first.hyperparameters)
     moving = ("step", *scheduled(stack.first.schedule))
@@ -178,10 +192,10 @@ def recorded_step(
         hyper = dict(zip(numbers, rest[len(states) :], strict=False))
         at = dict(zip(moving, rest[len(states) + len(numbers) :], strict=False))
         batch = rest[len(states) + len(numbers) + len(moving) :]
-        params_RN, state, *two, measured = step(params_RN, state, diverged_at_R, loss_sum_R, hyper, at, batch)
-        return [params_RN, *two, *(state[name] for name in states), *measured.values()]
+        params_RN, state, *two, _ = step(params_RN, state, diverged_at_R, loss_sum_R, hyper, at, batch)
+        return [params_RN, *two, *(state[name] for name in states)]
 
-    recorded = record(flat, compiled_dir=folder, note_build=note_build, plain=stack.alone is not None)
+    recorded = record(flat, own_code=has_own_code(stack.first))
 
     def call(
         params_RN: Tensor, state: State, diverged_at_R: Tensor, loss_sum_R: Tensor, hyper: Numbers, at: Numbers,
@@ -191,8 +205,7 @@ def recorded_step(
             mapping[name] for mapping, names in ((state, states), (hyper, numbers), (at, moving)) for name in names
         ]
         params_RN, diverged_at_R, loss_sum_R, *rest = recorded(params_RN, diverged_at_R, loss_sum_R, *given, *batch)
-        measured = dict(zip(METRICS, rest[len(states) :], strict=False))
-        return params_RN, dict(zip(states, rest, strict=False)), diverged_at_R, loss_sum_R, measured
+        return params_RN, dict(zip(states, rest, strict=True)), diverged_at_R, loss_sum_R, {}
 
     return call
 

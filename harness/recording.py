@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import sys
 import time
 import uuid
 import warnings
@@ -22,71 +21,74 @@ Function = Callable[..., list[Tensor]]
 def record(
     function: Function,
     *,
-    plain: bool = False,
-    compiled_dir: Path | None = None,
+    machine_code: Path | None = None,
+    own_code: bool = False,
     note_build: Callable[[float], None] = lambda seconds: None,
 ) -> Function:
     """`function` without the time that torch's transforms (vmap, grad) take anew at every call: about 1.5 ms a step.
 
-    At the first call of each shape its operations are recorded, and from then on called one after the other: the same
-    operations in the same order, so the same bits. Nothing in `function` may depend on a tensor's values.
+    At the first call of each shape its operations are recorded, which takes as long as some 150 calls, and from then on
+    called one after the other: the same operations in the same order, so the same bits. Nothing in `function` may
+    depend on a tensor's values.
 
     Args:
-        plain: do not record after all, for functions that cannot be.
-        compiled_dir: where to keep machine code; given, the operations are compiled (the last bits may differ).
-        note_build: told the seconds of a build that was not there yet.
+        machine_code: file of the operations as machine code (the last bits may differ), built if it is not there; its
+            name must tell the function, its shapes and the processor. For calls of one shape only.
+        own_code: the function contains a user's code, which no name tells: the operations themselves are added to it.
+        note_build: told the seconds of a build.
     """
-    if plain:
-        return torch.no_grad()(function)
     recorded: dict[tuple[torch.Size, ...], Function] = {}
 
     def call(*tensors: Tensor) -> list[Tensor]:
         shapes = tuple(tensor.shape for tensor in tensors)
         if shapes not in recorded:
-            graph = make_fx(function)(*tensors)
-            graph.graph.eliminate_dead_code()
-            graph.recompile()
-            recorded[shapes] = (
-                graph if compiled_dir is None else compile_graph(graph, tensors, compiled_dir, note_build)
-            )
+            if machine_code is None:
+                recorded[shapes] = trace(function, tensors)
+            else:
+                assert not recorded, "machine code is for one shape"
+                recorded[shapes] = compile_function(function, tensors, machine_code, own_code, note_build)
         with torch.no_grad():
             return recorded[shapes](*tensors)
 
     return call
 
 
-def compile_graph(
-    graph: GraphModule, tensors: tuple[Tensor, ...], folder: Path, note_build: Callable[[float], None]
-) -> Function:
-    """The graph as machine code: loaded from `folder` in milliseconds where it was built before, else built, once.
+def trace(function: Function, tensors: tuple[Tensor, ...]) -> GraphModule:
+    graph = make_fx(function)(*tensors)
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    return graph
 
-    On a CPU the whole graph becomes one library that is called without Python in between (AOTInductor), twice as fast
+
+def compile_function(
+    function: Function, tensors: tuple[Tensor, ...], path: Path, own_code: bool, note_build: Callable[[float], None]
+) -> Function:
+    """The function as machine code: loaded in milliseconds where it was built before, else built, once.
+
+    On a CPU the whole of it becomes one library that is called without Python in between (AOTInductor), twice as fast
     at small batches as torch.compile's.
     """
     if tensors[0].device.type != "cpu":
-        compiled: Function = torch.compile(graph, dynamic=False)
+        compiled: Function = torch.compile(trace(function, tensors), dynamic=False)
         return compiled
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name_of(graph, tensors)}.pt2"
+    if own_code:
+        path = path.with_stem(f"{path.stem}-{name_of(trace(function, tensors))}")
+    path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):  # a second worker waits for the build instead of doing it again
         if not path.exists():
             began = time.perf_counter()
-            build(graph, tensors, path)
+            build(trace(function, tensors), tensors, path)
             note_build(time.perf_counter() - began)
     loaded: Function = torch._inductor.aoti_load_package(str(path))
     return loaded
 
 
-def name_of(graph: GraphModule, tensors: tuple[Tensor, ...]) -> str:
-    """Names the machine code: operations, constants, shapes, torch, and the processor that it is for."""
+def name_of(graph: GraphModule) -> str:
+    """Names operations and the constants among them."""
     digest = hashlib.sha256(graph.code.encode())
     for name, constant in [*graph.named_buffers(), *graph.named_parameters()]:
-        digest.update(
-            f"{name} {constant.dtype} {tuple(constant.shape)}".encode() + constant.detach().cpu().numpy().tobytes()
-        )
-    for tensor in tensors:
-        digest.update(f"{tensor.dtype} {tuple(tensor.shape)} {tensor.stride()}".encode())
-    digest.update(f"{torch.__version__} {torch.backends.cpu.get_cpu_capability()} {sys.platform}".encode())
+        digest.update(f"{name} {constant.dtype} {tuple(constant.shape)}".encode())
+        digest.update(constant.detach().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

@@ -10,7 +10,7 @@ from torch.func import vmap
 
 from harness.config import RunConfig
 from harness.plan import Stack
-from harness.program import make_program
+from harness.program import WORTH_RECORDING, make_program
 from harness.schedules import scheduled
 from harness.tasks import make_task
 from harness.train import draw_batches, stack_hyperparameters, start
@@ -38,7 +38,7 @@ def why_alone(config: RunConfig, device: torch.device, runs_dir: Path | None = N
     one by one would be no cure. What shows only on a GPU or at the full batch size is not found here.
     """
     batch_size = min(config.batch_size, NUM_SAMPLES)
-    few = replace(config, num_steps=1, num_samples=batch_size, batch_size=batch_size)
+    few = replace(config, num_steps=WORTH_RECORDING, num_samples=WORTH_RECORDING * batch_size, batch_size=batch_size)
     runs = {str(i): replace(few, seed=few.seed + i) for i in range(2)}
     state = torch.get_rng_state()
     with warnings.catch_warnings():
@@ -72,7 +72,8 @@ def try_step(stack: Stack, device: torch.device, runs_dir: Path | None) -> None:
     at = {"step": one} | {name: one.expand(len(stack.runs)) for name in scheduled(stack.first.schedule)}
     hyper = stack_hyperparameters(stack, now.params_RN)
     state = vmap(program.optimizer.init)(now.params_RN)
-    program.measured_step(now.params_RN, state, now.diverged_at_R, now.loss_sum_R, hyper, at, batch)
+    for step in (program.measured_step, program.step):
+        step(now.params_RN, state, now.diverged_at_R, now.loss_sum_R, hyper, at, batch)
     program.evaluate(now.params_RN, program.task.heldout(NUM_SAMPLES))
     for name, buffer in (program.task.buffers or {}).items():
         if stack.alone is None and not same(buffer, buffers[name]):

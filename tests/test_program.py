@@ -13,8 +13,8 @@ from harness.config import run_id
 from harness.measure import has_compiler
 from harness.parameters import flatten_params
 from harness.plan import Stack, make_plan, shape_of
-from harness.program import gradient, make_program
-from harness.recording import COMPILED, name_of, record
+from harness.program import gradient, make_program, name_program
+from harness.recording import COMPILED, name_of, record, trace
 from harness.train import train
 from tests.reference.plain import CPU, plain_module, plain_step
 
@@ -121,19 +121,29 @@ def test_a_recorded_function_gives_the_same_bits():
     assert recorded(x[:2], y[:2])[1].shape == (2, 2)  # another shape is recorded anew
 
 
-def test_machine_code_is_named_by_all_that_it_depends_on():
-    def graph_of(function, x):
-        return torch.fx.experimental.proxy_tensor.make_fx(function)(x)
+def test_operations_are_named_by_what_they_do_and_their_constants():
+    def graph_of(function):
+        return trace(function, (torch.ones(4),))
 
-    x = torch.ones(4)
     one, two = torch.tensor([1.0]), torch.tensor([2.0])
-    names = [
-        name_of(graph_of(lambda x: [x + one], x), (x,)), name_of(graph_of(lambda x: [x + two], x), (x,)),
-        name_of(graph_of(lambda x: [x * one], x), (x,)), name_of(graph_of(lambda x: [x + one], x), (x.double(),)),
-        name_of(graph_of(lambda x: [x + one], x[:2]), (x[:2],)),
+    functions = [lambda x: [x + one], lambda x: [x + two], lambda x: [x * one], lambda x: [x + one]]
+    names = [name_of(graph_of(function)) for function in functions]
+    assert len(set(names)) == 3
+    assert names[0] == names[3]
+
+
+def test_machine_code_is_named_by_all_that_it_depends_on(make_run):
+    stacks = [
+        make_stack([make_run()]), make_stack([make_run(), make_run(seed=1)]),
+        make_stack([make_run(), make_run(optimizer={"lr": 0.1})]), make_stack([make_run()], micro_batch=4),
+        make_stack([make_run(batch_size=16)]), make_stack([make_run(model={"hidden": 8})]),
+        make_stack([make_run(max_norm=1.0)]), make_stack([make_run(precision="float64")]),
+        make_stack([make_run(optimizer=ADAMW)]),
+        make_stack([make_run(optimizer=ADAMW, schedule={"weight_decay": "linear"})]),
     ]  # fmt: skip
-    assert len(set(names)) == 5
-    assert names[0] == name_of(graph_of(lambda x: [x + one], x), (x,))
+    names = [name_program(stack) for stack in stacks]
+    assert len(set(names)) == len(names)
+    assert names[0] == name_program(make_stack([make_run(num_samples=4096, seed=7, optimizer={"lr": 0.5})]))
 
 
 @pytest.mark.skipif(not has_compiler(), reason="there is no C++ compiler on this machine")

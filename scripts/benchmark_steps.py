@@ -1,0 +1,163 @@
+"""Training itself against plain loops, by model and batch size: `python scripts/benchmark_steps.py [ROUNDS]`.
+
+24 runs (12 learning rates, 2 seeds) by the engine, as it configures itself, and one after the other as plain loops
+with fused torch.optim.Adam, eager or under torch.compile, whichever is faster (its compilation is not counted). One
+thread each, in turn, in one process. The engine's time holds all but the import of torch: measuring the shape,
+building or loading the program, drawing samples, training. `cold`: nothing was ever measured or built; `warm`: it was.
+"""
+
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"
+sys.path.insert(0, str(Path(__file__).parent))  # the mlp below is named by its import path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from harness.config import RunConfig, make_run_config, run_id
+from harness.launchers.local import warm_up
+from harness.measure import Machine, choose_all, has_compiler, kind_of, note_fact
+from harness.plan import Stack, lay_stacks, shape_of
+from harness.process import prepare_process
+from harness.program import make_program
+from harness.tasks import make_task
+from harness.train import train
+
+NUM_STEPS = {8: 2000, 64: 1000, 512: 250}
+TASKS = {
+    "ngram": (
+        {"name": "python_source", "context": 8, "num_heldout": 512},
+        {"name": "ngram", "embedding": 16, "hidden": 64, "norm": False},
+    ),
+    "mlp": ({"name": "tensors", "data": "benchmark_steps:digits", "num_heldout": 512}, {"name": "benchmark_steps:MLP"}),
+}
+DEVICE = torch.device("cpu")
+
+
+class MLP(nn.Sequential):
+    """64-128-128-10 with ReLU."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 10))
+
+
+def digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Ten noisy classes in 64 dimensions, for training and held out."""
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.randn(10, 64, generator=generator)
+    labels = torch.randint(10, (9000,), generator=generator)
+    inputs = centres[labels] + 2 * torch.randn(9000, 64, generator=generator)
+    return inputs[:8000], labels[:8000], inputs[8000:], labels[8000:]
+
+
+def configs_of(name: str, batch_size: int) -> dict[str, RunConfig]:
+    task, model = TASKS[name]
+    configs = [
+        make_run_config({
+            "task": task, "model": model, "schedule": {"name": "linear", "warmup": 0.0}, "protocol": "fixed_steps",
+            "optimizer": {"name": "adam", "lr": 2.0 ** (-9.5 + 0.75 * i), "beta1": 0.9, "beta2": 0.95, "eps": 1e-8},
+            "num_steps": NUM_STEPS[batch_size], "num_samples": None, "batch_size": batch_size, "seed": seed,
+            "precision": "float32",
+        })
+        for seed in (0, 1) for i in range(12)
+    ]  # fmt: skip
+    return {run_id(config): config for config in configs}
+
+
+def engine(runs: dict[str, RunConfig], runs_dir: Path, compile: str = "auto") -> None:
+    machine = Machine("cpu", workers=1, compile=compile, width=None, micro_batch=None)
+    choice = choose_all(runs, machine, runs_dir)[shape_of(next(iter(runs.values())))]
+    for stack in lay_stacks(runs.items(), choice):
+        program = make_program(stack, DEVICE, runs_dir, note_build=partial(note_build, stack, runs_dir))
+        for _ in train(program, stack, num_evals=1, num_examples=512):
+            pass
+
+
+def note_build(stack: Stack, runs_dir: Path, seconds: float) -> None:
+    """As workers do (harness/job.py)."""
+    note_fact(runs_dir, stack.first, "cpu", {"what": "built", "kind": kind_of(stack), "seconds": seconds})
+
+
+def plain(config: RunConfig, num_steps: int, *, compiled: bool) -> float:
+    """The loop that anybody would write; returns its seconds."""
+    task = make_task(config, DEVICE)
+    torch.manual_seed(config.seed)
+    module = module_of(config)
+    optimizer = torch.optim.Adam(
+        module.parameters(), lr=float(str(config.optimizer["lr"])), betas=(0.9, 0.95), fused=True
+    )
+    lr = optimizer.param_groups[0]["lr"]
+
+    def loss_of(inputs: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(module(inputs), targets)
+
+    loss: Callable[[Tensor, Tensor], Tensor] = torch.compile(loss_of) if compiled else loss_of
+    batch_size = config.batch_size
+    if compiled:
+        loss(*task.sample(config.seed, 0, batch_size)).backward()
+    began = time.perf_counter()
+    inputs, targets = task.sample(config.seed, 0, num_steps * batch_size)
+    for t in range(num_steps):
+        optimizer.param_groups[0]["lr"] = lr * (1 - t / num_steps)
+        rows = slice(t * batch_size, (t + 1) * batch_size)
+        optimizer.zero_grad()
+        loss(inputs[rows], targets[rows]).backward()
+        optimizer.step()
+    return time.perf_counter() - began
+
+
+def module_of(config: RunConfig) -> nn.Module:
+    from harness.models.ngram import NGram
+
+    if config.model["name"] == "ngram":
+        return NGram(context=8, num_symbols=256, num_outputs=256, embedding=16, hidden=64, norm=False)
+    return MLP()
+
+
+def seconds_of(function: Callable[[], None]) -> float:
+    began = time.perf_counter()
+    function()
+    return time.perf_counter() - began
+
+
+def compare(runs: dict[str, RunConfig], rounds: int) -> tuple[bool, list[float], list[float], list[float]]:
+    """Whether the plain loops are compiled; their ms a step; their time over the engine's, cold and warm, by round."""
+    first = next(iter(runs.values()))
+    loops = {c: min(plain(replace(first, num_steps=60), 60, compiled=c) for _ in range(2)) for c in (False, True)}
+    compiled = has_compiler() and loops[True] < loops[False]
+    steps, cold, warm = [], [], []
+    with tempfile.TemporaryDirectory() as there:
+        engine(runs, Path(there), compile="always")
+        for _ in range(rounds):
+            alone = sum(plain(run, run.num_steps, compiled=compiled) for run in runs.values())
+            with tempfile.TemporaryDirectory() as empty:
+                cold.append(alone / seconds_of(partial(engine, runs, Path(empty))))
+            warm.append(alone / seconds_of(partial(engine, runs, Path(there))))
+            steps.append(alone / len(runs) / first.num_steps * 1e3)
+    return compiled, steps, cold, warm
+
+
+def main() -> None:
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 3
+    warm_up()
+    prepare_process("cpu")
+    print("model   batch  plain ms a step    cold   warm   (time of the plain loops / the engine's; medians)")
+    for name in sys.argv[2:] or TASKS:
+        for batch_size in NUM_STEPS:
+            compiled, steps, cold, warm = compare(configs_of(name, batch_size), rounds)
+            kind = "compiled" if compiled else "eager"
+            medians = [statistics.median(values) for values in (steps, cold, warm)]
+            print(f"{name:8}{batch_size:5}  {medians[0]:.3f} {kind:10} {medians[1]:6.2f} {medians[2]:6.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
