@@ -36,6 +36,10 @@ RESULTS: dict[str, pa.DataType] = {
     "loss": pa.float64(),
     "train_loss": pa.float64(),
     "num_params": pa.int64(),
+    # Of protocol steps_to_target, harness/protocols.py; null elsewhere
+    "steps_to_target": pa.float64(),
+    "samples_to_target": pa.float64(),
+    "censored": pa.bool_(),
 }
 PROVENANCE: dict[str, pa.DataType] = {
     f"provenance.{name}": kind
