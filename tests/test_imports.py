@@ -10,9 +10,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 # a file imports only what stands before it
 ORDER = [
-    "corpus", "protocols", "config", "store", "log", "leases", "unfinished", "index", "records", "sweep", "plan", "schedules",
-    "optimizers", "models", "tasks", "metrics", "parameters", "groups", "recording", "program", "train", "checkpoint",
-    "estimate", "process", "job", "worker", "tracking", "mirror", "launchers", "status", "dry_run", "progress",
+    "corpus", "protocols", "config", "store", "log", "leases", "unfinished", "index", "records", "sweep", "plan",
+    "schedules", "optimizers", "models", "tasks", "metrics", "parameters", "groups", "recording", "program", "train",
+    "checkpoint", "estimate", "process", "job", "worker", "tracking", "mirror", "launchers", "status", "dry_run", "progress",
     "compose", "__main__",
 ]  # fmt: skip
 

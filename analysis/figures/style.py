@@ -65,6 +65,27 @@ def use_log_batch_size(axis: Axis, batch_sizes: Sequence[int]) -> None:
     set_ticks(axis, [float(size) for size in sizes[::stride]], lambda value, _: f"{value:g}")
 
 
+def use_exponential(ax: Axes) -> None:
+    """Write e^y at round numbers on an axis of logarithms, as it stands."""
+    low, high = ax.get_ylim()
+    span = range(int(np.floor(low / np.log(10))), int(np.ceil(high / np.log(10))) + 1)
+    for digits in (
+        (1,),
+        (1, 3),
+        (1, 2, 5),
+        (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9),
+        np.arange(1, 10, 0.2),
+        np.arange(1, 10, 0.02),
+    ):
+        values = [digit * 10.0**power for power in span for digit in digits]
+        ticks = [value for value in values if low <= np.log(value) <= high]
+        if len(ticks) >= 4:
+            break
+    ticks = ticks[:: -(-len(ticks) // 10)]
+    ax.yaxis.set_major_locator(FixedLocator([float(np.log(value)) for value in ticks]))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{np.exp(value):.4g}"))
+
+
 def set_ticks(axis: Axis, ticks: Sequence[float], label: object) -> None:
     """Fixed ticks on a log axis, with no minor ticks between them."""
     (axis.axes.set_xscale if isinstance(axis, XAxis) else axis.axes.set_yscale)("log")
