@@ -27,7 +27,7 @@ from harness.launchers import LAUNCHERS
 from harness.launchers.local import choose_device, warm_up
 from harness.plan import make_plan, name_request, open_plan
 from harness.progress import Display
-from harness.records import read_attempts, read_ended, read_mirrored, read_records, store_corpus
+from harness.records import count_weights, read_attempts, read_ended, read_mirrored, read_records, store_corpus
 from harness.store import StoreError, writable_folder
 from harness.sweep import Sweep, make_sweep
 from harness.unfinished import remove_ended
@@ -59,6 +59,9 @@ def run(settings: dict[str, Any], sweep: Sweep) -> int:
     with mirroring(folder, settings["tracker"], missing=missing):
         failed = train_missing(settings, wanted, folder, since) if missing else 0
         draw_sweep(settings, sweep, folder)
+    if settings["save_weights"] and (lacking := len(wanted.runs) - count_weights(folder, wanted.runs)) and not failed:
+        text = f"{lacking} runs were trained before without save_weights and have none"
+        print(f"{text}: refresh=true trains again and saves them", file=sys.stderr)
     if failed:
         print(f"{failed} runs did not end; the same command trains what is missing", file=sys.stderr)
     return 1 if failed else 0
@@ -74,6 +77,7 @@ def train_missing(settings: dict[str, Any], sweep: Sweep, folder: Path, since: s
         store_corpus(settings["runs_dir"], read_corpus(task))
     device, num_devices = choose_device(launcher["device"])
     options = {"device": device, "width": launcher["width"], "metrics": settings["metrics"], "since": since}
+    options["save_weights"] = settings["save_weights"]
     request = name_request(sweep.name, sweep.runs, **options)
     ended = read_ended(folder, since)
     path, plan = open_plan(folder, request, sweep.runs, ended, partial(make_plan, sweep.name, **options))

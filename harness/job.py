@@ -24,6 +24,7 @@ from harness.records import code_sha256, write_records
 from harness.store import StoreError
 from harness.train import Progress, evaluate, train
 from harness.unfinished import lane_history, remove_ended
+from harness.weights import save_weights
 
 SHARE = 0.02  # most of the time that checkpoints may take: where they are dear they come less often
 
@@ -146,7 +147,12 @@ def train_rows(job: Job) -> list[dict[str, Any]]:
     losses = evaluate(program, progress, heldout).tolist()
     num_params = {"num_params": progress.params_RN.shape[1]}
     rows = [summarise(progress, lane, loss) | num_params for lane, loss in enumerate(losses)]
-    return [row | outcome(config, row) for config, row in zip(stack.runs.values(), rows, strict=True)]
+    rows = [row | outcome(config, row) for config, row in zip(stack.runs.values(), rows, strict=True)]
+    if plan.save_weights:
+        if not is_held(job.lease):
+            raise Lost
+        save_weights(job.folder, plan.sweep, stack, program.layout, progress, rows)  # before the records: these end it
+    return rows
 
 
 def write_rows(

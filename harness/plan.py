@@ -60,6 +60,7 @@ class Plan:
     num_examples: int
     since: str | None  # records that ended before this time do not count; None: all do
     stacks: tuple[Stack, ...]
+    save_weights: bool = False  # final parameters of every run, harness/weights.py
 
     @property
     def columns(self) -> dict[str, type]:
@@ -80,6 +81,7 @@ def make_plan(
     width: int | None,
     metrics: Mapping[str, int],
     since: str | None = None,
+    save_weights: bool = False,
 ) -> Plan:
     """Group runs by shape, and a shape's runs into stacks of at most `width`, seed by seed.
 
@@ -96,7 +98,7 @@ def make_plan(
         edges = [round(i * len(members) / count) for i in range(count + 1)]
         stacks += [Stack(dict(members[a:b])) for a, b in itertools.pairwise(edges)]
     stacks.sort(key=lambda stack: -cost(stack))
-    return Plan(sweep, device, width, metrics["num_evals"], metrics["num_examples"], since, tuple(stacks))
+    return Plan(sweep, device, width, metrics["num_evals"], metrics["num_examples"], since, tuple(stacks), save_weights)
 
 
 def default_width(device: str, batch_size: int) -> int:
@@ -124,10 +126,18 @@ def cost(stack: Stack) -> float:
 
 
 def name_request(
-    sweep: str, run_ids: Iterable[str], *, device: str, width: int | None, metrics: Mapping[str, int], since: str | None
+    sweep: str,
+    run_ids: Iterable[str],
+    *,
+    device: str,
+    width: int | None,
+    metrics: Mapping[str, int],
+    since: str | None,
+    save_weights: bool = False,
 ) -> str:
     """Twelve hex digits that name what was asked for: the same command finds its plan again, whatever it holds now."""
     asked = [sweep, list(run_ids), device, width, metrics["num_evals"], metrics["num_examples"], since]
+    asked += ["save_weights"] if save_weights else []  # plans from before it came are found again
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:12]
 
 
@@ -198,7 +208,7 @@ def revision_of(path: Path) -> int:
 
 def to_json(plan: Plan) -> str:
     """A line a stack: what its runs share and, apart, the columns in which they differ."""
-    head = {key: getattr(plan, key) for key in HEAD}
+    head = {key: getattr(plan, key) for key in (*HEAD, "save_weights")}
     columns = {name: kind.__name__ for name, kind in plan.columns.items()}
     lines = []
     for stack in plan.stacks:
@@ -214,15 +224,20 @@ def to_json(plan: Plan) -> str:
 def read_plan(path: Path) -> Plan:
     """All of a plan."""
     content = json.loads(path.read_bytes())
-    return Plan(**{key: content[key] for key in HEAD}, stacks=tuple(read_entry(e, path) for e in content["stacks"]))
+    return read_head(content, tuple(read_entry(entry, path) for entry in content["stacks"]))
 
 
 def read_stack(path: Path, index: int) -> tuple[Plan, dict[str, type]]:
     """A plan with one of its stacks only, and the columns of all: of a large plan a worker needs no more."""
     content = json.loads(path.read_bytes())
-    plan = Plan(**{key: content[key] for key in HEAD}, stacks=(read_entry(content["stacks"][index], path),))
+    plan = read_head(content, (read_entry(content["stacks"][index], path),))
     kinds = {kind.__name__: kind for kind in (str, int, float, bool)}
     return plan, {name: kinds[kind] for name, kind in content["columns"].items()}
+
+
+def read_head(content: Mapping[str, Any], stacks: tuple[Stack, ...]) -> Plan:
+    head = {key: content[key] for key in HEAD}
+    return Plan(**head, stacks=stacks, save_weights=content.get("save_weights", False))
 
 
 def read_entry(entry: Mapping[str, Any], path: Path) -> Stack:

@@ -27,6 +27,7 @@ ENDED = ("done", "diverged")  # a run that ended is not trained again
 STATUSES = ("running", *ENDED, "failed")
 MIRRORED = "mirrored.jsonl"
 CORPORA = ".corpus"
+WEIGHTS = "weights"
 
 RESULTS: dict[str, pa.DataType] = {
     "run_id": pa.string(),
@@ -134,6 +135,11 @@ def read_ended(folder: Path, since: str | None = None, stack: str | None = None)
     return {
         row["run_id"] for row in rows if row["status"] in ENDED and (since is None or row["provenance.ended"] >= since)
     }
+
+
+def count_weights(folder: Path, run_ids: Iterable[str]) -> int:
+    """How many of some runs have their final parameters saved."""
+    return sum((Path(folder) / WEIGHTS / f"{name}.safetensors").exists() for name in run_ids)
 
 
 def read_attempts(folder: Path) -> set[tuple[str, str]]:

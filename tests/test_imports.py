@@ -12,8 +12,8 @@ ROOT = Path(__file__).resolve().parents[1]
 ORDER = [
     "corpus", "protocols", "config", "store", "log", "leases", "unfinished", "index", "records", "sweep", "plan",
     "schedules", "optimizers", "models", "tasks", "metrics", "parameters", "groups", "recording", "program", "train",
-    "checkpoint", "estimate", "process", "job", "worker", "tracking", "mirror", "launchers", "status", "dry_run", "progress",
-    "compose", "__main__",
+    "checkpoint", "weights", "estimate", "process", "job", "worker", "tracking", "mirror", "launchers", "status",
+    "dry_run", "progress", "compose", "__main__",
 ]  # fmt: skip
 
 
