@@ -13,7 +13,7 @@ TARGET = "steps_to_target"
 
 
 def add_objective(frame: pd.DataFrame, source: str) -> pd.DataFrame:
-    """A table of ended runs with its objective, and with `censored` wherever runs had a target.
+    """A table of ended runs with its objective, and with `censored`: runs of a target that they did not reach.
 
     A censored run never counts as best and ends the window around the best: all that is known of it is that it would
     have taken more than max_steps.
@@ -22,7 +22,7 @@ def add_objective(frame: pd.DataFrame, source: str) -> pd.DataFrame:
     """
     targeted = frame["protocol"] == TARGET
     if not targeted.any():
-        return frame.assign(**{OBJECTIVE: frame["loss"]})
+        return frame.assign(objective=frame["loss"], censored=False)
     if TARGET not in frame.columns:
         raise ValueError(f"{source} has runs of protocol {TARGET} and no column {TARGET!r}: give the steps they took")
     steps = pd.to_numeric(frame[TARGET], errors="coerce").where(frame["status"] == "done")
@@ -32,7 +32,7 @@ def add_objective(frame: pd.DataFrame, source: str) -> pd.DataFrame:
     if not np.isfinite(objective).any():
         raise ValueError(f"{source} has no run that reached its target: raise max_steps or target_loss")
     censored = targeted & (frame["status"] == "done") & steps.isna()
-    return frame.assign(**{OBJECTIVE: objective, "censored": censored})
+    return frame.assign(objective=objective, censored=censored)
 
 
 def is_steps(frame: pd.DataFrame) -> bool:

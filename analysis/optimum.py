@@ -119,11 +119,9 @@ def split_cells(runs: Runs) -> list[Cell]:
         group = dict(zip(runs.groups, values[:-1], strict=True))
         table = rows.set_index(["optimizer.lr", "seed"])[OBJECTIVE].unstack().sort_index()
         kept, note = choose_seeds(table)
-        censored: frozenset[int] = frozenset()
-        if "censored" in rows.columns:
-            ends = rows[rows["seed"].isin(kept.columns)].groupby("optimizer.lr")
-            late, ended_well = ends["censored"].any(), ends["status"].agg(lambda status: set(status) == {"done"})
-            censored = frozenset(np.flatnonzero((late & ended_well).reindex(kept.index)).tolist())
+        ends = rows[rows["seed"].isin(kept.columns)].groupby("optimizer.lr")
+        late = ends["censored"].any() & ends["status"].agg(lambda status: set(status) == {"done"})
+        censored = frozenset(np.flatnonzero(late.reindex(kept.index)).tolist())
         cells.append(
             Cell(
                 batch_size=int(rows["batch_size"].iloc[0]),

@@ -108,7 +108,7 @@ def command_for(run: str) -> str:
 
 def draw_sweep(settings: dict[str, Any], sweep: Sweep, folder: Path) -> None:
     """Figure, table of optima, laws and verdicts of exactly the composed runs."""
-    from analysis.plot import draw, print_report
+    from analysis.plot import draw, print_report, write_histories
 
     try:
         records = read_records(folder)
@@ -119,7 +119,9 @@ def draw_sweep(settings: dict[str, Any], sweep: Sweep, folder: Path) -> None:
         print(f"no figure: {error}")
         return
     print_report(drawn.analysis)
-    print(drawn.paths[0])
+    print(drawn.paths[0], flush=True)
+    for path in write_histories(drawn.analysis, Path(settings["figures_dir"]))[:1]:
+        print(path)
 
 
 @contextmanager

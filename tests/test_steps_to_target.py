@@ -194,3 +194,55 @@ def test_other_protocols_have_the_run_ids_they_had(make_run, make_target):
     assert run_id(make_target(target_loss=1)) == run_id(make_target(target_loss=1.0))
     config = make_target(max_steps=50)
     assert (config.num_steps, config.num_samples, config.max_steps) == (50, 400, 50)
+
+
+def run_harness(folder, *overrides):
+    command = [sys.executable, "-m", "harness", *overrides]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=QUIET, timeout=300)
+
+
+def test_a_sweep_from_the_command_to_the_figure(tmp_path):
+    (tmp_path / "conf" / "sweep").mkdir(parents=True)
+    (tmp_path / "conf" / "sweep" / "aim.yaml").write_text(
+        """# @package _global_
+defaults:
+  - override /task: noisy_quadratic
+  - override /model: none
+  - override /optimizer: sgd
+  - override /schedule: constant
+  - override /protocol: steps_to_target
+target_loss: 1.0
+max_steps: 300
+precision: float64
+task: {dimension: 16, std: 0.1}
+sweep:
+  name: aim
+  question: How many steps does SGD take to a loss of 1?
+  grid:
+    batch_size: [8, 16, 32]
+    seed: [0, 1]
+    optimizer: {lr: [0.00001, 0.2, 0.4, 0.8, 1.2, 1.6, 1.0e+200]}
+"""
+    )
+    aim = ["--config-dir", "conf", "sweep=aim", "tracker=none"]
+    done = run_harness(tmp_path, *aim)
+    assert done.returncode == 0, done.stderr
+    frame = pd.concat([pd.read_parquet(p) for p in (tmp_path / "runs" / "aim").glob("*.parquet")])
+    assert len(frame) == 42
+    assert set(frame["status"]) == {"done", "diverged"}
+    assert ((frame["status"] == "diverged") == (frame["optimizer.lr"] == 1e200)).all()
+    assert (frame["censored"] == (frame["optimizer.lr"] == 1e-5)).all()
+    h_D, lr = np.arange(1, 17) ** -0.5, 0.4
+    quiet = next(t for t in range(300) if np.sum(h_D * (1 - lr * h_D) ** (2 * t)) / 2 <= 1.0)
+    assert frame[frame["optimizer.lr"] == lr]["steps_to_target"].between(quiet - 1, quiet + 1).all()
+    assert (frame["samples_to_target"] / frame["batch_size"]).equals(frame["steps_to_target"])
+    content = json.loads((tmp_path / "figures" / "aim.json").read_text())
+    assert all(0.4 < o["lr"] < 1.7 and o["steps_to_target"] < quiet for o in content["optima"])
+    assert "target loss 1" in content["caption"]
+    assert {p.name for p in (tmp_path / "figures").iterdir()} == {
+        "aim.png", "aim.svg", "aim.json", "aim-curves.png", "aim-curves.svg"
+    }  # fmt: skip
+    assert "all 42 runs are done" in run_harness(tmp_path, *aim).stdout
+    wrong = run_harness(tmp_path, "protocol=steps_to_target", "target_loss=1")
+    assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
+    assert "schedule=linear falls towards an end" in wrong.stderr

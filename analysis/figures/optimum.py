@@ -71,7 +71,7 @@ def draw_losses(ax: Axes, frame: pd.DataFrame, optima: Sequence[Optimum]) -> Non
     top = float(finite[OBJECTIVE].max()) if is_steps(frame) else top
     pad = 0.05 * (top - lowest) or 0.05
     # crosses of diverged runs stand in a strip above the curves, every batch size at its own height
-    late = frame["censored"] if "censored" in frame.columns else pd.Series(False, index=frame.index)
+    late = frame["censored"]
     strip = 0.028 * len(batch_sizes) if late.any() or (frame["status"] == "diverged").any() else 0.0
     below_strip = Rectangle((0, 0), 1, 1 - strip, transform=ax.transAxes)
     for size in batch_sizes:
