@@ -9,6 +9,7 @@ import pandas as pd
 from analysis.claims import Verdict, check_claims
 from analysis.fit import Comparison, Fit, compare, fit_laws
 from analysis.groups import label_group, read_constant
+from analysis.objectives import describe_target, is_steps, objective_to_json
 from analysis.optimum import Optimum, find_optima
 from analysis.runs import Runs, tidy_runs
 
@@ -73,7 +74,9 @@ def write_caption(runs: Runs) -> str:
     frame = runs.frame
     seeds = frame["seed"].nunique()
     parts = [f"protocol {runs.protocol}"]
-    for column in ("num_samples", "num_steps"):
+    if is_steps(frame):
+        parts += describe_target(frame)
+    for column in () if is_steps(frame) else ("num_samples", "num_steps"):
         if (value := read_constant(frame, column)) is not None:
             parts.append(f"{int(float(str(value))):,} {column[4:]}")
     parts.append(f"{len(frame)} runs, {seeds} seed{'s' if seeds > 1 else ''}")
@@ -93,7 +96,7 @@ def to_json(analysis: Analysis) -> dict[str, object]:
     content = {
         "sweep": analysis.sweep,
         "protocol": analysis.runs.protocol,
-        "optima": [optimum_to_json(optimum) for answer in groups for optimum in answer.optima],
+        "optima": [optimum_to_json(optimum, analysis.runs.protocol) for answer in groups for optimum in answer.optima],
         "fits": [fit_to_json(fit) for answer in groups for fit in answer.fits if not fit.refused],
         "best_law": next(iter(best)) or None if len(best) == 1 else None,
         "verdicts": [verdict_to_json(verdict) for answer in groups for verdict in answer.verdicts],
@@ -118,12 +121,12 @@ def to_json(analysis: Analysis) -> dict[str, object]:
     return cleaned
 
 
-def optimum_to_json(optimum: Optimum) -> dict[str, object]:
+def optimum_to_json(optimum: Optimum, protocol: str) -> dict[str, object]:
     """One optimum, with its group columns beside the fields."""
     return {
         "batch_size": optimum.batch_size, "lr": optimum.lr, "low": optimum.low, "high": optimum.high,
         "status": optimum.status, "num_runs": optimum.num_runs, **optimum.group,
-        "loss": optimum.loss, "sd_log2": optimum.sd_log2, "note": optimum.note,
+        **objective_to_json(optimum.loss, optimum.group, protocol), "sd_log2": optimum.sd_log2, "note": optimum.note,
     }  # fmt: skip
 
 

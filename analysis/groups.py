@@ -5,10 +5,12 @@ from collections.abc import Mapping
 import pandas as pd
 
 CONFIG_PREFIXES = ("model.", "task.", "optimizer.", "schedule.")
+CONFIG_NAMES = ("protocol", "precision", "target_loss", "eval_every", "eval_share", "smoothing")
 HORIZONS = ("num_samples", "num_steps", "max_steps")
 NOT_GROUPS = {
     "batch_size", "optimizer.lr", "seed", "run_id", "sweep", "status", "message", "loss", "train_loss",
-    "num_params", "grad_norm", "update_rms", "weight_rms", *HORIZONS,
+    "num_params", "grad_norm", "update_rms", "weight_rms", "steps_to_target", "samples_to_target", "censored",
+    *HORIZONS,
 }  # fmt: skip
 
 
@@ -33,7 +35,7 @@ def find_groups(frame: pd.DataFrame, notes: list[str]) -> tuple[str, ...]:
             continue
         groups.append(column)
     if frame["protocol"].eq("steps_to_target").any():
-        return tuple(groups)  # there the number of steps is the outcome
+        return tuple(groups)  # there the number of steps is the outcome, and max_steps a bound on it
     done = frame[frame["status"] == "done"]
     # the horizon that was asked for has few values, the one that follows from it and the batch size has many
     for column in sorted(HORIZONS, key=lambda name: done[name].nunique() if name in done.columns else 0):
@@ -66,7 +68,7 @@ def is_off(column: pd.Series) -> bool:
 
 def is_configuration(frame: pd.DataFrame, column: str) -> bool:
     """Whether a column was chosen before the run: by its name, or its values come with whole lr grids."""
-    if column.startswith(CONFIG_PREFIXES) or column in ("protocol", "precision"):
+    if column.startswith(CONFIG_PREFIXES) or column in CONFIG_NAMES:
         return True
     lrs_per_value = frame.groupby(column, dropna=False)["optimizer.lr"].nunique()
     return bool(lrs_per_value.median() >= min(3, frame["optimizer.lr"].nunique()))

@@ -10,6 +10,8 @@ The estimator, in log2 of the learning rate:
 A learning rate counts only where every seed of the cell has a run; where one of them diverged the loss is
 infinite, which can never be the lowest and ends the window. With 3 or 4 finite learning rates a 3-point
 parabola replaces the cubic and m is left out; with one seed there is no interval.
+Under protocol steps_to_target "loss" reads as ln steps to the target (objectives.py); a run that was censored at
+max_steps has an infinite one, as one that diverged, and the cell says so.
 """
 
 from collections.abc import Mapping
@@ -20,6 +22,7 @@ import pandas as pd
 from scipy import stats
 
 from analysis.local_fit import MIN_TREND_CELLS, Minimum, fit_minimum, smooth_variances
+from analysis.objectives import OBJECTIVE
 from analysis.runs import Runs
 
 MIN_LRS = 3
@@ -36,7 +39,7 @@ class Optimum:
             interval reaches beyond the learning rates that were run, or these are too few, so that they do
             not locate the optimum.
         num_runs: runs behind the cell, the diverged ones included.
-        loss: at the optimum, from the fit.
+        loss: the objective at the optimum, from the fit: a loss, or ln steps to the target.
         sd_log2: standard error of log2 lr, octaves; NaN where it is not known.
         dof: degrees of freedom behind sd_log2.
         group: values of the group columns.
@@ -58,7 +61,9 @@ class Optimum:
 
 @dataclass(frozen=True)
 class Cell:
-    """Losses of one cell: x_L log2 learning rates, rising; loss_LS a column a seed, infinite if diverged."""
+    """Losses of one cell: x_L log2 learning rates, rising; loss_LS a column a seed, infinite if diverged or censored;
+    censored: indices of learning rates at which a seed was censored and none diverged.
+    """
 
     batch_size: int
     group: Mapping[str, object]
@@ -66,6 +71,11 @@ class Cell:
     loss_LS: np.ndarray
     num_runs: int
     note: str
+    censored: frozenset[int] = frozenset()
+
+    def end_of(self, i: int) -> str:
+        """What befell a seed at learning rate i, for a message."""
+        return "did not reach the target" if i in self.censored else "diverged"
 
 
 @dataclass(frozen=True)
@@ -107,8 +117,11 @@ def split_cells(runs: Runs) -> list[Cell]:
     keys = [*runs.groups, "batch_size"]
     for values, rows in runs.frame.groupby(keys, dropna=False):
         group = dict(zip(runs.groups, values[:-1], strict=True))
-        table = rows.set_index(["optimizer.lr", "seed"])["loss"].unstack().sort_index()
+        table = rows.set_index(["optimizer.lr", "seed"])[OBJECTIVE].unstack().sort_index()
         kept, note = choose_seeds(table)
+        ends = rows[rows["seed"].isin(kept.columns)].groupby("optimizer.lr")
+        late = ends["censored"].any() & ends["status"].agg(lambda status: set(status) == {"done"})
+        censored = frozenset(np.flatnonzero(late.reindex(kept.index)).tolist())
         cells.append(
             Cell(
                 batch_size=int(rows["batch_size"].iloc[0]),
@@ -117,6 +130,7 @@ def split_cells(runs: Runs) -> list[Cell]:
                 loss_LS=kept.to_numpy(dtype=float),
                 num_runs=int(kept.size),
                 note=note,
+                censored=censored,
             )
         )
     return cells
@@ -141,6 +155,9 @@ def locate(cell: Cell) -> Located:
     """Local fits around the lowest seed-mean loss, or the edge that prevents them."""
     mean_L = cell.loss_LS.mean(axis=1)
     finite = np.isfinite(mean_L)
+    if not finite.any() and cell.censored:
+        note = "no learning rate brought every seed to the target: raise max_steps or target_loss"
+        return Located(cell, None, None, "", min(cell.censored), note)
     if not finite.any():
         note = "a seed diverged at every learning rate: extend the grid downward"
         return Located(cell, None, None, "edge_low", 0, note)
@@ -180,10 +197,14 @@ def advise(cell: Cell, i: int, high: bool, start: int, stop: int) -> str:
     lr = 2.0**cell.x_L
     if high and stop < len(lr) - 1:
         wall = lr[stop + 1]
-        return f"a seed diverged at lr {wall:.3g}: add learning rates between {lr[i]:.3g} and {wall:.3g}"
+        cure = "raise max_steps, or " if stop + 1 in cell.censored else ""
+        text = f"a seed {cell.end_of(stop + 1)} at lr {wall:.3g}"
+        return f"{text}: {cure}add learning rates between {lr[i]:.3g} and {wall:.3g}"
     if not high and start > 0:
         wall = lr[start - 1]
-        return f"a seed diverged at lr {wall:.3g}: add learning rates between {wall:.3g} and {lr[i]:.3g}"
+        cure = "raise max_steps, or " if start - 1 in cell.censored else ""
+        text = f"a seed {cell.end_of(start - 1)} at lr {wall:.3g}"
+        return f"{text}: {cure}add learning rates between {wall:.3g} and {lr[i]:.3g}"
     inside = (stop - i) if high else (i - start)
     steps = 3 - inside
     end = lr[-1] * 2 ** (steps * spacing) if high else lr[0] / 2 ** (steps * spacing)

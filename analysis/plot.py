@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from analysis.analyse import Analysis, analyse_runs
 from analysis.report import print_report
 from analysis.tables import choose_table, parse_columns, read_table, rename_columns
-from analysis.write import commit_answer, write_figure
+from analysis.write import commit_answer, write_figure, write_histories
 from harness.config import SWEEPS_DIR
 
 
@@ -109,7 +109,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             frame = rename_columns(frame, columns, source)
             drawn = draw(name, frame, options.out, source=source)
             print_report(drawn.analysis)
-            print("\n".join(str(path) for path in drawn.paths))
+            further = write_histories(drawn.analysis, options.out)
+            print("\n".join(str(path) for path in (*drawn.paths, *further)))
             if options.commit:
                 print(commit_answer(name, frame))
     except ValueError as error:

@@ -8,8 +8,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from analysis.analyse import Analysis, GroupAnswer
-from analysis.claims import Verdict
+from analysis.claims import CLAIMS, Verdict
 from analysis.fit import Estimate
+from analysis.groups import select_group
+from analysis.objectives import TARGET, is_steps, show_objective
 
 
 def print_report(analysis: Analysis, console: Console | None = None) -> None:
@@ -24,7 +26,7 @@ def print_report(analysis: Analysis, console: Console | None = None) -> None:
     for answer in analysis.groups:
         if answer.label:
             console.print(f"\n[bold cyan]{escape(answer.label)}[/bold cyan]")
-        console.print(build_optima_table(answer))
+        console.print(build_optima_table(answer, steps=is_steps(select_group(analysis.runs.frame, answer.group))))
         print_edges(answer, console)
         if any(not fit.refused for fit in answer.fits):
             console.print(build_laws_table(answer))
@@ -33,18 +35,21 @@ def print_report(analysis: Analysis, console: Console | None = None) -> None:
             console.print(f"law: {escape(answer.comparison.text)}")
         for verdict in answer.verdicts:
             print_verdict(verdict, console)
+        if not answer.verdicts:
+            text = f"no claim speaks about these runs ({', '.join(CLAIMS)} does not)"
+            console.print(f"{text} under protocol {analysis.runs.protocol}", style="dim")
 
 
-def build_optima_table(answer: GroupAnswer) -> Table:
-    """One row a batch size."""
+def build_optima_table(answer: GroupAnswer, *, steps: bool) -> Table:
+    """One row a batch size. `steps`: the runs are compared by their steps to a target, and not by their loss."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("batch size", "best lr", "95 % interval", "loss", "runs"):
+    for column in ("batch size", "best lr", "95 % interval", "steps" if steps else "loss", "runs"):
         table.add_column(column, justify="right")
     table.add_column("status")
     for o in answer.optima:
         interval = f"{o.low:.3g} .. {o.high:.3g}" if np.isfinite(o.low) else "-"
         style = "" if o.status == "interior" else "yellow"
-        loss = f"{o.loss:.4f}" if np.isfinite(o.loss) else "-"
+        loss = show_objective(o.loss, steps)
         table.add_row(str(o.batch_size), f"{o.lr:.3g}", interval, loss, str(o.num_runs), o.status, style=style)
     return table
 
@@ -110,6 +115,7 @@ def print_losses(analysis: Analysis, console: Console) -> None:
     """Final losses of runs that have no learning-rate axis."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     columns = [*analysis.runs.groups, "batch_size", "optimizer.lr", "seed", "loss", "status"]
+    columns += [TARGET] if TARGET in analysis.runs.frame.columns and is_steps(analysis.runs.frame) else []
     for column in columns:
         table.add_column(column, justify="right")
     for row in analysis.runs.frame[columns].itertuples(index=False):

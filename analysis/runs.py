@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.groups import find_groups
+from analysis.objectives import add_objective
 from analysis.tables import SHORT_NAMES, list_columns
 from harness.config import closest
 from harness.records import ENDED, STATUSES
@@ -20,7 +21,7 @@ class Runs:
 
     Attributes:
         frame: one row a run that is done or diverged; a run is told apart by groups, batch_size,
-            optimizer.lr, seed.
+            optimizer.lr, seed. Its column `objective` is what cells are compared by (objectives.py).
         groups: columns that vary beyond batch size, learning rate and seed.
         protocol: the protocol, or several joined by a comma.
         notes: what was left out, merged or assumed, one sentence each.
@@ -66,6 +67,7 @@ def tidy_runs(frame: pd.DataFrame, source: str = "the table") -> Runs:
     ended = ended.assign(loss=ended["loss"].where(ended["status"] == "done", np.inf))
     groups = find_groups(ended, notes)
     ended = merge_duplicates(ended, [*groups, "batch_size", "optimizer.lr", "seed"], notes)
+    ended = add_objective(ended, source)
     protocol = ", ".join(sorted(str(value) for value in ended["protocol"].unique()))
     return Runs(ended, groups, protocol, tuple(notes))
 

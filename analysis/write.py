@@ -7,9 +7,11 @@ from pathlib import Path
 
 import matplotlib as mpl
 import pandas as pd
+from matplotlib.figure import Figure
 
 from analysis.analyse import Analysis, to_json
 from analysis.figures import FIGURES
+from analysis.figures.histories import draw_histories, has_histories
 from analysis.figures.style import STYLE
 from analysis.runs import tidy_runs
 from analysis.tables import count_missing, read_table
@@ -26,12 +28,25 @@ def write_figure(analysis: Analysis, out_dir: Path) -> list[Path]:
         raise ValueError(f"{str(out_dir)!r} cannot be written to ({error.strerror}): give another folder") from error
     png, svg, text = (out_dir / f"{analysis.sweep}.{suffix}" for suffix in ("png", "svg", "json"))
     with mpl.rc_context(STYLE):  # type: ignore[arg-type]
-        figure = FIGURES[analysis.figure](analysis)
-        publish(png, lambda path: figure.savefig(path, format="png", metadata={"Software": None}))
-        publish(svg, lambda path: figure.savefig(path, format="svg", metadata={"Date": None}))
+        save_figure(FIGURES[analysis.figure](analysis), png, svg)
     content = json.dumps(to_json(analysis), indent=1, ensure_ascii=False, allow_nan=False)
     publish(text, lambda path: path.write_text(content + "\n", encoding="utf-8"))
     return [png, svg, text]
+
+
+def write_histories(analysis: Analysis, out_dir: Path) -> list[Path]:
+    """Write NAME-curves.png and .svg of a sweep over learning rates, where its runs bring their learning curves."""
+    if analysis.figure != "optimum" or not has_histories(analysis):
+        return []
+    paths = [out_dir / f"{analysis.sweep}-curves.{suffix}" for suffix in ("png", "svg")]
+    with mpl.rc_context(STYLE):  # type: ignore[arg-type]
+        save_figure(draw_histories(analysis), *paths)
+    return paths
+
+
+def save_figure(figure: Figure, png: Path, svg: Path) -> None:
+    publish(png, lambda path: figure.savefig(path, format="png", metadata={"Software": None}))
+    publish(svg, lambda path: figure.savefig(path, format="svg", metadata={"Date": None}))
 
 
 def commit_answer(name: str, frame: pd.DataFrame) -> str:
@@ -58,6 +73,8 @@ def is_committed(column: pd.Series) -> bool:
         return False
     if name.startswith("provenance.") and not name.startswith(PROVENANCE_KEPT):
         return False
+    if column.isna().all():
+        return False  # an option that no run has
     return not any(isinstance(value, str) and value.startswith(("/", "~", "\\")) for value in column)
 
 

@@ -28,7 +28,7 @@ from harness.launchers.local import available_cores, choose_device, warm_up
 from harness.measure import COMPILE, Machine, choose_all
 from harness.plan import Plan, make_plan, name_request, open_plan
 from harness.progress import Display
-from harness.records import read_attempts, read_ended, read_mirrored, read_records, store_corpus
+from harness.records import count_weights, read_attempts, read_ended, read_mirrored, read_records, store_corpus
 from harness.store import StoreError, writable_folder
 from harness.sweep import Sweep, make_sweep
 from harness.unfinished import remove_ended
@@ -60,6 +60,9 @@ def run(settings: dict[str, Any], sweep: Sweep) -> int:
     with mirroring(folder, settings["tracker"], missing=missing):
         failed = train_missing(settings, wanted, folder, since) if missing else 0
         draw_sweep(settings, sweep, folder)
+    if settings["save_weights"] and (lacking := len(wanted.runs) - count_weights(folder, wanted.runs)) and not failed:
+        text = f"{lacking} runs were trained before without save_weights and have none"
+        print(f"{text}: refresh=true trains again and saves them", file=sys.stderr)
     if failed:
         print(f"{failed} runs did not end; the same command trains what is missing", file=sys.stderr)
     return 1 if failed else 0
@@ -75,6 +78,7 @@ def train_missing(settings: dict[str, Any], sweep: Sweep, folder: Path, since: s
         store_corpus(settings["runs_dir"], read_corpus(task))
     device, num_devices = choose_device(launcher["device"])
     options = {"device": device, "width": launcher["width"], "metrics": settings["metrics"], "since": since}
+    options["save_weights"] = settings["save_weights"]
     how = {"compile": launcher["compile"], "micro_batch": launcher["micro_batch"]}
     request = name_request(sweep.name, sweep.runs, **options, **how)
     ended = read_ended(folder, since)
@@ -115,7 +119,7 @@ def command_for(run: str) -> str:
 
 def draw_sweep(settings: dict[str, Any], sweep: Sweep, folder: Path) -> None:
     """Figure, table of optima, laws and verdicts of exactly the composed runs."""
-    from analysis.plot import draw, print_report
+    from analysis.plot import draw, print_report, write_histories
 
     try:
         records = read_records(folder)
@@ -126,7 +130,9 @@ def draw_sweep(settings: dict[str, Any], sweep: Sweep, folder: Path) -> None:
         print(f"no figure: {error}")
         return
     print_report(drawn.analysis)
-    print(drawn.paths[0])
+    print(drawn.paths[0], flush=True)
+    for path in write_histories(drawn.analysis, Path(settings["figures_dir"]))[:1]:
+        print(path)
 
 
 @contextmanager

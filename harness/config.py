@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from harness.protocols import PROTOCOLS, resolve_length
+
 ROOT = Path(__file__).resolve().parents[1]
 CONF_DIR = ROOT / "conf"
 SWEEPS_DIR = ROOT / "sweeps"
@@ -21,7 +23,6 @@ Scalar = str | int | float | bool | None
 Part = Mapping[str, Scalar]
 
 PARTS = ("task", "model", "optimizer", "schedule")
-PROTOCOLS = ("fixed_steps", "fixed_samples")
 PRECISIONS = ("float32", "float64", "bfloat16")
 GROUPS = ("embedding", "vector", "matrix")  # kinds of parameters that may have numbers of their own
 TRACKER_MODES = ("auto", "online", "offline")
@@ -50,6 +51,7 @@ LIMITS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "num_heldout": _examples, "context": _count, "num_evals": _count, "num_examples": _examples,
     "embedding": _count, "hidden": _count, "depth": _count, "workers": _count, "width": _count,
     "max_norm": _positive, "micro_batch": _count,
+    "target_loss": _finite, "max_steps": _count, "eval_every": _count, "eval_share": _positive, "smoothing": _positive,
     "checkpoint": _positive, "lease": _positive,
     "lr": _positive, "eps": _not_negative, "weight_decay": _not_negative,
     "beta1": _average, "beta2": _average, "momentum": _average,
@@ -65,7 +67,7 @@ class RunConfig:
     """One training run: everything that changes its numbers, and nothing else.
 
     num_steps and num_samples are both resolved (num_samples = num_steps * batch_size); which of them was asked for is
-    what `protocol` names.
+    what `protocol` names. Under steps_to_target they are the most that a run may take, max_steps.
     """
 
     task: Part
@@ -80,6 +82,12 @@ class RunConfig:
     precision: str
     max_norm: float | None = None
     groups: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # kind of parameters -> its own numbers
+    # Of protocol steps_to_target, see conf/protocol/steps_to_target.yaml
+    target_loss: float | None = None
+    max_steps: int | None = None
+    eval_every: int | None = None
+    eval_share: float | None = None
+    smoothing: float | None = None
 
     @property
     def hyperparameters(self) -> dict[str, float]:
@@ -101,23 +109,7 @@ def make_run_config(values: Mapping[str, Any]) -> RunConfig:
     check_decay(values["schedule"], values["optimizer"])
     check_choice("protocol", values["protocol"], PROTOCOLS)
     check_choice("precision", values["precision"], PRECISIONS)
-    batch_size = values["batch_size"]
-    given, derived = (
-        ("num_samples", "num_steps") if values["protocol"] == "fixed_samples" else ("num_steps", "num_samples")
-    )
-    if values.get(given) is None:
-        raise ValueError(f"protocol={values['protocol']} needs {given}: give {given}=NUMBER")
-    if values["protocol"] == "fixed_samples":
-        if values["num_samples"] < batch_size:
-            text = f"num_samples={values['num_samples']} is less than batch_size={batch_size}"
-            raise ValueError(f"{text}: no step would be taken")
-        num_steps = values["num_samples"] // batch_size
-    else:
-        num_steps = values["num_steps"]
-    resolved: dict[str, Any] = {"num_steps": num_steps, "num_samples": num_steps * batch_size}
-    if values.get(derived) not in (None, resolved[derived]):
-        text = f"{derived}={values[derived]} does not go with protocol={values['protocol']}, which takes {given}"
-        raise ValueError(f"{text}: leave it out or choose another protocol")
+    resolved = resolve_length(values)
     if values.get("max_norm") is not None:
         resolved["max_norm"] = float(values["max_norm"])
     resolved["groups"] = numbers_of_groups(values.get("groups") or {}, values["optimizer"])

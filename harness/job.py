@@ -14,17 +14,19 @@ from typing import Any
 import torch
 
 from harness.checkpoint import checkpoint_key, load_checkpoint, save_checkpoint
-from harness.config import flatten
+from harness.config import RunConfig, flatten
 from harness.leases import Lease, is_held
 from harness.log import log_event
 from harness.measure import kind_of, note_fact
 from harness.metrics import METRICS
 from harness.plan import Plan, Stack, read_plan, revise
 from harness.program import make_program
+from harness.protocols import measure_target
 from harness.records import code_sha256, write_records
 from harness.store import StoreError
 from harness.train import Progress, evaluate, train
 from harness.unfinished import lane_history, remove_ended
+from harness.weights import save_weights
 
 WORTH_NOTING = 20  # steps; the time of fewer says little
 SHARE = 0.02  # most of the time that checkpoints may take: where they are dear they come less often
@@ -148,10 +150,19 @@ def train_rows(job: Job) -> list[dict[str, Any]]:
                 raise Stopped(progress.step)
     assert progress is not None, "a run has at least one step, and the last step is a point of its curve"
     note_speed(job, seconds, timed)
+    if progress.step < stack.first.num_steps:
+        left = (stack.first.num_steps - progress.step) * stack.first.batch_size
+        job.report({"skipped": left * len(stack.runs)})
     heldout = program.task.heldout(int(str(stack.first.task["num_heldout"])))
     losses = evaluate(program, progress, heldout).tolist()
     num_params = {"num_params": progress.params_RN.shape[1]}
-    return [summarise(progress, lane, loss) | num_params for lane, loss in enumerate(losses)]
+    rows = [summarise(progress, lane, loss) | num_params for lane, loss in enumerate(losses)]
+    rows = [row | outcome(config, row) for config, row in zip(stack.runs.values(), rows, strict=True)]
+    if plan.save_weights:
+        if not is_held(job.lease):
+            raise Lost
+        save_weights(job.folder, plan.sweep, stack, program.layout, progress, rows)  # before the records: these end it
+    return rows
 
 
 def note_build(job: Job, seconds: float) -> None:
@@ -238,12 +249,24 @@ def summarise(progress: Progress, lane: int, loss: float) -> dict[str, Any]:
     """One run's results. A run that diverged has no loss, and its curve ends where it did."""
     step = int(progress.diverged_at_R[lane])
     curves = lane_history(progress.history, lane, step)
+    step = max(step, 0)  # a minus is a target reached
     finals = {name: curve[-1] for name, curve in curves.items() if curve and name in ("train_loss", *METRICS)}
     finite = loss == loss and abs(loss) != float("inf")
     message = f"training loss not finite at step {step}" if step else "" if finite else "final loss not finite"
     status = "diverged" if message else "done"
     history = {f"history.{name}": curve for name, curve in curves.items()}
     return {"status": status, "message": message, "loss": loss if finite else None} | finals | history
+
+
+def outcome(config: RunConfig, row: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns in which a protocol's outcome lies, where that is not the loss."""
+    if config.protocol != "steps_to_target":
+        return {}
+    assert config.target_loss is not None, "steps_to_target has a target"
+    return measure_target(
+        row["history.step"], row["history.loss"], target=config.target_loss, half_life=config.smoothing,
+        batch_size=config.batch_size, done=row["status"] == "done",
+    )  # fmt: skip
 
 
 def describe_device(device: torch.device) -> str:

@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import PATHS, RunConfig, flatten, make_run_config, nest, run_id
+from harness.protocols import TARGET_KEYS
 from harness.store import publish
 
 HEAD = ("sweep", "device", "width", "num_evals", "num_examples", "since")  # of a plan's file, before its stacks
 
 
-COURSE = ("num_steps", "num_samples", "protocol", "schedule")  # fields of a run that its step does not depend on
+# Fields of a run that its step does not depend on
+COURSE = ("num_steps", "num_samples", "protocol", "schedule", *TARGET_KEYS)
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ class Plan:
     num_examples: int
     since: str | None  # records that ended before this time do not count; None: all do
     stacks: tuple[Stack, ...]
+    save_weights: bool = False  # final parameters of every run, harness/weights.py
 
     @property
     def columns(self) -> dict[str, type]:
@@ -93,6 +96,7 @@ def make_plan(
     width: int | None,
     metrics: Mapping[str, int],
     since: str | None = None,
+    save_weights: bool = False,
     choices: Mapping[str, Choice] | None = None,
 ) -> Plan:
     """Group runs by shape, and a shape's runs into stacks, seed by seed.
@@ -114,7 +118,7 @@ def make_plan(
         costs += [(cost(stack) / (3 if stack.compiled and k else 1), stack) for k, stack in enumerate(stacks)]
     costs.sort(key=lambda pair: -pair[0])
     ordered = tuple(stack for _, stack in costs)
-    return Plan(sweep, device, width, metrics["num_evals"], metrics["num_examples"], since, ordered)
+    return Plan(sweep, device, width, metrics["num_evals"], metrics["num_examples"], since, ordered, save_weights)
 
 
 def lay_stacks(members: Iterable[tuple[str, RunConfig]], choice: Choice) -> list[Stack]:
@@ -238,7 +242,7 @@ def revision_of(path: Path) -> int:
 
 def to_json(plan: Plan) -> str:
     """A line a stack: what its runs share and, apart, the columns in which they differ."""
-    head = {key: getattr(plan, key) for key in HEAD}
+    head = {key: getattr(plan, key) for key in (*HEAD, "save_weights")}
     columns = {name: kind.__name__ for name, kind in plan.columns.items()}
     lines = []
     for stack in plan.stacks:
@@ -254,15 +258,20 @@ def to_json(plan: Plan) -> str:
 def read_plan(path: Path) -> Plan:
     """All of a plan."""
     content = json.loads(path.read_bytes())
-    return Plan(**{key: content[key] for key in HEAD}, stacks=tuple(read_entry(e, path) for e in content["stacks"]))
+    return read_head(content, tuple(read_entry(entry, path) for entry in content["stacks"]))
 
 
 def read_stack(path: Path, index: int) -> tuple[Plan, dict[str, type]]:
     """A plan with one of its stacks only, and the columns of all: of a large plan a worker needs no more."""
     content = json.loads(path.read_bytes())
-    plan = Plan(**{key: content[key] for key in HEAD}, stacks=(read_entry(content["stacks"][index], path),))
+    plan = read_head(content, (read_entry(content["stacks"][index], path),))
     kinds = {kind.__name__: kind for kind in (str, int, float, bool)}
     return plan, {name: kinds[kind] for name, kind in content["columns"].items()}
+
+
+def read_head(content: Mapping[str, Any], stacks: tuple[Stack, ...]) -> Plan:
+    head = {key: content[key] for key in HEAD}
+    return Plan(**head, stacks=stacks, save_weights=content.get("save_weights", False))
 
 
 def read_entry(entry: Mapping[str, Any], path: Path) -> Stack:

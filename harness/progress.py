@@ -36,9 +36,9 @@ class Display:
             TextColumn("{task.fields[num_runs]} runs, {task.fields[rate]:,.0f} samples/s, left"), TimeRemainingColumn(),
             console=self.console,
         )  # fmt: skip
-        total = sum(len(stack.runs) * stack.first.num_samples for stack in stacks)
+        self.total = sum(len(stack.runs) * stack.first.num_samples for stack in stacks)
         fields: dict[str, Any] = {"sweep": plan.sweep, "ended": 0, "num_runs": self.num_runs, "rate": 0.0}
-        self.bar_task = self.bar.add_task("", total=total, **fields)
+        self.bar_task = self.bar.add_task("", total=self.total, **fields)
         self.live = Live(self.render(), console=self.console, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> Self:
@@ -60,6 +60,9 @@ class Display:
             self.told.add(message["warning"])
             print(f"warning: {message['warning']}", file=sys.stderr)
         self.held.pop(stack, None)
+        if "skipped" in message:
+            self.total -= message["skipped"]
+            self.bar.update(self.bar_task, total=self.total)
         if "held" in message:
             self.held[stack] = message["held"]
         if "samples" in message:

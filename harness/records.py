@@ -27,6 +27,7 @@ ENDED = ("done", "diverged")  # a run that ended is not trained again
 STATUSES = ("running", *ENDED, "failed")
 MIRRORED = "mirrored.jsonl"
 CORPORA = ".corpus"
+WEIGHTS = "weights"
 
 RESULTS: dict[str, pa.DataType] = {
     "run_id": pa.string(),
@@ -36,6 +37,10 @@ RESULTS: dict[str, pa.DataType] = {
     "loss": pa.float64(),
     "train_loss": pa.float64(),
     "num_params": pa.int64(),
+    # Of protocol steps_to_target, harness/protocols.py; null elsewhere
+    "steps_to_target": pa.float64(),
+    "samples_to_target": pa.float64(),
+    "censored": pa.bool_(),
 }
 PROVENANCE: dict[str, pa.DataType] = {
     f"provenance.{name}": kind
@@ -130,6 +135,11 @@ def read_ended(folder: Path, since: str | None = None, stack: str | None = None)
     return {
         row["run_id"] for row in rows if row["status"] in ENDED and (since is None or row["provenance.ended"] >= since)
     }
+
+
+def count_weights(folder: Path, run_ids: Iterable[str]) -> int:
+    """How many of some runs have their final parameters saved."""
+    return sum((Path(folder) / WEIGHTS / f"{name}.safetensors").exists() for name in run_ids)
 
 
 def read_attempts(folder: Path) -> set[tuple[str, str]]:

@@ -26,7 +26,8 @@ def send_run(row: Mapping[str, Any], *, mode: str, project: str, entity: str | N
     """
     curve = {name.removeprefix("history."): values for name, values in row.items() if name.startswith("history.")}
     measured = set(curve) - {"step", "num_samples", "loss"}
-    summary = {name: row[name] for name in ("loss", "status", "message", "num_params") if row.get(name)}
+    outcome = ("loss", "status", "message", "num_params", "steps_to_target", "samples_to_target", "censored")
+    summary = {name: row[name] for name in outcome if row.get(name)}
     summary |= {name: row[name] for name in measured if row.get(name) is not None}
     left_out = {*RESULTS, *PROVENANCE, *PATHS, *measured} - {"run_id", "sweep"}
     config = {name: value for name, value in row.items() if name not in left_out and not name.startswith("history.")}

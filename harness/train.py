@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
+from harness.metrics import METRICS
 from harness.optimizers import State
 from harness.parameters import flatten_params
 from harness.plan import Stack
 from harness.program import Program
+from harness.protocols import Smoother, evaluation_steps
 from harness.schedules import multiplier_tables
 from harness.tasks import Batch, Task
 
@@ -29,7 +31,9 @@ class Progress:
     step: int
     params_RN: Tensor
     state: State
-    diverged_at_R: Tensor  # the step, from 1, at which a run's loss was not finite; 0 while it is
+    # The step, from 1, at which a run's loss was not finite; 0 while it is; -(k + 1) where it was found at or below its
+    # target after step k (steps_to_target). A run of either kind stays where it is, whatever its neighbours do.
+    diverged_at_R: Tensor
     loss_sum_R: Tensor  # training losses since the last point of the curves, in float64
     since: int = 0  # steps behind that sum
     history: dict[str, list[Any]] = field(default_factory=dict)  # name -> one number or R numbers a point
@@ -42,8 +46,11 @@ def train(
 ) -> Iterator[Progress]:
     """Train all runs of a stack; yields after every step the one Progress that it keeps changing.
 
+    Under steps_to_target it ends when every run has reached its target or diverged.
+
     Args:
-        num_evals: points of the learning curve, evenly spaced over the steps, the last one at the end.
+        num_evals: points of the learning curve, evenly spaced over the steps, the last one at the end; steps_to_target
+            has its own.
         num_examples: held-out examples for each point.
         resume: where to go on from; None: from the first step.
     """
@@ -62,8 +69,16 @@ def train(
         for name, rows in tables.items()
     }
     numbers = torch.arange(1, first.num_steps + 1).to(now.params_RN)
-    points = {round((i + 1) * first.num_steps / num_evals) for i in range(num_evals)} - {0}
+    points = set(evaluation_steps(first.protocol, first.num_steps, num_evals, first.eval_every, first.eval_share))
     heldout = program.task.heldout(num_examples)
+    goal = Goal(stack, now.history) if first.protocol == "steps_to_target" else None
+    if goal and now.step == 0:
+        nothing = {name: [float("nan")] * len(stack.runs) for name in ("train_loss", *METRICS)}
+        add_point(now, first.batch_size, evaluate(program, now, heldout).tolist(), nothing)
+        goal.mark(now)
+    if goal and has_ended(now):
+        yield now
+        return
     for step, batch in enumerate(draw_batches(program.task, stack, now.step), start=now.step + 1):
         take = program.measured_step if step in points else program.step
         at = {"step": numbers[step - 1]} | {name: rows_R[step - 1] for name, rows_R in multipliers.items()}
@@ -74,14 +89,46 @@ def train(
         now.since += 1
         if step in points:
             heldout_loss_R = evaluate(program, now, heldout)
-            row = {"step": step, "num_samples": step * first.batch_size, "loss": heldout_loss_R.tolist()}
-            row |= {"train_loss": (now.loss_sum_R / now.since).tolist()}
+            row = {"train_loss": (now.loss_sum_R / now.since).tolist()}
             row |= {name: value_R.tolist() for name, value_R in measured.items()}
-            for name, value in row.items():
-                now.history.setdefault(name, []).append(value)
+            add_point(now, first.batch_size, heldout_loss_R.tolist(), row)
             now.loss_sum_R.zero_()
             now.since = 0
+            if goal:
+                goal.mark(now)
         yield now
+        if goal and step in points and has_ended(now):
+            return
+
+
+class Goal:
+    """Which runs of a stack have reached their target: follows from the curves so far, so going on is exact."""
+
+    def __init__(self, stack: Stack, history: dict[str, list[Any]]) -> None:
+        assert stack.first.target_loss is not None, "steps_to_target has a target"
+        self.target = stack.first.target_loss
+        self.smoothers = [Smoother(stack.first.smoothing) for _ in stack.runs]
+        for losses in history.get("loss", ()):
+            self.smooth(losses)
+
+    def smooth(self, losses: list[float]) -> list[float]:
+        return [smoother.take(loss) for smoother, loss in zip(self.smoothers, losses, strict=True)]
+
+    def mark(self, now: Progress) -> None:
+        """Take in the newest point, and stop the runs that it finds at or below the target."""
+        reached = [smoothed <= self.target for smoothed in self.smooth(now.history["loss"][-1])]
+        reached_R = torch.tensor(reached, device=now.diverged_at_R.device)
+        now.diverged_at_R = torch.where(reached_R & (now.diverged_at_R == 0), -(now.step + 1), now.diverged_at_R)
+
+
+def has_ended(now: Progress) -> bool:
+    return bool((now.diverged_at_R != 0).all())
+
+
+def add_point(now: Progress, batch_size: int, losses: list[float], measured: dict[str, list[float]]) -> None:
+    row = {"step": now.step, "num_samples": now.step * batch_size, "loss": losses, **measured}
+    for name, value in row.items():
+        now.history.setdefault(name, []).append(value)
 
 
 def start(program: Program, stack: Stack) -> Progress:
@@ -126,4 +173,4 @@ def evaluate(program: Program, now: Progress, batch: Batch) -> Tensor:
     for first in range(0, count, EVALUATED_AT_ONCE):
         piece = tuple(part[first : first + EVALUATED_AT_ONCE] for part in batch)
         total_R += program.evaluate(now.params_RN, piece) * len(piece[0])
-    return torch.where(now.diverged_at_R == 0, total_R / count, torch.nan)
+    return torch.where(now.diverged_at_R <= 0, total_R / count, torch.nan)

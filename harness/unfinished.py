@@ -89,8 +89,8 @@ def running_row(about: Mapping[str, Any], lane: int) -> dict[str, Any]:
 
 
 def lane_history(history: Mapping[str, list[Any]], lane: int, diverged_at: int = 0) -> dict[str, list[Any]]:
-    """One run's curves out of its stack's; those of a run that diverged end where it did."""
-    length = sum(1 for point in history.get("step", ()) if not diverged_at or point < diverged_at)
+    """One run's curves out of its stack's; they end before it diverged, or (a minus) when it reached its target."""
+    length = sum(1 for point in history.get("step", ()) if not diverged_at or point < abs(diverged_at))
     return {
         name: [point[lane] if isinstance(point, list) else point for point in points[:length]]
         for name, points in history.items()

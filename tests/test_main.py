@@ -53,8 +53,9 @@ def test_a_sweep_is_trained_recorded_drawn_and_mirrored(trained):
     assert set(frame["status"]) <= {"done", "diverged"}
     assert frame["task.corpus_sha256"].nunique() == 1
     assert frame["loss"].between(1, 20).all()
-    assert {p.name for p in (folder / "figures").iterdir()} == {"smoke.png", "smoke.svg", "smoke.json"}
-    assert "figures/smoke.png" in done.stdout
+    drawn = {"smoke.png", "smoke.svg", "smoke.json", "smoke-curves.png", "smoke-curves.svg"}
+    assert {p.name for p in (folder / "figures").iterdir()} == drawn
+    assert "figures/smoke.png\nfigures/smoke-curves.png" in done.stdout
     offline = [p for p in (folder / "wandb").iterdir() if p.name.startswith("offline-run")]
     assert {p.name.split("-")[-1] for p in offline} == set(frame["run_id"])
 

@@ -19,6 +19,7 @@ from analysis.figures.style import (
     name_loss_unit,
     place_legend,
     shade,
+    use_exponential,
     use_log_batch_size,
     use_log_lr,
     write_footer,
@@ -26,6 +27,7 @@ from analysis.figures.style import (
 from analysis.fit import Fit
 from analysis.groups import select_group
 from analysis.laws import LAWS
+from analysis.objectives import OBJECTIVE, TARGET, is_steps, name_objective
 from analysis.optimum import Optimum
 
 MAX_ROWS = 4
@@ -42,13 +44,14 @@ def draw_optimum(analysis: Analysis) -> Figure:
     if len(answers) <= MAX_ROWS:
         for (left, right), answer in zip(panels, answers, strict=True):
             heading = f"{answer.label}: " if answer.label else ""
-            draw_losses(left, select_group(analysis.runs.frame, answer.group), answer.optima)
-            left.set_title(f"{heading}loss against learning rate")
+            rows = select_group(analysis.runs.frame, answer.group)
+            draw_losses(left, rows, answer.optima)
+            left.set_title(f"{heading}{name_objective(rows, 'loss')} against learning rate")
             draw_laws(right, answer)
             right.set_title(f"{heading}best learning rate against batch size")
     else:
         shown = answers[:MAX_COLOURS]
-        draw_groups(panels[0][0], panels[0][1], shown)
+        draw_groups(panels[0][0], panels[0][1], shown, analysis.runs.frame)
         if len(shown) < len(answers):
             caption += f" · {len(answers) - len(shown)} more groups are in {analysis.sweep}.json"
     write_footer(fig, caption)
@@ -59,32 +62,35 @@ def draw_losses(ax: Axes, frame: pd.DataFrame, optima: Sequence[Optimum]) -> Non
     """Loss against learning rate: a line through the seed means of every batch size, a faint point for every run."""
     batch_sizes = sorted(int(size) for size in frame["batch_size"].unique())
     colours = dict(zip(batch_sizes, shade(len(batch_sizes)), strict=True))
-    finite = frame[np.isfinite(frame["loss"])]
-    lowest = float(finite["loss"].min())
-    minima = finite.groupby("batch_size")["loss"].min()
+    finite = frame[np.isfinite(frame[OBJECTIVE])]
+    lowest = float(finite[OBJECTIVE].min())
+    minima = finite.groupby("batch_size")[OBJECTIVE].min()
     # losses of much too high learning rates would flatten everything else: the axis ends where 80 % of the
-    # runs lie
-    top = max(float(finite["loss"].quantile(0.8)), float(minima.max()) + 0.3 * float(minima.max() - lowest))
+    # runs lie; steps to a target are logarithms already
+    top = max(float(finite[OBJECTIVE].quantile(0.8)), float(minima.max()) + 0.3 * float(minima.max() - lowest))
+    top = float(finite[OBJECTIVE].max()) if is_steps(frame) else top
     pad = 0.05 * (top - lowest) or 0.05
     # crosses of diverged runs stand in a strip above the curves, every batch size at its own height
-    strip = 0.028 * len(batch_sizes) if (frame["status"] == "diverged").any() else 0.0
+    late = frame["censored"]
+    strip = 0.028 * len(batch_sizes) if late.any() or (frame["status"] == "diverged").any() else 0.0
     below_strip = Rectangle((0, 0), 1, 1 - strip, transform=ax.transAxes)
     for size in batch_sizes:
         rows = frame[frame["batch_size"] == size]
-        done = rows[np.isfinite(rows["loss"])]
+        done = rows[np.isfinite(rows[OBJECTIVE])]
         colour = colours[size]
-        (points,) = ax.plot(done["optimizer.lr"], done["loss"], "o", ms=2.4, color=colour, alpha=0.4, mew=0)
-        means = rows.groupby("optimizer.lr")["loss"].mean()
+        (points,) = ax.plot(done["optimizer.lr"], done[OBJECTIVE], "o", ms=2.4, color=colour, alpha=0.4, mew=0)
+        means = rows.groupby("optimizer.lr")[OBJECTIVE].mean()
         means = means[np.isfinite(means)]
         (line,) = ax.plot(means.index, means.to_numpy(), "-", color=colour, label=str(size))
         for artist in (points, line):
             artist.set_clip_path(below_strip)
-        broken = rows[rows["status"] == "diverged"]
         height = 0.986 - 0.028 * batch_sizes.index(size)
-        ax.plot(
-            broken["optimizer.lr"], np.full(len(broken), height), "x", ms=3.5, color=colour,
-            transform=ax.get_xaxis_transform(), zorder=4,
-        )  # fmt: skip
+        for ended, marker in ((rows["status"] == "diverged", "x"), (late[rows.index], 6)):  # 6: a caret upwards
+            lrs = rows[ended]["optimizer.lr"]
+            ax.plot(
+                lrs, np.full(len(lrs), height), ls="", marker=marker, ms=3.5, color=colour,
+                transform=ax.get_xaxis_transform(), zorder=4,
+            )  # fmt: skip
     for o in optima:
         if o.status == "interior":
             if np.isfinite(o.low):
@@ -95,8 +101,11 @@ def draw_losses(ax: Axes, frame: pd.DataFrame, optima: Sequence[Optimum]) -> Non
     ax.set_ylim(lowest - pad, lowest - pad + (top + 2 * pad - lowest) / (1 - strip))
     use_log_lr(ax.xaxis, float(frame["optimizer.lr"].min()), float(frame["optimizer.lr"].max()))
     ax.set_xlabel("learning rate")
-    ax.set_ylabel("final held-out loss" + name_loss_unit(frame))
-    place_legend(ax, "batch size" + ("\n(× diverged)" if strip else ""))
+    ax.set_ylabel(name_objective(frame, "final held-out loss" + name_loss_unit(frame)))
+    if is_steps(frame):
+        use_exponential(ax)
+    marks = ["× diverged"] * bool((frame["status"] == "diverged").any()) + ["▴ censored"] * bool(late.any())
+    place_legend(ax, "\n".join(["batch size", *(f"({text})" for text in marks)]))
 
 
 def draw_laws(ax: Axes, answer: GroupAnswer) -> None:
@@ -125,8 +134,9 @@ def draw_laws(ax: Axes, answer: GroupAnswer) -> None:
         place_legend(ax, "law, AICc (less is better)")
 
 
-def draw_groups(left: Axes, right: Axes, answers: Sequence[GroupAnswer]) -> None:
-    """A colour for each group: loss at the optimum on the left, the optimum with its best law on the right."""
+def draw_groups(left: Axes, right: Axes, answers: Sequence[GroupAnswer], frame: pd.DataFrame) -> None:
+    """A colour for each group: loss, or steps to a target, at the optimum on the left, the optimum with its best law
+    on the right."""
     handles = []
     for answer, colour, marker in zip(answers, PALETTE, MARKERS, strict=False):
         sizes = [o.batch_size for o in answer.optima]
@@ -145,9 +155,12 @@ def draw_groups(left: Axes, right: Axes, answers: Sequence[GroupAnswer]) -> None
         use_log_batch_size(ax.xaxis, [o.batch_size for o in every])
         ax.set_xlabel("batch size")
     use_log_lr(right.yaxis, min(lrs) / 1.4, max(lrs) * 1.4)
-    left.set_ylabel("final held-out loss at the best learning rate")
+    mixed = not is_steps(frame) and (frame["protocol"] == TARGET).any()
+    left.set_ylabel("final held-out loss, or ln steps to the target" if mixed else name_objective(frame))
+    if is_steps(frame):
+        use_exponential(left)
     right.set_ylabel("best learning rate η*")
-    left.set_title("loss at the best learning rate")
+    left.set_title(f"{name_objective(frame, 'loss')} at the best learning rate")
     right.set_title("best learning rate against batch size")
     place_legend(right, "group\nbest law, AICc", handles)
 

@@ -1,7 +1,7 @@
 """One style for every figure: colours that the colour-blind can tell apart, logarithmic axes with readable ticks."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import matplotlib as mpl
 import numpy as np
@@ -63,6 +63,52 @@ def use_log_batch_size(axis: Axis, batch_sizes: Sequence[int]) -> None:
     sizes = sorted(set(batch_sizes))
     stride = int(np.ceil(len(sizes) / 10))
     set_ticks(axis, [float(size) for size in sizes[::stride]], lambda value, _: f"{value:g}")
+
+
+def use_exponential(ax: Axes) -> None:
+    """Write e^y at round numbers on an axis of logarithms, as it stands."""
+    ticks = round_numbers(*(float(x) for x in np.exp(ax.get_ylim())), most=10)
+    ax.yaxis.set_major_locator(FixedLocator([float(np.log(value)) for value in ticks]))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{np.exp(value):.4g}"))
+
+
+def use_round_numbers(
+    axis: Axis, low: float, high: float, *, most: int, label: Callable[[float], str] = "{:.4g}".format
+) -> None:
+    """A log axis from low to high with a few ticks at round numbers; left linear where low is not positive."""
+    if low > 0:
+        set_ticks(axis, round_numbers(low, high, most=most), lambda value, _: label(value))
+
+
+def round_numbers(low: float, high: float, *, most: int) -> list[float]:
+    """Round numbers between two positive ones, evenly spread in log as far as they can be; at least 3 if possible."""
+    powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+    found: list[float] = []
+    for digits in (
+        (1,),
+        (1, 3),
+        (1, 2, 5),
+        (1, 1.5, 2, 3, 4, 5, 7),
+        *(np.arange(1, 10, gap) for gap in (0.5, 0.1, 0.01)),
+    ):
+        values = [float(f"{digit * 10.0**power:.9g}") for power in powers for digit in digits]
+        found = [value for value in values if low <= value <= high]
+        if len(found) >= 3:
+            break
+    return found[:: max(1, -(-len(found) // most))]
+
+
+def hide_labels(axis: Axis) -> None:
+    """No numbers beside an axis that shares them with its neighbour's."""
+    axis.set_tick_params(labelleft=False)
+
+
+def short_number(value: float) -> str:
+    """1500 -> 1.5k, 2000000 -> 2M."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.4g}{letter}"
+    return f"{value:.4g}"
 
 
 def set_ticks(axis: Axis, ticks: Sequence[float], label: object) -> None:

@@ -112,8 +112,9 @@ def launch_local(
 
     Messages: {"samples", "batch_size", "best_loss"} along the way; {"ended": [(run_id, status, message) of every run]}
     after the records are written; {"held": who} for a stack that another launcher's worker trains, which is waited
-    for, and {"elsewhere": runs} once that one has; {"halved": reason}; {"stopped": step}; {"warning": line}. When the
-    caller stops, for whatever reason, the workers that still run save a checkpoint and end; finished stacks stay.
+    for, and {"elsewhere": runs} once that one has; {"halved": reason}; {"stopped": step}; {"warning": line};
+    {"skipped": samples} that a stack did not need, its runs having ended. When the caller stops, for whatever reason,
+    the workers that still run save a checkpoint and end; finished stacks stay.
 
     Raises: StoreError when a worker cannot write its records.
     """
