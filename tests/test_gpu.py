@@ -1,0 +1,57 @@
+"""Oracle: the same stack on the CPU, in float64. For machines with a GPU."""
+
+import pytest
+import torch
+
+from harness.checkpoint import checkpoint_key, load_checkpoint, save_checkpoint
+from harness.config import run_id
+from harness.plan import Plan, Stack
+from harness.program import make_program
+from harness.train import train
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no GPU on this machine"),
+]
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.fixture
+def configs(make_run):
+    return [make_run(precision="float64", optimizer={"lr": lr}, seed=s) for lr in (0.001, 0.01) for s in (0, 1)]
+
+
+def make_stack(configs, **how):
+    return Stack({run_id(config): config for config in configs}, **how)
+
+
+def last(stack, device, runs_dir=None):
+    *_, now = train(make_program(stack, device, runs_dir), stack, num_evals=4, num_examples=64)
+    return now
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["recorded", "compiled"])
+def test_a_stack_on_a_gpu_is_the_stack_on_the_cpu(configs, tmp_path, compiled):
+    stack = make_stack(configs, compiled=compiled)
+    here, there = last(make_stack(configs), CPU), last(stack, GPU, tmp_path)
+    torch.testing.assert_close(there.params_RN.cpu(), here.params_RN, rtol=0, atol=1e-9)
+    assert there.history["step"] == here.history["step"]
+    torch.testing.assert_close(
+        torch.tensor(there.history["loss"]), torch.tensor(here.history["loss"]), rtol=1e-9, atol=0
+    )
+
+
+def test_a_resumed_stack_is_the_undisturbed_one(configs, tmp_path):
+    stack = make_stack(configs)
+    key = checkpoint_key(Plan("s", "cuda", None, 4, 64, None, (stack,)), stack, GPU)
+    whole = last(stack, GPU)
+    program = make_program(stack, GPU)
+    for now in train(program, stack, num_evals=4, num_examples=64):
+        if now.step == 50:
+            save_checkpoint(tmp_path, stack.name, "s", stack, now, key)
+            break
+    resumed = load_checkpoint(tmp_path, stack, key, GPU, print)
+    assert resumed is not None
+    *_, now = train(program, stack, num_evals=4, num_examples=64, resume=resumed)
+    assert torch.equal(now.params_RN, whole.params_RN)
+    assert now.history == whole.history
