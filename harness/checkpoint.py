@@ -5,6 +5,7 @@ state of torch's random numbers; its header (harness/unfinished.py reads it with
 equal to go on. A checkpoint serves every stack whose runs it covers, so half a stack goes on from the whole one's.
 """
 
+import errno
 import hashlib
 import json
 from collections.abc import Callable, Mapping
@@ -52,11 +53,17 @@ def save_checkpoint(
     }  # fmt: skip
     text = json.dumps(about)
     sums = {"about_sha256": hash_all(text, {}), "sha256": hash_all(text, tensors)}
-    content = safetensors.torch.save(tensors, {"about": text, **sums})
+
+    def write(file: Path) -> None:
+        try:  # from where they are: the bytes as one object would take the memory once more
+            safetensors.torch.save_file(tensors, file, metadata={"about": text, **sums})
+        except SafetensorError as error:
+            raise OSError(errno.EIO, str(error)) from error
+
     place = subfolder(folder, CHECKPOINTS)
     prefix = f"{name}-{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:8]}"
     path = place / f"{prefix}-{now.step:09d}.safetensors"
-    new = publish(path, content)
+    new = publish(path, write)
     for old in sorted(place.glob(f"{prefix}-*.safetensors"))[:-KEPT]:
         old.unlink(missing_ok=True)
     return path if new else None

@@ -140,9 +140,9 @@ def train_rows(job: Job) -> list[dict[str, Any]]:
             began = time.monotonic()
             try:
                 save_checkpoint(job.folder, job.planned.name, plan.sweep, stack, progress, key)
-            except StoreError as error:
+            except (StoreError, MemoryError) as error:
                 if not warned:
-                    job.report({"warning": f"no checkpoint: {error}"})
+                    job.report({"warning": f"no checkpoint: {str(error) or 'out of memory'}"})
                 warned = True
             saved = time.monotonic()
             pause = max(job.checkpoint, (saved - began) / SHARE)

@@ -170,7 +170,12 @@ def name_request(
     since: str | None,
     **how: str | int | None,
 ) -> str:
-    """Twelve hex digits that name what was asked for: the same command finds its plan again, whatever it holds now."""
+    """Twelve hex digits that name what was asked for: the same command finds its plan again, whatever it holds now.
+
+    Args:
+        how: further settings that a plan follows; those that are null or false count as not there.
+    """
+    how = {key: value for key, value in how.items() if value is not None and value is not False}
     asked = [sweep, list(run_ids), device, width, metrics["num_evals"], metrics["num_examples"], since, how]
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
 

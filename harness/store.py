@@ -10,7 +10,7 @@ import os
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,17 +60,24 @@ def subfolder(folder: Path, name: str) -> Path:
     return path
 
 
-def publish(path: Path, content: bytes) -> bool:
+def publish(path: Path, content: bytes | Callable[[Path], None]) -> bool:
     """Write a file whole or not at all, and never over another: True if it is new, False if one was there.
 
     The content is synced under a temporary name first and then linked: a link, unlike a rename, refuses to replace.
+
+    Args:
+        content: bytes, or a function that writes a file of the name that it is given.
 
     Raises: StoreError when it cannot be written.
     """
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}.tmp"
     try:
-        with temporary.open("xb") as file:
-            file.write(content)
+        if callable(content):
+            content(temporary)
+            temporary.chmod(0o644)  # whatever the writer thinks of others
+        with temporary.open("r+b" if callable(content) else "xb") as file:
+            if not callable(content):
+                file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.link(temporary, path)
@@ -85,7 +92,7 @@ def publish(path: Path, content: bytes) -> bool:
 
 def remove_torn(folder: Path) -> None:
     """Delete what writers that were killed left half written; a young file may belong to one that still writes."""
-    for path in folder.glob(".*.tmp"):
+    for path in [*folder.glob(".*.tmp"), *folder.glob(".tmp*")]:  # ours, and those of safetensors
         try:
             if time.time() - path.stat().st_mtime > TEMPORARY_KEPT:
                 path.unlink()

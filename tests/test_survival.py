@@ -62,7 +62,15 @@ def columns_of(frame):
 def workers_of(folder):
     """Processes whose lease lies in the folder, as they say themselves in the log."""
     pids = {entry["pid"] for entry in read_log(folder) if entry["event"] == "start"}
-    return [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+    # by now a number may belong to another process: a worker's working folder is its launcher's
+    return [pid for pid in pids if working_folder(pid) == folder.parents[1]]
+
+
+def working_folder(pid):
+    try:
+        return Path(f"/proc/{pid}/cwd").readlink()
+    except OSError:
+        return None
 
 
 def kill(pid):
