@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from harness.config import flatten
+from harness.imports import has_own_code, own_code_sha256
 from harness.plan import Plan, Stack
 from harness.records import code_sha256
 from harness.store import publish, subfolder
@@ -33,6 +34,7 @@ def checkpoint_key(plan: Plan, stack: Stack, device: torch.device) -> dict[str, 
         "num_evals": plan.num_evals, "num_examples": plan.num_examples, "since": plan.since,
         "code_sha256": code_sha256(), "torch": torch.__version__, "device": device.type,
         "compiled": stack.compiled, "micro_batch": stack.micro_batch, "alone": stack.alone,
+        "own_code_sha256": own_code_sha256(stack.first) if has_own_code(stack.first) else None,
     }  # fmt: skip
 
 

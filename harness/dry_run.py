@@ -9,10 +9,12 @@ from rich.progress import track
 from rich.table import Table
 
 from harness.estimate import estimate_stack
+from harness.imports import has_own_code
 from harness.launchers.local import available_cores, choose_device
 from harness.measure import Machine, choose_all
-from harness.plan import Stack, make_plan, shape_of
+from harness.plan import Choice, Stack, make_plan, shape_of
 from harness.records import read_ended
+from harness.stackable import why_alone
 from harness.sweep import Sweep
 
 
@@ -23,6 +25,9 @@ def print_dry_run(settings: dict[str, Any], sweep: Sweep) -> None:
     workers = launcher["workers"] or num_devices or available_cores()
     machine = Machine(device, workers, launcher["compile"], launcher["width"], launcher["micro_batch"])
     choices = choose_all(sweep.runs, machine, Path(settings["runs_dir"]), probe=False)
+    for shape, config in {shape_of(config): config for config in sweep.runs.values()}.items():
+        if has_own_code(config) and (reason := why_alone(config, torch.device(device))):
+            choices[shape] = Choice(1, alone=reason)
     options = {"device": device, "width": launcher["width"], "metrics": settings["metrics"]}
     plan = make_plan(sweep.name, sweep.runs, **options, choices=choices)
     ended = read_ended(Path(settings["runs_dir"]) / sweep.name) & set(sweep.runs)
@@ -35,7 +40,11 @@ def print_dry_run(settings: dict[str, Any], sweep: Sweep) -> None:
     torch.set_num_threads(1)
     for stacks in track(shapes.values(), description="measuring a few steps of each shape", transient=True):
         first, runs = stacks[0].first, sum(len(stack.runs) for stack in stacks)
-        cost = estimate_stack(stacks[0], torch.device(device))
+        try:
+            cost = estimate_stack(stacks[0], torch.device(device))
+        except Exception as error:  # whatever a model or task raises
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise ValueError(f"runs of model {first.model['name']} fail in their first step: {reason}") from error
         flops = cost.flops * runs / len(stacks[0].runs)
         total_flops += flops
         seconds.append(None if cost.seconds is None else cost.seconds * len(stacks))

@@ -1,5 +1,6 @@
 """What a plan would cost, for `dry_run=true`: FLOPs, memory and time, before anything is started."""
 
+import itertools
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from harness.config import RunConfig, run_id
 from harness.imports import has_own_code
 from harness.plan import Stack
 from harness.process import prepare_process
-from harness.program import make_program
+from harness.program import WORTH_RECORDING, make_program
 from harness.schedules import scheduled
 from harness.stackable import why_alone
 from harness.train import draw_batches, stack_hyperparameters, start
@@ -52,26 +53,37 @@ def wait_for(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def probe(config: RunConfig, device: str, runs_dir: Path) -> list[dict[str, Any]]:
-    """What harness/measure.py wants to know about a shape: time and memory at a few widths."""
+def probe(config: RunConfig, device: str, runs_dir: Path, memory: float) -> list[dict[str, Any]]:
+    """What harness/measure.py wants to know about a shape: time and memory of a run at the widths that fit.
+
+    Args:
+        memory: bytes that a stack may take on a CPU; of a GPU its own free memory counts.
+    """
     prepare_process(device)
     kind = torch.device(device)
     if has_own_code(config) and (reason := why_alone(config, kind, runs_dir)):
         return [{"what": "alone", "reason": reason}]
+    free = torch.cuda.mem_get_info(kind)[0] if kind.type == "cuda" else None
+    facts: list[dict[str, Any]] = []
     try:
-        return [probe_width(config, width, kind, runs_dir) for width in widths_to_try(config, device)]
+        one = estimate_stack(stack_of(replace(config, num_steps=1), 1), kind, runs_dir, timed=False)
+        for width in [1, *widths_to_try(config, device)]:
+            seconds = None
+            if width > 1 and width * one.bytes > (free or memory):
+                break
+            if width > 1 and width * one.flops <= TIMED_AT_MOST:
+                cost = estimate_stack(stack_of(config, width), kind, runs_dir)
+                seconds = None if cost.seconds is None else cost.seconds / config.num_steps / width
+            facts.append({"what": "traced", "width": width, "seconds": seconds, "bytes": one.bytes, "free_bytes": free})
     except Exception:
-        return []  # not to be judged here: training it will say what is wrong with it
+        return facts  # what failed is not to be judged here: training it will say what is wrong with it
+    return facts
 
 
-def probe_width(config: RunConfig, width: int, device: torch.device, runs_dir: Path) -> dict[str, Any]:
+def stack_of(config: RunConfig, width: int) -> Stack:
     lr = float(str(config.optimizer["lr"]))
     rows = [replace(config, optimizer={**config.optimizer, "lr": lr * (1 + i / 1000)}) for i in range(width)]
-    stack = Stack({run_id(row): row for row in rows})
-    cost = estimate_stack(stack, device, runs_dir)
-    seconds = None if cost.seconds is None else cost.seconds / config.num_steps / width
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
-    return {"what": "traced", "width": width, "seconds": seconds, "bytes": cost.bytes // width, "free_bytes": free}
+    return Stack({run_id(row): row for row in rows})
 
 
 def widths_to_try(config: RunConfig, device: str) -> list[int]:
@@ -81,27 +93,29 @@ def widths_to_try(config: RunConfig, device: str) -> list[int]:
     return [12, 24] if config.batch_size <= 128 else [12]
 
 
-def estimate_stack(stack: Stack, device: torch.device, runs_dir: Path | None = None) -> Estimate:
-    """Counts one step's FLOPs and, where that is cheap, times a few steps here."""
-    short = Stack({name: replace(config, num_steps=TIMED_STEPS + 1) for name, config in stack.runs.items()})
+def estimate_stack(stack: Stack, device: torch.device, runs_dir: Path | None = None, *, timed: bool = True) -> Estimate:
+    """Counts one step's FLOPs and, where that is cheap, times a few steps here, as training would take them."""
+    steps = min(stack.first.num_steps, WORTH_RECORDING)  # recorded if training's are
+    short = replace(stack, runs={name: replace(config, num_steps=steps) for name, config in stack.runs.items()})
     program = make_program(short, device, runs_dir)
     now = start(program, short)
-    batches = list(draw_batches(program.task, short))
+    batches = list(itertools.islice(draw_batches(program.task, short), TIMED_STEPS + 1))
     hyper = stack_hyperparameters(stack, now.params_RN)
     at = {"step": now.params_RN.new_ones(())}
     at |= {name: now.params_RN.new_ones(len(stack.runs)) for name in scheduled(stack.first.schedule)}
     args = (now.params_RN, now.state, now.diverged_at_R, now.loss_sum_R, hyper, at)
-    program.step(*args, batches[0])  # the first call records, which would count all twice
+    if steps >= WORTH_RECORDING:
+        program.step(*args, batches[0])  # the first call records, which would count all twice
     with FlopCounterMode(display=False) as flop_counter, ByteCounter() as byte_counter:
         program.step(*args, batches[0])
     flops = float(flop_counter.get_total_flops())
     size = byte_counter.bytes + now.params_RN.nbytes * (1 + len(now.state))
     seconds = None
-    if flops <= TIMED_AT_MOST:
+    if timed and flops <= TIMED_AT_MOST:
         wait_for(device)
         began = time.perf_counter()
-        for batch in batches[1:]:
+        for batch in batches:
             program.step(*args, batch)
         wait_for(device)
-        seconds = (time.perf_counter() - began) / TIMED_STEPS * stack.first.num_steps
+        seconds = (time.perf_counter() - began) / len(batches) * stack.first.num_steps
     return Estimate(flops * stack.first.num_steps, size, seconds)

@@ -4,6 +4,7 @@ The check reads the source and runs none of it (packages around it aside), so a 
 """
 
 import ast
+import hashlib
 import importlib
 import importlib.util
 import os
@@ -37,6 +38,17 @@ def check_imports(values: Mapping[str, Any]) -> None:
 def has_own_code(config: RunConfig) -> bool:
     """Whether a run's model, loss or data are a user's, of which nothing is known before it is tried."""
     return ":" in str(config.model["name"]) or any(config.task.get(key) is not None for key in ("loss", "data"))
+
+
+def own_code_sha256(config: RunConfig) -> str:
+    """Of the source files that a run's import paths name; what those import in turn is not looked at."""
+    digest = hashlib.sha256()
+    for path in (config.model["name"], config.task.get("loss"), config.task.get("data")):
+        if path is not None and ":" in str(path):
+            spec = importlib.util.find_spec(str(path).partition(":")[0])
+            if spec is not None and spec.origin is not None:
+                digest.update(Path(spec.origin).read_bytes())
+    return digest.hexdigest()
 
 
 def split_path(setting: str, path: str) -> tuple[str, str]:

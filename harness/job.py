@@ -17,9 +17,9 @@ from harness.checkpoint import checkpoint_key, load_checkpoint, save_checkpoint
 from harness.config import RunConfig, flatten
 from harness.leases import Lease, is_held
 from harness.log import log_event
-from harness.measure import kind_of, note_fact
+from harness.measure import note_fact
 from harness.metrics import METRICS
-from harness.plan import Plan, Stack, read_plan, revise
+from harness.plan import Plan, Stack, name_program, read_plan, revise
 from harness.program import make_program
 from harness.protocols import measure_target
 from harness.records import code_sha256, write_records
@@ -112,7 +112,7 @@ def train_rows(job: Job) -> list[dict[str, Any]]:
     """Results of every run of a job's stack, in its order. Raises: Stopped, Lost, and whatever the model raises."""
     plan, stack = job.plan, job.stack
     key = checkpoint_key(plan, stack, job.device)
-    program = make_program(stack, job.device, job.folder.parent, note_build=partial(note_build, job))
+    program = make_program(stack, job.device, job.folder.parent, note=partial(note, job))
     progress = load_checkpoint(job.folder, stack, key, job.device, lambda line: job.report({"warning": line}))
     at, samples = (progress.step, progress.step * stack.first.batch_size) if progress else (0, 0)
     details = {"runs": len(stack.runs), "step": at, "since": plan.since, "run_ids": list(stack.runs)}
@@ -122,7 +122,7 @@ def train_rows(job: Job) -> list[dict[str, Any]]:
     warned, saved, pause = False, time.monotonic(), job.checkpoint
     steps = train(program, stack, num_evals=plan.num_evals, num_examples=plan.num_examples, resume=progress)
     clock, seconds, timed = 0.0, 0.0, 0
-    for progress in steps if at < stack.first.num_steps else ():
+    for progress in steps:  # none where a checkpoint holds the last step
         now_clock = time.perf_counter()
         measured = progress.history.get("step", [0])[-1] == progress.step
         if clock and not measured:  # neither the first step, which records and builds, nor points of the curves
@@ -165,20 +165,26 @@ def train_rows(job: Job) -> list[dict[str, Any]]:
     return rows
 
 
-def note_build(job: Job, seconds: float) -> None:
-    fact = {"what": "built", "kind": kind_of(job.stack), "seconds": seconds}
-    note_fact(job.folder.parent, job.stack.first, job.device.type, fact)
+def note(job: Job, fact: dict[str, Any]) -> None:
+    """Keep what was learned about speed for the next sweep of this shape; a run is as good without it."""
+    if fact["what"] == "built":
+        fact["kind"] = name_program(job.stack)
+    if fact["what"] == "unbuildable":
+        job.report({"warning": f"no machine code, steps are recorded instead: {fact['reason']}"})
+    try:
+        note_fact(job.folder.parent, job.stack.first, job.device.type, fact)
+    except StoreError as error:
+        job.report({"warning": f"what was measured is not kept: {error}"})
 
 
 def note_speed(job: Job, seconds: float, steps: int) -> None:
-    """What the next sweep of this shape goes by."""
     if steps < WORTH_NOTING:
         return
     width, total = len(job.stack.runs), seconds / steps * job.stack.first.num_steps
-    fact: dict[str, Any] = {"what": "trained", "width": width, "seconds": total}
     if job.stack.compiled:
-        fact = {"what": "compiled", "width": width, "seconds": seconds / steps / width}
-    note_fact(job.folder.parent, job.stack.first, job.device.type, fact)
+        note(job, {"what": "compiled", "width": width, "seconds": seconds / steps / width})
+    else:
+        note(job, {"what": "trained", "width": width, "seconds": total})
 
 
 def write_rows(

@@ -2,22 +2,22 @@
 
 `runs_dir/.measured/KEY.jsonl` collects what is known of a shape on a machine, a line a fact:
 
-    traced    seconds a run and step, and bytes a run, at one width of stacks      measured before the first sweep
-    compiled  the same of compiled steps                                           told by workers, as all below
-    built     seconds of a build of machine code for one kind of stack
-    trained   seconds that stacks were trained in without machine code
+    traced       seconds a run and step (null: too long to try), and bytes a run, at one width   measured beforehand
+    alone        why runs cannot be stacked                                                     likewise
+    compiled     seconds a run and step of compiled steps                     told by workers, as all below
+    built        seconds of a build of machine code for one kind of stack
+    unbuildable  why a build failed: not tried again
+    trained      seconds that stacks were trained in without machine code
 """
 
 import hashlib
 import importlib.metadata
 import json
 import multiprocessing
-import os
-import platform
-import shutil
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,10 @@ from typing import Any
 from rich.progress import track
 
 from harness.config import RunConfig
-from harness.imports import has_own_code
-from harness.plan import Choice, Stack, default_width, lay_stacks, program_of, shape_of
-from harness.records import code_sha256
-from harness.store import append_line, read_lines, writable_folder
+from harness.imports import has_own_code, own_code_sha256
+from harness.machine import available_memory, describe_processor, has_compiler
+from harness.plan import Choice, default_width, lay_stacks, name_program, program_of, shape_of
+from harness.store import append_line, read_lines, subfolder
 
 MEASURED = ".measured"
 COMPILE = ("auto", "always", "never")
@@ -39,15 +39,6 @@ GUESSED_BUILD = 8.0  # seconds, until one was measured
 MEMORY_SHARE = 0.8  # of the free memory that stacks may take
 
 Fact = dict[str, Any]
-
-
-def available_memory() -> int:
-    """Bytes that can be taken without swapping, as far as the system tells."""
-    info = Path("/proc/meminfo")
-    for line in info.read_text().splitlines() if info.exists() else []:
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
 @dataclass(frozen=True)
@@ -95,7 +86,7 @@ def choose(members: Sequence[tuple[str, RunConfig]], facts: Sequence[Fact], mach
     for fact in facts:
         if fact["what"] == "alone":
             return Choice(1, micro_batch=machine.micro_batch, alone=fact["reason"])
-    traced = {fact["width"]: fact["seconds"] for fact in facts if fact["what"] == "traced"}
+    traced = {fact["width"]: fact["seconds"] for fact in facts if fact["what"] == "traced" and fact["seconds"]}
     width = min(traced, key=lambda w: traced[w]) if traced else default_width(machine.device, members[0][1].batch_size)
     fits = width_that_fits(facts, machine)
     recorded = Choice(machine.width or min(width, fits), False, machine.micro_batch)
@@ -106,19 +97,16 @@ def choose(members: Sequence[tuple[str, RunConfig]], facts: Sequence[Fact], mach
         return compiled
     if machine.compile == "never" or not traced or machine.device != "cpu" or not has_compiler():
         return recorded
+    if any(fact["what"] == "unbuildable" for fact in facts):
+        return recorded
     now = traced[width]
     then = min((fact["seconds"] for fact in facts if fact["what"] == "compiled"), default=GUESSED_SHARE * now)
     there = {fact["kind"] for fact in facts if fact["what"] == "built"}
-    needed = {kind_of(stack) for stack in lay_stacks(members, compiled)}
+    needed = {name_program(stack) for stack in lay_stacks(members, compiled)}
     run_steps = len(members) * members[0][1].num_steps
     spent = sum(fact["seconds"] for fact in facts if fact["what"] == "trained")
     saved = run_steps * (now - then) + spent * (1 - then / now)
     return compiled if saved > build * len(needed - there) and then < now else recorded
-
-
-def kind_of(stack: Stack) -> str:
-    """What machine code depends on beside the shape."""
-    return f"{len(stack.runs)} runs, {'one seed' if len(stack.seeds) == 1 else 'seeds'}, code {code_sha256()[:8]}"
 
 
 def width_that_fits(facts: Iterable[Fact], machine: Machine) -> int:
@@ -144,16 +132,25 @@ def measure(configs: Sequence[RunConfig], machine: Machine, runs_dir: Path) -> l
         return []
     context = multiprocessing.get_context("forkserver")
     with ProcessPoolExecutor(machine.workers, mp_context=context) as pool:
-        jobs = [pool.submit(probe_shape, config, machine.device, runs_dir) for config in configs]
+        memory = MEMORY_SHARE * machine.memory / machine.workers
+        jobs = [pool.submit(probe_shape, config, machine.device, runs_dir, memory) for config in configs]
         text = f"measuring {len(jobs)} shapes, once on this machine"
-        return [job.result() for job in track(jobs, description=text, transient=True)]
+        return [facts_of(job) for job in track(jobs, description=text, transient=True)]
 
 
-def probe_shape(config: RunConfig, device: str, runs_dir: Path) -> list[Fact]:
+def facts_of(job: "Future[list[Fact]]") -> list[Fact]:
+    """Nothing where the measuring process died: training, which halves what does not fit, will say more."""
+    try:
+        return job.result()
+    except BrokenProcessPool:
+        return []
+
+
+def probe_shape(config: RunConfig, device: str, runs_dir: Path, memory: float) -> list[Fact]:
     """A child's first function; the import lies in it so that the launcher's own process needs no torch."""
     from harness.estimate import probe
 
-    return probe(config, device, runs_dir)
+    return probe(config, device, runs_dir, memory)
 
 
 def read_facts(runs_dir: Path, config: RunConfig, device: str) -> list[Fact]:
@@ -162,21 +159,13 @@ def read_facts(runs_dir: Path, config: RunConfig, device: str) -> list[Fact]:
 
 def note_fact(runs_dir: Path, config: RunConfig, device: str, fact: Fact) -> None:
     """Add what was learned about a shape on this machine. Raises: StoreError."""
-    writable_folder("runs_dir", str(runs_dir), MEASURED)
+    subfolder(runs_dir, MEASURED)
     append_line(facts_path(runs_dir, config, device), fact)
 
 
 def facts_path(runs_dir: Path, config: RunConfig, device: str) -> Path:
     """Of a shape, whatever its number of steps, on a kind of machine with one version of torch."""
     place = [device, describe_processor(), importlib.metadata.version("torch"), program_of(config)]
+    if has_own_code(config):
+        place.append(own_code_sha256(config))
     return runs_dir / MEASURED / f"{hashlib.sha256(json.dumps(place).encode()).hexdigest()[:16]}.jsonl"
-
-
-def describe_processor() -> str:
-    info = Path("/proc/cpuinfo")
-    names = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
-    return names[0].partition(":")[2].strip() if names else platform.processor() or platform.machine()
-
-
-def has_compiler() -> bool:
-    return shutil.which(os.environ.get("CXX", "g++")) is not None

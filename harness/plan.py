@@ -6,6 +6,7 @@ revision, `plan-REQUEST-1.json` and so on, of which the highest is obeyed.
 """
 
 import hashlib
+import importlib.metadata
 import itertools
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -14,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import PATHS, RunConfig, flatten, make_run_config, nest, run_id
+from harness.machine import describe_processor
 from harness.protocols import TARGET_KEYS
+from harness.records import code_sha256
 from harness.store import publish
 
 HEAD = ("sweep", "device", "width", "num_evals", "num_examples", "since")  # of a plan's file, before its stacks
@@ -153,6 +156,15 @@ def program_of(config: RunConfig) -> dict[str, Any]:
     """What of a shape its step depends on: not how many steps there are, nor the schedule's course."""
     shape: dict[str, Any] = json.loads(shape_of(config))
     return {key: value for key, value in shape.items() if key not in COURSE}
+
+
+def name_program(stack: Stack) -> str:
+    """Names the machine code of a stack's step: all that it depends on, a user's own code apart."""
+    config = stack.first
+    kind = [program_of(config), config.schedule.get("weight_decay") is not None, stack.micro_batch]
+    width = [len(stack.runs), len(stack.seeds) == 1]
+    place = [code_sha256(), importlib.metadata.version("torch"), describe_processor()]
+    return hashlib.sha256(json.dumps([kind, width, place]).encode()).hexdigest()[:16]
 
 
 def cost(stack: Stack) -> float:

@@ -3,8 +3,6 @@
 Shapes: R runs of the stack, N parameters of one run, B batch.
 """
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -22,9 +20,8 @@ from harness.imports import has_own_code
 from harness.metrics import METRICS
 from harness.optimizers import Optimizer, State, make_optimizer
 from harness.parameters import Layout, flatten_params, layout_of, unflatten_params
-from harness.plan import Stack, program_of
+from harness.plan import Stack, name_program
 from harness.recording import COMPILED, record
-from harness.records import code_sha256
 from harness.schedules import scheduled
 from harness.tasks import Batch, Params, Task, make_task
 
@@ -57,13 +54,13 @@ def make_program(
     device: torch.device,
     runs_dir: Path | None = None,
     *,
-    note_build: Callable[[float], None] = lambda seconds: None,
+    note: Callable[[dict[str, Any]], None] = lambda fact: None,
 ) -> Program:
     """The program of a stack: its runs' seeds matter only in whether they all read one batch, their numbers not at all.
 
     Args:
         runs_dir: where the data that a sweep stored lie, and machine code is kept; None: read data anew.
-        note_build: told the seconds that a build of machine code took, if there was one.
+        note: told of a build of machine code that was not there, as harness/measure.py keeps facts.
     """
     config = stack.first
     task = make_task(config, device, runs_dir)
@@ -88,21 +85,13 @@ def make_program(
     step, measured_step = step_with(False), torch.no_grad()(step_with(True))
     if stack.compiled and runs_dir is not None:
         path = runs_dir / COMPILED / f"{name_program(stack)}.pt2"
-        step = recorded_step(step, optimizer, stack, partial(record, machine_code=path, note_build=note_build))
+        step = recorded_step(step, optimizer, stack, partial(record, machine_code=path, note=note))
     elif stack.alone is None and config.num_steps >= WORTH_RECORDING:
         step = recorded_step(step, optimizer, stack, record)
     else:
         step = torch.no_grad()(step)
     evaluate_all = torch.no_grad()(each(evaluate, in_dims=(0, None)))
     return Program(task, layout, optimizer, step, measured_step, evaluate_all)
-
-
-def name_program(stack: Stack) -> str:
-    """Names the machine code of a stack's step: all that it depends on, a user's own code apart."""
-    config = stack.first
-    kind = [program_of(config), scheduled(config.schedule), len(stack.runs), len(stack.seeds) == 1, stack.micro_batch]
-    code = [*kind, code_sha256(), torch.__version__, torch.backends.cpu.get_cpu_capability()]
-    return hashlib.sha256(json.dumps(code).encode()).hexdigest()[:16]
 
 
 def step_of_one_run(
@@ -116,11 +105,10 @@ def step_of_one_run(
     ) -> tuple[Tensor, State, Tensor, Tensor, dict[str, Tensor]]:
         grads, train_loss = gradient(loss, unflatten_params(params_N, layout), batch, micro_batch, alone=alone)
         grad_N = flatten_params(grads)
-        if "max_norm" in hyper:
-            grad_N = clip(grad_N, hyper["max_norm"])
+        taken_N = clip(grad_N, hyper["max_norm"]) if "max_norm" in hyper else grad_N
         hyper = spread_over_groups(hyper, index_N)
         hyper |= {name: hyper[name] * at[name] for name in at if name != "step"} | {"step": at["step"]}
-        update_N, state = optimizer.update(grad_N, state, params_N, hyper)
+        update_N, state = optimizer.update(taken_N, state, params_N, hyper)
         measured = {name: metric(params_N, grad_N, update_N) for name, metric in METRICS.items()} if measure else {}
         dies = (diverged_at == 0) & ~torch.isfinite(train_loss)
         diverged_at = torch.where(dies, at["step"].to(diverged_at.dtype), diverged_at)

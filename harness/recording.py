@@ -7,6 +7,7 @@ import uuid
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock
@@ -16,6 +17,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 COMPILED = ".compiled"  # folder of runs_dir
 Function = Callable[..., list[Tensor]]
+Note = Callable[[dict[str, Any]], None]
 
 
 def record(
@@ -23,7 +25,7 @@ def record(
     *,
     machine_code: Path | None = None,
     own_code: bool = False,
-    note_build: Callable[[float], None] = lambda seconds: None,
+    note: Note = lambda fact: None,
 ) -> Function:
     """`function` without the time that torch's transforms (vmap, grad) take anew at every call: about 1.5 ms a step.
 
@@ -35,18 +37,21 @@ def record(
         machine_code: file of the operations as machine code (the last bits may differ), built if it is not there; its
             name must tell the function, its shapes and the processor. For calls of one shape only.
         own_code: the function contains a user's code, which no name tells: the operations themselves are added to it.
-        note_build: told the seconds of a build.
+        note: told of a build, or that it failed: the recorded operations are taken then.
     """
     recorded: dict[tuple[torch.Size, ...], Function] = {}
 
     def call(*tensors: Tensor) -> list[Tensor]:
         shapes = tuple(tensor.shape for tensor in tensors)
         if shapes not in recorded:
-            if machine_code is None:
-                recorded[shapes] = trace(function, tensors)
-            else:
-                assert not recorded, "machine code is for one shape"
-                recorded[shapes] = compile_function(function, tensors, machine_code, own_code, note_build)
+            # Recording calls the function: what it draws must not be missing from training's random numbers
+            devices = [tensors[0].device] if tensors[0].is_cuda else []
+            with torch.random.fork_rng(devices=devices):
+                if machine_code is None:
+                    recorded[shapes] = trace(function, tensors)
+                else:
+                    assert not recorded, "machine code is for one shape"
+                    recorded[shapes] = compile_function(function, tensors, machine_code, own_code, note)
         with torch.no_grad():
             return recorded[shapes](*tensors)
 
@@ -61,13 +66,14 @@ def trace(function: Function, tensors: tuple[Tensor, ...]) -> GraphModule:
 
 
 def compile_function(
-    function: Function, tensors: tuple[Tensor, ...], path: Path, own_code: bool, note_build: Callable[[float], None]
+    function: Function, tensors: tuple[Tensor, ...], path: Path, own_code: bool, note: Note
 ) -> Function:
     """The function as machine code: loaded in milliseconds where it was built before, else built, once.
 
     On a CPU the whole of it becomes one library that is called without Python in between (AOTInductor), twice as fast
     at small batches as torch.compile's.
     """
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(path.parent.resolve() / "inductor")  # not the home folder
     if tensors[0].device.type != "cpu":
         compiled: Function = torch.compile(trace(function, tensors), dynamic=False)
         return compiled
@@ -75,11 +81,28 @@ def compile_function(
         path = path.with_stem(f"{path.stem}-{name_of(trace(function, tensors))}")
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):  # a second worker waits for the build instead of doing it again
-        if not path.exists():
-            began = time.perf_counter()
-            build(trace(function, tensors), tensors, path)
-            note_build(time.perf_counter() - began)
-    loaded: Function = torch._inductor.aoti_load_package(str(path))
+        loaded = load(path)
+        if loaded is None:
+            graph, began = trace(function, tensors), time.perf_counter()
+            try:
+                build(graph, tensors, path)
+            except Exception as error:  # of a compiler, a disk, an operation that cannot be compiled
+                reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+                note({"what": "unbuildable", "reason": reason})
+                return graph
+            note({"what": "built", "seconds": time.perf_counter() - began})
+            loaded = load(path)
+    assert loaded is not None, f"{path} was just built"
+    return loaded
+
+
+def load(path: Path) -> Function | None:
+    """Machine code from its file; a damaged one is deleted, and built again."""
+    try:
+        loaded: Function = torch._inductor.aoti_load_package(str(path))
+    except (RuntimeError, OSError):
+        path.unlink(missing_ok=True)
+        return None
     return loaded
 
 
@@ -95,7 +118,6 @@ def name_of(graph: GraphModule) -> str:
 def build(graph: GraphModule, tensors: tuple[Tensor, ...], path: Path) -> None:
     import torch._inductor.config as inductor
 
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(path.parent.resolve() / "inductor")  # not the home folder
     inductor.compile_threads = 1  # one file to compile: no pool of helpers for it
     inductor.cpp.vec_isa_ok = True  # go by what the processor says: trial compilations take seven seconds
     temporary = path.parent / f".{uuid.uuid4().hex}.pt2"
@@ -103,4 +125,6 @@ def build(graph: GraphModule, tensors: tuple[Tensor, ...], path: Path) -> None:
         warnings.simplefilter("ignore")  # of torch about itself
         exported = torch.export.export(graph, tensors, strict=False)
         torch._inductor.aoti_compile_and_package(exported, package_path=str(temporary))
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
     temporary.rename(path)

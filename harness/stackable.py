@@ -39,19 +39,22 @@ def why_alone(config: RunConfig, device: torch.device, runs_dir: Path | None = N
     """
     batch_size = min(config.batch_size, NUM_SAMPLES)
     few = replace(config, num_steps=WORTH_RECORDING, num_samples=WORTH_RECORDING * batch_size, batch_size=batch_size)
-    runs = {str(i): replace(few, seed=few.seed + i) for i in range(2)}
+    lr = float(str(few.optimizer["lr"]))
+    faster = replace(few, optimizer={**few.optimizer, "lr": 2 * lr})
+    pairs = [few, replace(few, seed=few.seed + 1)], [few, faster]  # a batch a run, and one for both
     state = torch.get_rng_state()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch, about operations that it maps slowly
         try:
-            try_step(Stack(runs), device, runs_dir)
+            for pair in pairs:
+                try_step(Stack({str(i): config for i, config in enumerate(pair)}), device, runs_dir)
             return None
         except torch.OutOfMemoryError:
             return None
         except Exception as error:  # whatever a user's module raises
             reason = describe(error)
         try:
-            try_step(Stack({"0": runs["0"]}, alone=reason), device, runs_dir)
+            try_step(Stack({"0": few}, alone=reason), device, runs_dir)
             return statistics_reason(few, device, runs_dir) or reason
         except Exception:
             return None

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"
 sys.path.insert(0, str(Path(__file__).parent))  # the mlp below is named by its import path
@@ -25,8 +26,9 @@ from torch.nn import functional as F
 
 from harness.config import RunConfig, make_run_config, run_id
 from harness.launchers.local import warm_up
-from harness.measure import Machine, choose_all, has_compiler, kind_of, note_fact
-from harness.plan import Stack, lay_stacks, shape_of
+from harness.machine import has_compiler
+from harness.measure import Machine, choose_all, note_fact
+from harness.plan import Stack, lay_stacks, name_program, shape_of
 from harness.process import prepare_process
 from harness.program import make_program
 from harness.tasks import make_task
@@ -77,14 +79,14 @@ def engine(runs: dict[str, RunConfig], runs_dir: Path, compile: str = "auto") ->
     machine = Machine("cpu", workers=1, compile=compile, width=None, micro_batch=None)
     choice = choose_all(runs, machine, runs_dir)[shape_of(next(iter(runs.values())))]
     for stack in lay_stacks(runs.items(), choice):
-        program = make_program(stack, DEVICE, runs_dir, note_build=partial(note_build, stack, runs_dir))
+        program = make_program(stack, DEVICE, runs_dir, note=partial(note, stack, runs_dir))
         for _ in train(program, stack, num_evals=1, num_examples=512):
             pass
 
 
-def note_build(stack: Stack, runs_dir: Path, seconds: float) -> None:
+def note(stack: Stack, runs_dir: Path, fact: dict[str, Any]) -> None:
     """As workers do (harness/job.py)."""
-    note_fact(runs_dir, stack.first, "cpu", {"what": "built", "kind": kind_of(stack), "seconds": seconds})
+    note_fact(runs_dir, stack.first, "cpu", fact | {"kind": name_program(stack)})
 
 
 def plain(config: RunConfig, num_steps: int, *, compiled: bool) -> float:

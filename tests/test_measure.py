@@ -1,15 +1,22 @@
 """Oracle: planted facts with the better choice known by hand; real measurements only for their form."""
 
+import itertools
 import json
+import statistics
+import time
 from dataclasses import replace
 
 import pytest
+import torch
 
 from harness import measure
 from harness.config import run_id
 from harness.estimate import probe
-from harness.measure import MEASURED, Machine, choose, choose_all, kind_of, note_fact, read_facts
-from harness.plan import Stack, make_plan
+from harness.machine import has_compiler
+from harness.measure import MEASURED, Machine, choose, choose_all, note_fact, read_facts
+from harness.plan import Choice, Stack, make_plan, name_program
+from harness.program import make_program
+from harness.train import train
 
 ONE_CPU = Machine("cpu", workers=2, compile="auto", width=None, micro_batch=None)
 BUILD = 8.0
@@ -31,7 +38,10 @@ def traced(**seconds_by_width):
 
 @pytest.fixture(autouse=True)
 def compiler(monkeypatch):
-    monkeypatch.setenv("CXX", "sh")  # any program that is there
+    has_compiler.cache_clear()
+    monkeypatch.setenv("CXX", "true")  # any program that starts
+    yield
+    has_compiler.cache_clear()
 
 
 def test_the_fastest_width_is_taken(make_run):
@@ -56,7 +66,7 @@ def test_what_was_measured_stands_in_place_of_guesses(make_run):
     assert not choose(members, facts + slower, ONE_CPU, BUILD).compiled
     # code that is there costs nothing: the smallest gain is taken
     few = members_of(make_run, 4)
-    there = [{"what": "built", "kind": kind_of(Stack(dict(few))), "seconds": 9.0}]
+    there = [{"what": "built", "kind": name_program(Stack(dict(few))), "seconds": 9.0}]
     assert not choose(few, traced(w24=1e-4), ONE_CPU, BUILD).compiled
     assert choose(few, traced(w24=1e-4) + there, ONE_CPU, BUILD).compiled
 
@@ -81,8 +91,37 @@ def test_the_user_decides(make_run):
 
 
 def test_without_a_compiler_nothing_is_compiled(make_run, monkeypatch):
-    monkeypatch.setenv("CXX", "no-such-compiler")
-    assert not choose(members_of(make_run), traced(w24=1.0), ONE_CPU, BUILD).compiled
+    for broken in ("no-such-compiler", "false"):
+        has_compiler.cache_clear()
+        monkeypatch.setenv("CXX", broken)
+        assert not choose(members_of(make_run), traced(w24=1.0), ONE_CPU, BUILD).compiled
+
+
+def test_a_build_that_failed_is_not_tried_again(make_run):
+    failed = [{"what": "unbuildable", "reason": "no"}]
+    assert not choose(members_of(make_run), traced(w24=1.0) + failed, ONE_CPU, BUILD).compiled
+
+
+def test_steps_too_long_to_try_leave_the_usual_width_that_fits(make_run):
+    members = members_of(make_run)
+    facts = traced(w1=None, w12=None)
+    assert choose(members, facts, ONE_CPU, BUILD) == Choice(24)
+    assert choose(members, facts, replace(ONE_CPU, memory=10**7), BUILD).width == 4
+    too_long = probe(members[0][1], "cpu", None, memory=3 * 10**6)  # not even 12 fit
+    assert [(fact["width"], fact["seconds"]) for fact in too_long] == [(1, None)]
+
+
+def test_what_is_measured_is_what_training_takes(make_run, tmp_path):
+    members = members_of(make_run, 12)
+    facts = {fact["width"]: fact for fact in probe(members[0][1], "cpu", tmp_path, 1e9)}
+    stack = Stack(dict(members))
+    program, times = make_program(stack, torch.device("cpu")), []
+    for now in train(program, stack, num_evals=1, num_examples=8):
+        times.append(time.perf_counter())
+        if now.step == 200:
+            break
+    step = statistics.median(b - a for a, b in itertools.pairwise(times)) / 12
+    assert 0.4 < facts[12]["seconds"] / step < 2.5
 
 
 def test_stacks_fit_into_memory(make_run):
@@ -120,7 +159,7 @@ def test_a_shape_is_measured_once_and_a_small_one_not_at_all(make_run, tmp_path)
     (choice,) = choose_all(large, ONE_CPU, tmp_path).values()
     (path,) = (tmp_path / MEASURED).iterdir()
     facts = [json.loads(line) for line in path.read_text().splitlines()]
-    assert [fact["width"] for fact in facts] == [12, 24]
+    assert [fact["width"] for fact in facts] == [1, 12, 24]
     assert choice.width in (12, 24) or choice.compiled
     before = path.read_text()
     choose_all(large, ONE_CPU, tmp_path)
@@ -128,10 +167,4 @@ def test_a_shape_is_measured_once_and_a_small_one_not_at_all(make_run, tmp_path)
 
 
 def test_what_cannot_be_measured_is_left_to_training(make_run, tmp_path):
-    assert probe(make_run(model={"embedding": 10**11}), "cpu", tmp_path) == []
-
-
-def test_kinds_of_stacks(make_run):
-    runs = dict(members_of(make_run, 4))
-    assert kind_of(Stack(runs)).startswith("4 runs, seeds, code ")
-    assert kind_of(Stack(dict(list(runs.items())[:1]))).startswith("1 runs, one seed, code ")
+    assert probe(make_run(model={"embedding": 10**11}), "cpu", tmp_path, 1e9) == []

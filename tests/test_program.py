@@ -10,10 +10,10 @@ from torch.func import grad
 from torch.nn import functional as F
 
 from harness.config import run_id
-from harness.measure import has_compiler
+from harness.machine import has_compiler
 from harness.parameters import flatten_params
-from harness.plan import Stack, make_plan, shape_of
-from harness.program import gradient, make_program, name_program
+from harness.plan import Stack, make_plan, name_program, shape_of
+from harness.program import gradient, make_program
 from harness.recording import COMPILED, name_of, record, trace
 from harness.train import train
 from tests.reference.plain import CPU, plain_module, plain_step
@@ -151,8 +151,8 @@ def test_compiled_steps_agree_and_are_built_once(make_run, tmp_path):
     configs = [make_run(num_samples=80, precision="float64", optimizer={"lr": lr}) for lr in (0.001, 0.01)]
     built = []
     plain = last(make_stack(configs))
-    first = last(make_stack(configs, compiled=True), tmp_path, note_build=built.append)
-    again = last(make_stack(configs, compiled=True), tmp_path, note_build=built.append)
+    first = last(make_stack(configs, compiled=True), tmp_path, note=built.append)
+    again = last(make_stack(configs, compiled=True), tmp_path, note=built.append)
     assert len(built) == 1
     assert list((tmp_path / COMPILED).glob("*.pt2"))
     torch.testing.assert_close(first.params_RN, plain.params_RN, rtol=0, atol=1e-11)
