@@ -243,7 +243,7 @@ def fits_alone(job: Job) -> bool:
 def is_out_of_memory(error: Exception) -> bool:
     """torch tells a CPU's want of memory as a RuntimeError with a text."""
     text = str(error).lower()
-    words = "out of memory" in text or "can't allocate memory" in text
+    words = "out of memory" in text or "can't allocate memory" in text or "cannot allocate memory" in text
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (isinstance(error, RuntimeError) and words)
 
 

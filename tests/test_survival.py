@@ -315,7 +315,7 @@ def test_a_read_only_runs_dir_is_one_line(tmp_path):
 @pytest.mark.skipif(torch.version.cuda is not None, reason="a CUDA build reserves more addresses than the test leaves")
 def test_out_of_memory_halves_until_it_fits(tmp_path):
     large = [*LONG, "sweep.grid.optimizer.lr=[0.01,0.1,0.2,0.3]", "model.hidden=100000", "num_samples=64"]
-    limit = 4_000_000 * 1024  # bytes of addresses: room for one or two of these runs at a time, not for four
+    limit = 5_000_000 * 1024  # bytes of addresses: room for one or two of these runs at a time, not for four
     finish(start(tmp_path, *large, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit))))
     log = read_log(tmp_path / "runs" / "smoke")
     assert next(entry["message"] for entry in log if entry["event"] == "halved") == "out of memory"
