@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 CONFIG_PREFIXES = ("model.", "task.", "optimizer.", "schedule.")
-CONFIG_NAMES = ("protocol", "precision", "target_loss", "eval_every", "eval_share", "smoothing")
+CONFIG_NAMES = ("protocol", "precision", "target_loss", "target_examples", "eval_every", "eval_share", "smoothing")
 HORIZONS = ("num_samples", "num_steps", "max_steps")
 NOT_GROUPS = {
     "batch_size", "optimizer.lr", "seed", "run_id", "sweep", "status", "message", "loss", "train_loss",

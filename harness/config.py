@@ -49,6 +49,7 @@ _natural = ("a whole number from 0 to 2^63 - 1", lambda v: 0 <= v < 2**63 and v 
 LIMITS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "batch_size": _count, "num_steps": _count, "num_samples": _count, "seed": _natural,
     "num_heldout": _examples, "context": _count, "num_evals": _count, "num_examples": _examples,
+    "target_examples": _examples,
     "embedding": _count, "hidden": _count, "depth": _count, "workers": _count, "width": _count,
     "max_norm": _positive, "micro_batch": _count,
     "target_loss": _finite, "max_steps": _count, "eval_every": _count, "eval_share": _positive, "smoothing": _positive,
@@ -84,6 +85,7 @@ class RunConfig:
     groups: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # kind of parameters -> its own numbers
     # Of protocol steps_to_target, see conf/protocol/steps_to_target.yaml
     target_loss: float | None = None
+    target_examples: int | None = None
     max_steps: int | None = None
     eval_every: int | None = None
     eval_share: float | None = None

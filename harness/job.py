@@ -161,7 +161,7 @@ def train_rows(job: Job) -> list[dict[str, Any]]:
     if plan.save_weights:
         if not is_held(job.lease):
             raise Lost
-        save_weights(job.folder, plan.sweep, stack, program.layout, progress, rows)  # before the records: these end it
+        save_weights(job.folder, plan.sweep, stack, program, progress, rows)  # before the records: these end it
     return rows
 
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 PROTOCOLS = ("fixed_steps", "fixed_samples", "steps_to_target")
-TARGET_KEYS = ("target_loss", "max_steps", "eval_every", "eval_share", "smoothing")  # of steps_to_target alone
+# Of steps_to_target alone
+TARGET_KEYS = ("target_loss", "target_examples", "max_steps", "eval_every", "eval_share", "smoothing")
 ENDLESS = ("constant", "inverse_sqrt", "inverse_time")  # schedules that fall towards no end
 LENGTH = {"fixed_steps": "num_steps", "fixed_samples": "num_samples", "steps_to_target": "max_steps"}
 
@@ -49,8 +50,9 @@ def resolve_target(values: Mapping[str, Any]) -> dict[str, Any]:
             if values.get(key) is not None:
                 raise ValueError(f"{key}={values[key]} has no effect under protocol={values['protocol']}: leave it out")
         return {}
-    if values.get("target_loss") is None:
-        raise ValueError("protocol=steps_to_target needs target_loss: give target_loss=NUMBER")
+    for key in ("target_loss", "target_examples"):
+        if values.get(key) is None:
+            raise ValueError(f"protocol=steps_to_target needs {key}: give {key}=NUMBER")
     if values.get("eval_every") is None and values.get("eval_share") is None:
         raise ValueError("protocol=steps_to_target needs eval_every, eval_share or both: give eval_every=STEPS")
     for key, shape in (("name", "schedule"), ("weight_decay", "schedule.weight_decay")):
@@ -59,7 +61,8 @@ def resolve_target(values: Mapping[str, Any]) -> dict[str, Any]:
             text = f"{shape}={name} falls towards an end, which protocol=steps_to_target does not have"
             raise ValueError(f"{text}: choose {shape}={', '.join(ENDLESS[:-1])} or {ENDLESS[-1]}")
     numbers = {key: values.get(key) for key in ("target_loss", "eval_share", "smoothing")}
-    return {key: None if value is None else float(value) for key, value in numbers.items()}
+    resolved: dict[str, Any] = {key: None if value is None else float(value) for key, value in numbers.items()}
+    return resolved | {"target_examples": int(values["target_examples"])}
 
 
 def evaluation_steps(

@@ -51,7 +51,7 @@ def train(
     Args:
         num_evals: points of the learning curve, evenly spaced over the steps, the last one at the end; steps_to_target
             has its own.
-        num_examples: held-out examples for each point.
+        num_examples: held-out examples for each point; steps_to_target has its own, target_examples.
         resume: where to go on from; None: from the first step.
     """
     first = stack.first
@@ -70,7 +70,7 @@ def train(
     }
     numbers = torch.arange(1, first.num_steps + 1).to(now.params_RN)
     points = set(evaluation_steps(first.protocol, first.num_steps, num_evals, first.eval_every, first.eval_share))
-    heldout = program.task.heldout(num_examples)
+    heldout = program.task.heldout(first.target_examples or num_examples)
     goal = Goal(stack, now.history) if first.protocol == "steps_to_target" else None
     if goal and now.step == 0:
         nothing = {name: [float("nan")] * len(stack.runs) for name in ("train_loss", *METRICS)}

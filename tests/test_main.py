@@ -11,7 +11,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from harness.__main__ import draw_sweep
 from harness.config import run_id
+from harness.sweep import Sweep
 from tests.reference.plain import plain_loss, plain_run
 
 TINY = [
@@ -58,6 +60,19 @@ def test_a_sweep_is_trained_recorded_drawn_and_mirrored(trained):
     assert "figures/smoke.png\nfigures/smoke-curves.png" in done.stdout
     offline = [p for p in (folder / "wandb").iterdir() if p.name.startswith("offline-run")]
     assert {p.name.split("-")[-1] for p in offline} == set(frame["run_id"])
+
+
+def test_learning_curves_that_cannot_be_drawn_leave_the_answer(trained, tmp_path, monkeypatch, capsys):
+    def fail(*arguments):
+        raise ValueError("no such panel")
+
+    folder = trained[0] / "runs" / "smoke"
+    monkeypatch.setattr("analysis.plot.write_histories", fail)
+    sweep = Sweep("smoke", "Why?", dict.fromkeys(records(trained[0])["run_id"]))
+    draw_sweep({"figures_dir": str(tmp_path)}, sweep, folder)
+    said = capsys.readouterr().out
+    assert f"{tmp_path}/smoke.png\nno learning curves: ValueError: no such panel" in said
+    assert {p.name for p in tmp_path.iterdir()} == {"smoke.png", "smoke.svg", "smoke.json"}
 
 
 def test_it_leaves_nothing_else(trained):

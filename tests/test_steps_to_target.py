@@ -23,7 +23,8 @@ from tests.test_main import QUIET
 QUADRATIC = {"name": "noisy_quadratic", "dimension": 5, "power": 1.0, "noise": "isotropic", "std": 0.0,
              "correlation": 0.5, "start": 1.0, "num_heldout": 1}  # fmt: skip
 H = np.arange(1, 6) ** -1.0
-TARGET = {"target_loss": 0.2, "max_steps": 200, "eval_every": 7, "eval_share": None, "smoothing": None}
+TARGET = {"target_loss": 0.2, "target_examples": 16, "max_steps": 200, "eval_every": 7, "eval_share": None,
+          "smoothing": None}  # fmt: skip
 
 
 @pytest.fixture
@@ -107,6 +108,24 @@ def test_a_target_met_at_the_start_is_no_step_at_all(make_target):
     assert row["history.step"] == other["history.step"] == [0]
 
 
+def test_the_crossing_is_taken_on_examples_that_the_run_id_names(make_target):
+    vectors = {"name": "teacher_student", "num_inputs": 4, "teacher_hidden": 4, "teacher": 0, "power": 1.0,
+               "label_noise": 0.5, "num_heldout": 64}  # fmt: skip
+    model = {"name": "perceptron", "hidden": 4, "depth": 1}
+    stacks = [
+        stack_of(make_target(task=vectors, model=model, target_loss=0.0, max_steps=7, target_examples=count))
+        for count in (16, 64)
+    ]
+    ends = []
+    for stack, num_examples in [(stacks[0], 16), (stacks[0], 3), (stacks[1], 16)]:
+        program = make_program(stack, CPU)
+        *_, now = train(program, stack, num_evals=4, num_examples=num_examples)
+        ends.append(now.history["loss"])
+        count = stack.first.target_examples
+        assert ends[-1][-1] == evaluate(program, now, program.task.heldout(count)).tolist()
+    assert ends[0] == ends[1] != ends[2]
+
+
 @pytest.mark.parametrize("step", [1, 7, 20, 42, 57])
 def test_what_goes_on_from_a_checkpoint_is_what_never_stopped(make_target, tmp_path, step):
     noisy = {**QUADRATIC, "std": 1.0}
@@ -167,6 +186,8 @@ def test_evaluations_keep_their_interval_or_their_share():
     ("changed", "message"),
     [
         ({"target_loss": None}, "needs target_loss: give target_loss=NUMBER"),
+        ({"target_examples": None}, "needs target_examples: give target_examples=NUMBER"),
+        ({"target_examples": 0}, "target_examples=0 is not a whole number from 1"),
         ({"max_steps": None}, "needs max_steps"),
         ({"eval_every": None}, "needs eval_every, eval_share or both"),
         ({"schedule": {"name": "linear", "warmup": 0.0}}, "schedule=linear falls towards an end"),
@@ -188,9 +209,11 @@ def test_mistakes_are_told(make_target, changed, message):
 def test_other_protocols_have_the_run_ids_they_had(make_run, make_target):
     assert run_id(make_run(target_loss=None, max_steps=None)) == run_id(make_run())
     ids = [
-        run_id(make_target(**changed)) for changed in ({}, {"target_loss": 0.3}, {"smoothing": 2}, {"eval_every": 3})
+        run_id(make_target(**changed))
+        for changed in ({}, {"target_loss": 0.3}, {"smoothing": 2}, {"eval_every": 3}, {"target_examples": 8})
     ]
-    assert len(set(ids)) == 4
+    assert len(set(ids)) == 5
+    assert run_id(make_target(target_examples=16.0)) == ids[0]
     assert run_id(make_target(target_loss=1)) == run_id(make_target(target_loss=1.0))
     config = make_target(max_steps=50)
     assert (config.num_steps, config.num_samples, config.max_steps) == (50, 400, 50)

@@ -17,6 +17,7 @@ from torch import nn
 
 from harness.checkpoint import load_checkpoint, save_checkpoint
 from harness.config import run_id
+from harness.job import summarise
 from harness.models import make_model
 from harness.parameters import flatten_params
 from harness.plan import Stack
@@ -24,6 +25,7 @@ from harness.program import make_program
 from harness.stackable import why_alone
 from harness.tasks import make_task
 from harness.train import evaluate, train
+from harness.weights import load_weights, save_weights
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).resolve().parents[1]
@@ -106,6 +108,15 @@ class Counts(Net):
         if self.training:
             self.seen += 1
         return super().forward(x)
+
+class Untrained(Net):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mix", torch.randn(4))
+        self.register_buffer("unsaved", torch.randn(4), persistent=False)
+        self.classifier.bias.requires_grad_(False)
+    def forward(self, x):
+        return super().forward(x) * self.mix
 
 class One(nn.Module):
     def __init__(self):
@@ -248,6 +259,49 @@ def test_running_statistics_go_on_from_a_checkpoint(make_user, tmp_path):
     assert len(now.buffers) == 3
     assert all(torch.equal(end.buffers[name], buffer) for name, buffer in now.buffers.items())
     assert end.history == now.history
+
+
+def check_saved(stack, criterion, tmp_path, **shape):
+    """What is saved of every run makes a fresh module, of another seed, the one that was trained."""
+    program, now = trained(stack)
+    losses = evaluate(program, now, heldout := program.task.heldout(50)).tolist()
+    rows = [summarise(now, lane, loss) for lane, loss in enumerate(losses)]
+    save_weights(tmp_path, "s", stack, program, now, rows)
+    states = []
+    for (name, config), loss in zip(stack.runs.items(), losses, strict=True):
+        params, _ = load_weights(tmp_path / "weights" / f"{name}.safetensors")
+        module = make_model(config.model, **shape).to(torch.float64).eval()
+        module.load_state_dict(params)
+        assert criterion(module(heldout[0]), heldout[1]).item() == pytest.approx(loss, rel=1e-12)
+        states.append(params)
+    return states
+
+
+def test_saved_weights_are_tied_as_the_module_is(make_run, folder, tmp_path):
+    import user_nets
+
+    task = {"name": "python_source", "context": 8, "num_heldout": 64, "loss": "user_nets:next_byte"}
+    configs = grid(lambda model, **x: make_run(model=model, task=task, num_samples=48, **x), TEXT | {"dropout": 0.0})
+    for params in check_saved(stack_of(*configs), user_nets.next_byte, tmp_path, num_symbols=256):
+        assert set(params) == {"embedding.weight", "head.weight", "qkv.weight", "qkv.bias", "scale"}
+        assert torch.equal(params["embedding.weight"], params["head.weight"])
+
+
+def test_saved_weights_have_what_is_not_trained(make_user, tmp_path):
+    stack = stack_of(*grid(make_user, {"name": "user_nets:Untrained"}))
+    first, *others = check_saved(stack, nn.functional.cross_entropy, tmp_path)
+    assert "unsaved" not in first
+    assert all(torch.equal(first[key], x[key]) for x in others for key in ("mix", "classifier.bias"))
+    assert not any(torch.equal(first["classifier.weight"], x["classifier.weight"]) for x in others)
+
+
+def test_saved_weights_have_running_statistics(make_user, tmp_path):
+    config = make_user({"name": "user_nets:Net", "norm": "batch"}, precision="float64")
+    [params] = check_saved(stack_of(config, alone="running statistics"), nn.functional.cross_entropy, tmp_path)
+    expected = plain(config, nn.functional.cross_entropy).state_dict()
+    assert params.keys() == expected.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(params[name], tensor, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize(

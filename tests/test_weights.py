@@ -30,7 +30,7 @@ def trained_stack(make_run, *lrs):
 
 def test_files_hold_the_state_of_the_program_and_what_the_runs_were(make_run, tmp_path):
     stack, program, now, rows = trained_stack(make_run, 0.1, 1e38, 0.2)
-    save_weights(tmp_path, "s", stack, program.layout, now, rows)
+    save_weights(tmp_path, "s", stack, program, now, rows)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["weights"]
     for lane, (name, config) in enumerate(stack.runs.items()):
         params, about = load_weights(tmp_path / "weights" / f"{name}.safetensors")
@@ -53,7 +53,7 @@ def test_files_hold_the_state_of_the_program_and_what_the_runs_were(make_run, tm
 
 def test_a_module_takes_them(make_run, tmp_path):
     stack, program, now, rows = trained_stack(make_run, 0.1)
-    save_weights(tmp_path, "s", stack, program.layout, now, rows)
+    save_weights(tmp_path, "s", stack, program, now, rows)
     params, _ = load_weights(next((tmp_path / "weights").iterdir()))
     model = make_model(stack.first.model, context=8, num_symbols=256, num_outputs=256)
     model.load_state_dict(params)
@@ -63,9 +63,9 @@ def test_a_module_takes_them(make_run, tmp_path):
 
 def test_a_later_training_replaces_them(make_run, tmp_path):
     stack, program, now, rows = trained_stack(make_run, 0.1)
-    save_weights(tmp_path, "s", stack, program.layout, now, rows)
+    save_weights(tmp_path, "s", stack, program, now, rows)
     now.params_RN = now.params_RN + 1
-    save_weights(tmp_path, "s", stack, program.layout, now, rows)
+    save_weights(tmp_path, "s", stack, program, now, rows)
     [path] = (tmp_path / "weights").iterdir()
     first = next(iter(program.layout.names))
     expected = unflatten_params(now.params_RN[0], program.layout)[first]

@@ -65,13 +65,17 @@ def draw_histories(analysis: Analysis) -> Figure:
         cells = {size: read_curves(rows[rows["batch_size"] == size]) for size in shown_sizes}
         low, high = span([curve for curves in cells.values() for curve in curves])
         best = {o.batch_size: o.lr for o in answer.optima}
+        first = next((size for size, curves in cells.items() if curves), None)
         for index, (size, curves) in enumerate(cells.items()):
             ax = next(panels)
-            heading = label_group(answer.group) if index == 0 else ""
+            if not curves:  # a batch size of other groups only
+                ax.set_visible(False)
+                continue
+            heading = label_group(answer.group) if size == first else ""
             ax.set_title("\n".join(text for text in (textwrap.fill(heading, 40), f"batch size {size}") if text))
             draw_curves(ax, curves, norm, best.get(size), (low, high))
             use_round_numbers(ax.yaxis, low, high, most=5)
-            if index % columns:
+            if index % columns and size != first:
                 hide_labels(ax.yaxis)
             else:
                 ax.set_ylabel("held-out loss" + name_loss_unit(frame))

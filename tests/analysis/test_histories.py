@@ -74,6 +74,22 @@ def test_much_is_thinned_out_and_told():
     assert thin(range(10), 4) == [0, 3, 6, 9]
 
 
+def test_groups_with_batch_sizes_of_their_own_leave_panels_empty():
+    sizes = {"adam": (16, 32), "sgd": (8, 16)}
+    frame = pd.concat([plant(own).assign(**{"optimizer.name": name}) for name, own in sizes.items()], ignore_index=True)
+    *panels, _ = draw_histories(analyse_runs("s", frame)).axes
+    assert [ax.get_visible() for ax in panels] == [False, True, True, True, True, False]
+    shown = [ax for ax in panels if ax.get_visible()]
+    assert [ax.get_title() for ax in shown] == [
+        "adam\nbatch size 16",
+        "batch size 32",
+        "sgd\nbatch size 8",
+        "batch size 16",
+    ]
+    assert [bool(ax.get_ylabel()) for ax in shown] == [True, False, True, False]
+    assert all(ax.get_xlabel() == "training samples" and len(lines_of(ax)[0]) == 13 for ax in shown)
+
+
 def test_seeds_whose_curves_have_other_points_are_drawn_each():
     frame = plant(batch_sizes=(8, 16, 32))
     length_of = [3 if seed == 0 else 4 for seed in frame["seed"]]
