@@ -7,10 +7,11 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from harness.corpus import read_corpus
 from harness.launchers import LAUNCHERS
 from harness.launchers.local import available_cores, choose_device, warm_up
 from harness.measure import COMPILE, Machine, choose_all
-from harness.plan import Plan, make_plan, name_request, open_plan
+from harness.plan import Plan, make_plan, name_request, newest_since, open_plan
 from harness.progress import Display
 from harness.records import count_weights, read_attempts, read_ended, read_mirrored, read_records, store_corpus
 from harness.store import StoreError, writable_folder
@@ -49,16 +50,15 @@ def run(settings: dict[str, Any], sweep: Sweep) -> int:
     folder = writable_folder("runs_dir", settings["runs_dir"], sweep.name)
     writable_folder("figures_dir", settings["figures_dir"])
     again = settings["refresh"] or settings["run_id"] is not None
-    since = datetime.now(UTC).isoformat() if again else None
     wanted = sweep
     if settings["run_id"] is not None:
         check_choice("run_id", str(settings["run_id"]), sweep.runs)
         wanted = replace(sweep, runs={str(settings["run_id"]): sweep.runs[str(settings["run_id"])]})
-    missing = bool(set(wanted.runs) - read_ended(folder, since))
+    missing = again or bool(set(wanted.runs) - read_ended(folder))
     if not missing:
         print(f"{sweep.name}: all {len(sweep.runs)} runs are done, nothing to train")
     with mirroring(folder, settings["tracker"], missing=missing):
-        failed = train_missing(settings, wanted, folder, since) if missing else 0
+        failed = train_missing(settings, wanted, folder, again=again) if missing else 0
         draw_sweep(settings, sweep, folder)
     if settings["save_weights"] and (lacking := len(wanted.runs) - count_weights(folder, wanted.runs)) and not failed:
         text = f"{lacking} runs were trained before without save_weights and have none"
@@ -68,8 +68,8 @@ def run(settings: dict[str, Any], sweep: Sweep) -> int:
     return 1 if failed else 0
 
 
-def train_missing(settings: dict[str, Any], sweep: Sweep, folder: Path, since: str | None) -> int:
-    """Launch the stacks with runs that did not end yet; returns how many runs failed."""
+def train_missing(settings: dict[str, Any], sweep: Sweep, folder: Path, *, again: bool) -> int:
+    """Launch the stacks with runs that did not end yet, or all of them again; returns how many runs failed."""
     launcher = settings["launcher"]
     texts = {
         config.task["corpus_sha256"]: config.task for config in sweep.runs.values() if "corpus_sha256" in config.task
@@ -77,19 +77,20 @@ def train_missing(settings: dict[str, Any], sweep: Sweep, folder: Path, since: s
     for task in texts.values():
         store_corpus(settings["runs_dir"], read_corpus(task))
     device, num_devices = choose_device(launcher["device"])
-    options = {"device": device, "width": launcher["width"], "metrics": settings["metrics"], "since": since}
+    options = {"device": device, "width": launcher["width"], "metrics": settings["metrics"]}
     options["save_weights"] = settings["save_weights"]
     how = {"compile": launcher["compile"], "micro_batch": launcher["micro_batch"]}
-    request = name_request(sweep.name, sweep.runs, **options, **how)
+    name = partial(name_request, sweep.name, sweep.runs, **options, **how)
+    since = since_when(folder, sweep.runs, name) if again else None
     ended = read_ended(folder, since)
     workers = launcher["workers"] or num_devices or available_cores()
     machine = Machine(device, workers, width=launcher["width"], **how)
 
     def lay(runs: dict[str, RunConfig]) -> Plan:
         choices = choose_all(runs, machine, Path(settings["runs_dir"]))
-        return make_plan(sweep.name, runs, **options, choices=choices)
+        return make_plan(sweep.name, runs, **options, since=since, choices=choices)
 
-    path, plan = open_plan(folder, request, sweep.runs, ended, lay)
+    path, plan = open_plan(folder, name(since=since), sweep.runs, ended, lay)
     waiting = [i for i, stack in enumerate(plan.stacks) if stack.without(ended).runs]
     for reason, count in Counter(plan.stacks[i].alone for i in waiting if plan.stacks[i].alone).items():
         print(f"{count} runs are trained one by one: {reason}")
@@ -109,6 +110,18 @@ def train_missing(settings: dict[str, Any], sweep: Sweep, folder: Path, since: s
         print(f"{len(runs)} runs failed: {reason}", file=sys.stderr)
         print(f"  one of them alone: {command_for(runs[0])}", file=sys.stderr)
     return sum(map(len, failed.values()))
+
+
+def since_when(folder: Path, runs: Collection[str], name: Callable[..., str]) -> str:
+    """From when on records count of runs that are trained again: the last time's, if not all ended since, or now.
+
+    Args:
+        name: since -> name of the request.
+    """
+    last = newest_since(folder, name)
+    if last is not None and set(runs) - read_ended(folder, last):
+        return last
+    return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
 def command_for(run: str) -> str:

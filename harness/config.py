@@ -229,6 +229,18 @@ def check_limits(values: Mapping[str, Any]) -> None:
             raise ValueError(f"{path}={value!r} is not {words}")
 
 
+def read_number(name: str, text: str) -> float:
+    """Raises: ValueError for a text that is no number, or one out of the field's range."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"{name}={text!r} is no number")
+    check_limits({name: number})
+    return number
+
+
 def match_types(values: Mapping[str, Any], defaults: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Values with the types of their defaults: a whole number becomes a float where the default is one.
 

@@ -11,8 +11,10 @@ import json
 import os
 import platform
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -127,7 +129,7 @@ def read_leases(folder: Path) -> Iterator[Lease]:
     for path in paths:
         content = read_content(path)
         try:
-            age = 0.0 if now is None else now - path.stat().st_mtime
+            age = now - path.stat().st_mtime
         except FileNotFoundError:
             continue
         if content is not None:
@@ -142,16 +144,17 @@ def read_content(path: Path) -> dict[str, Any] | None:
     return content
 
 
-def file_system_time(place: Path) -> float | None:
-    """The time that a file touched now gets; None where none can be written (then nobody could take over either)."""
+def file_system_time(place: Path) -> float:
+    """The time that a file touched now gets; the local clock's where none can be written, as for a mere look."""
     probe = place / f".clock.{uuid.uuid4().hex}.tmp"
     try:
         probe.touch()
         return probe.stat().st_mtime
     except OSError:
-        return None
+        return time.time()
     finally:
-        probe.unlink(missing_ok=True)
+        with suppress(OSError):  # a read-only file system refuses even where there is nothing to delete
+            probe.unlink(missing_ok=True)
 
 
 def machine() -> str | None:

@@ -20,7 +20,7 @@ from harness.protocols import TARGET_KEYS
 from harness.records import code_sha256
 from harness.store import publish
 
-HEAD = ("sweep", "device", "width", "num_evals", "num_examples", "since")  # of a plan's file, before its stacks
+HEAD = ("sweep", "device", "num_evals", "num_examples", "since")  # of a plan's file, before its stacks
 
 
 # Fields of a run that its step does not depend on
@@ -73,7 +73,6 @@ class Choice:
 class Plan:
     sweep: str
     device: str  # cpu | cuda
-    width: int | None  # most runs in a stack; None: default_width
     num_evals: int
     num_examples: int
     since: str | None  # records that ended before this time do not count; None: all do
@@ -121,7 +120,7 @@ def make_plan(
         costs += [(cost(stack) / (3 if stack.compiled and k else 1), stack) for k, stack in enumerate(stacks)]
     costs.sort(key=lambda pair: -pair[0])
     ordered = tuple(stack for _, stack in costs)
-    return Plan(sweep, device, width, metrics["num_evals"], metrics["num_examples"], since, ordered, save_weights)
+    return Plan(sweep, device, metrics["num_evals"], metrics["num_examples"], since, ordered, save_weights)
 
 
 def lay_stacks(members: Iterable[tuple[str, RunConfig]], choice: Choice) -> list[Stack]:
@@ -247,6 +246,12 @@ def revise(path: Path, plan: Plan, index: int, ended: Collection[str] = ()) -> t
 def newest_revision(folder: Path, request: str) -> Path | None:
     """The file that is obeyed."""
     return max(folder.glob(f"plan-{request}-*.json"), key=revision_of, default=None)
+
+
+def newest_since(folder: Path, name: Callable[..., str]) -> str | None:
+    """The `since` of the newest plan of a request that has one; `name(since=...)` is that of the request with it."""
+    plans = ((path.stem.split("-")[1], json.loads(path.read_bytes())["since"]) for path in folder.glob("plan-*-0.json"))
+    return max((since for named, since in plans if since is not None and named == name(since=since)), default=None)
 
 
 def next_revision(path: Path) -> Path:

@@ -1,6 +1,7 @@
 """What of a sweep is done, running, waiting, failed: `python -m harness.status sweep=NAME [runs_dir=DIR]`.
 
-Reads records, plans, leases, checkpoints and the log; needs no torch, and changes nothing.
+Reads records, plans, leases, checkpoints and the log; needs no torch, and changes nothing: a file among the leases that
+tells the file system's time is deleted at once, and where none can be written the local clock serves.
 """
 
 import sys
@@ -15,14 +16,14 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from harness.config import SWEEPS_DIR, closest
+from harness.config import SWEEPS_DIR, closest, read_number
 from harness.leases import Lease, read_leases
 from harness.log import read_log
 from harness.plan import Plan, Stack, cost, newest_revision, read_plan
 from harness.records import ENDED, read_records
 from harness.unfinished import Header, read_headers
 
-LEASE = 60.0  # seconds, as launcher.lease
+LEASE = 60.0  # seconds, where launcher.lease is not given
 
 
 @dataclass
@@ -34,6 +35,7 @@ class Status:
         going: stacks in training: their lease and newest checkpoint.
         failures: message -> run_ids.
         codes: code_sha256 -> runs that ended with it.
+        again: runs that were to be trained again and were not, since nobody goes on; those that ended before count.
         left: seconds until all is trained, from what ended so far; None where nothing tells it.
     """
 
@@ -41,18 +43,25 @@ class Status:
     going: list[tuple[Lease, Header | None]] = field(default_factory=list)
     failures: dict[str, list[str]] = field(default_factory=dict)
     codes: dict[str, int] = field(default_factory=dict)
+    again: int = 0
     left: float | None = None
 
 
-def read_status(folder: Path) -> Status:
+def read_status(folder: Path, lease: float = LEASE) -> Status:
     """Raises: ValueError when there is nothing of a sweep in the folder, or its records cannot be read."""
     plan = read_newest_plan(folder)
     frame = read_records(folder) if list(folder.glob("*.parquet")) else pd.DataFrame({"run_id": [], "status": []})
     if plan is None and frame.empty:
         raise ValueError(f"nothing of this sweep is in {folder}: train it with python -m harness sweep={folder.name}")
-    if plan is not None and plan.since is not None:  # refresh=true: what ended before does not count for its runs
+    live = [found for found in read_leases(folder) if found.is_live(lease)]
+    again = 0
+    if plan is not None and plan.since is not None and len(frame):  # refresh=true, or one run_id
         planned = {name for stack in plan.stacks for name in stack.runs}
-        frame = frame[~frame["run_id"].isin(planned) | (frame["provenance.ended"] >= plan.since)]
+        before = frame["run_id"].isin(planned) & ~(frame["provenance.ended"] >= plan.since)
+        if any(not planned.isdisjoint(found.content["run_ids"]) for found in live):
+            frame = frame[~before]  # while it is trained again, what ended before does not count
+        else:
+            again = int((before & frame["status"].isin(ENDED)).sum())
     status_of: dict[str, str] = dict(zip(frame["run_id"], frame["status"], strict=True))
     failures = dict(zip(frame["run_id"], frame.get("message", ()), strict=True)) if len(frame) else {}
     failures = {name: text for name, text in failures.items() if status_of[name] == "failed"}
@@ -60,13 +69,12 @@ def read_status(folder: Path) -> Status:
     for name, text in lost_runs(folder, stacks).items():
         if status_of.get(name) not in ENDED:
             status_of[name], failures[name] = "failed", text
-    live = [lease for lease in read_leases(folder) if lease.is_live(LEASE)]
-    running = {run for lease in live for run in lease.content["run_ids"] if status_of.get(run) not in ENDED}
+    running = {run for found in live for run in found.content["run_ids"] if status_of.get(run) not in ENDED}
     status_of |= dict.fromkeys(running, "running")
     waiting = {name for stack in stacks for name in stack.runs if name not in status_of}
     words = list(status_of.values()) + ["waiting"] * len(waiting)
     status = Status({word: words.count(word) for word in ("done", "diverged", "running", "waiting", "failed")})
-    status.going = [(lease, newest_header(folder, lease)) for lease in live]
+    status.going, status.again = [(found, newest_header(folder, found)) for found in live], again
     for name, text in failures.items():
         if status_of[name] == "failed":
             status.failures.setdefault(text, []).append(name)
@@ -135,6 +143,8 @@ def print_status(name: str, status: Status) -> None:
     if len(status.codes) > 1:
         counts = ", ".join(f"{count} with {code[:12]}" for code, count in status.codes.items())
         print(f"results of different code: {counts} (provenance.code_sha256); refresh=true trains all anew")
+    if status.again:
+        print(f"{status.again} of them were to be trained again and were not: the same command goes on")
     if status.left and status.counts["running"] + status.counts["waiting"]:
         print(f"about {timedelta(seconds=round(status.left))} left")
 
@@ -147,13 +157,14 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if not name or not all("=" in text for text in given):
             raise ValueError("give the sweep: python -m harness.status sweep=NAME [runs_dir=DIR]")
+        lease = read_number("launcher.lease", values.get("launcher.lease", str(LEASE)))
         folder = Path(values.get("runs_dir", "runs")) / name
         if not folder.is_dir():
             known = {path.stem for path in SWEEPS_DIR.glob("*.yaml")}
             known |= {path.name for path in folder.parent.glob("[!.]*") if path.is_dir()}
             hint = "" if name in known else closest(name, known)
             raise ValueError(f"no records of {name!r} in {folder.parent}{hint}: train it, or give runs_dir=DIR")
-        print_status(name, read_status(folder))
+        print_status(name, read_status(folder, lease))
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -92,7 +92,8 @@ def publish(path: Path, content: bytes | Callable[[Path], None]) -> bool:
 
 def remove_torn(folder: Path) -> None:
     """Delete what writers that were killed left half written; a young file may belong to one that still writes."""
-    for path in [*folder.glob(".*.tmp"), *folder.glob(".tmp*")]:  # ours, and those of safetensors
+    # Ours, those of safetensors, and machine code
+    for path in [*folder.glob(".*.tmp"), *folder.glob(".tmp*"), *folder.glob(".*.pt2")]:
         try:
             if time.time() - path.stat().st_mtime > TEMPORARY_KEPT:
                 path.unlink()

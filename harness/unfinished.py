@@ -63,9 +63,9 @@ def read_header(path: Path) -> Header | None:
 
 
 def remove_ended(folder: Path, ended: Collection[str], since: str | None) -> None:
-    """Delete the checkpoints, of this `since`, all of whose runs ended."""
+    """Delete the checkpoints, of this `since` or an older one, all of whose runs ended."""
     for header in read_headers(folder):
-        if set(header.about["run_ids"]) <= set(ended) and header.about["key"]["since"] == since:
+        if set(header.about["run_ids"]) <= set(ended) and (header.about["key"]["since"] or "") <= (since or ""):
             header.path.unlink(missing_ok=True)
 
 

@@ -3,6 +3,9 @@
 Takes the stack's lease, trains what its records lack, from a checkpoint where there is one, publishes the records, and
 ends. SIGTERM, SIGINT and the end of whoever started it (its pipe closes) let it finish the step in hand, save a
 checkpoint and give the lease back.
+
+Exit code of the command: 0, 1 when runs failed, could not be written or were stopped, 2 on a mistake in what was typed,
+3 when there is more to do than this process did: another holds the lease, or the stack was halved for want of memory.
 """
 
 import sys
@@ -14,18 +17,21 @@ from typing import Any
 import torch
 import torch._dynamo  # torch.func does at its first use, which takes a second: the fork server does it once for all
 
-from harness.job import Job, Lost, Report, summarise, train_job
+from harness.config import read_number
+from harness.index import INDEX
+from harness.job import Job, Lost, Report, train_job
 from harness.leases import LEASES, Held, Lease, acquire, keep_alive, release
 from harness.log import log_event
 from harness.plan import read_stack
 from harness.process import end_on_signals, end_with, prepare_process
-from harness.records import count_attempts, read_ended
+from harness.recording import COMPILED
+from harness.records import WEIGHTS, count_attempts, read_ended
 from harness.store import StoreError, remove_torn, unwritable
 from harness.unfinished import CHECKPOINTS
 
-__all__ = ["main", "run_stack", "summarise", "work_for"]
-
 CHECKPOINT, LEASE = 120.0, 60.0  # seconds; launcher.checkpoint and launcher.lease
+# Where writers that were killed leave temporary files, from a sweep's folder
+TEMPORARY = (".", LEASES, CHECKPOINTS, WEIGHTS, INDEX, f"../{COMPILED}")
 
 
 def run_stack(
@@ -58,8 +64,8 @@ def run_stack(
         # Only now, with the lease held: a former holder may have published a moment ago
         stack = planned.without(read_ended(folder, plan.since))
         attempt = count_attempts(folder, planned.name)
-        for place in (folder, folder / LEASES, folder / CHECKPOINTS):
-            remove_torn(place)
+        for place in TEMPORARY:
+            remove_torn(folder / place)
         job = Job(
             folder, plan, planned, stack, taken, attempt, torch.device(device), checkpoint, stop, lost, report
         )  # fmt: skip
@@ -100,24 +106,39 @@ def work_for(plan_path: Path, index: int, device: str, pipe: Connection, checkpo
 
 
 def main() -> int:
-    if not 3 <= len(sys.argv) <= 6 or not sys.argv[2].isdigit():
+    if not 3 <= len(sys.argv) <= 6 or not sys.argv[2].isdecimal():
         usage = "python -m harness.worker PLAN STACK [DEVICE [CHECKPOINT [LEASE]]]"
         print(f"usage: {usage}, e.g. runs/smoke/plan-0123-0.json 0 cpu", file=sys.stderr)
         return 2
     plan_path, index = Path(sys.argv[1]), int(sys.argv[2])
     device, checkpoint, lease = sys.argv[3:] + ["", str(CHECKPOINT), str(LEASE)][len(sys.argv) - 3 :]
-    device = device or read_stack(plan_path, index)[0].device
-    stop = threading.Event()
+    try:
+        seconds = {"checkpoint": read_number("checkpoint", checkpoint), "lease": read_number("lease", lease)}
+        plan, _ = read_stack(plan_path, index)
+    except IndexError:
+        return tell(f"{plan_path} has no stack {index}")
+    except (OSError, ValueError) as error:
+        return tell(f"{plan_path} cannot be read ({error.strerror})" if isinstance(error, OSError) else str(error))
+    device = device or plan.device
+    stop, more = threading.Event(), threading.Event()
     end_on_signals(stop)
     prepare_process(device)
 
     def report(message: dict[str, Any]) -> None:
+        if "held" in message or "halved" in message:
+            more.set()
         for kind in ("error", "warning", "held", "halved", "stopped"):
             if kind in message:
                 print(f"{kind}: {message[kind]}", file=sys.stderr)
 
-    seconds = {"checkpoint": float(checkpoint), "lease": float(lease)}
-    return 0 if run_stack(plan_path, index, device, report=report, stop=stop, **seconds) else 1
+    if not run_stack(plan_path, index, device, report=report, stop=stop, **seconds):
+        return 1
+    return 3 if more.is_set() else 0
+
+
+def tell(mistake: str) -> int:
+    print(f"error: {mistake}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

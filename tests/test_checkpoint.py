@@ -27,16 +27,16 @@ def stack_of(make_run, optimizers):
     return Stack({run_id(config): config for config in configs})
 
 
-def plan_of(stack):
-    return Plan("s", "cpu", None, 4, 16, None, (stack,))
+def plan_of(stack, since=None):
+    return Plan("s", "cpu", 4, 16, since, (stack,))
 
 
 def go(stack, resume=None):
     return train(make_program(stack, CPU), stack, num_evals=4, num_examples=16, resume=resume)
 
 
-def save(folder, stack, steps):
-    key = checkpoint_key(plan_of(stack), stack, CPU)
+def save(folder, stack, steps, since=None):
+    key = checkpoint_key(plan_of(stack, since), stack, CPU)
     return [save_checkpoint(folder, stack.name, "s", stack, now, key) for now in go(stack) if now.step in steps]
 
 
@@ -109,10 +109,22 @@ def test_the_newest_two_are_kept_and_those_of_ended_runs_go(make_run, tmp_path):
     assert sorted((tmp_path / ".checkpoints").iterdir()) == paths[2:]
     names = list(stack.runs)
     remove_ended(tmp_path, names[:3], None)
-    remove_ended(tmp_path, names, "2026-01-01")
     assert len(list((tmp_path / ".checkpoints").iterdir())) == 2
     remove_ended(tmp_path, names, None)
     assert list((tmp_path / ".checkpoints").iterdir()) == []
+
+
+def test_what_ended_of_a_refresh_drops_the_checkpoints_of_older_ones_only(make_run, tmp_path):
+    stack = stack_of(make_run, ADAM)
+    plain, older, newer = (
+        save(tmp_path, stack, {step}, since)[0] for step, since in ((2, None), (4, "2026-01-01"), (6, "2026-01-03"))
+    )
+    remove_ended(tmp_path, stack.runs, None)
+    assert sorted((tmp_path / ".checkpoints").iterdir()) == sorted([older, newer])
+    save(tmp_path, stack, {2})
+    assert plain.exists()
+    remove_ended(tmp_path, stack.runs, "2026-01-02")
+    assert list((tmp_path / ".checkpoints").iterdir()) == [newer]
 
 
 def test_every_damage_is_noticed(make_run, tmp_path):

@@ -43,7 +43,7 @@ def test_a_stack_on_a_gpu_is_the_stack_on_the_cpu(configs, tmp_path, compiled):
 
 def test_a_resumed_stack_is_the_undisturbed_one(configs, tmp_path):
     stack = make_stack(configs)
-    key = checkpoint_key(Plan("s", "cuda", None, 4, 64, None, (stack,)), stack, GPU)
+    key = checkpoint_key(Plan("s", "cuda", 4, 64, None, (stack,)), stack, GPU)
     whole = last(stack, GPU)
     program = make_program(stack, GPU)
     for now in train(program, stack, num_evals=4, num_examples=64):

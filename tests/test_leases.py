@@ -1,16 +1,19 @@
 """Oracle: the rules themselves, held against real processes, real clocks of the file system and a real SIGKILL."""
 
+import errno
 import json
 import multiprocessing
 import os
+import random
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
-from harness.leases import Held, acquire, find_live, is_held, keep_alive, machine, release, started
+from harness.leases import Held, acquire, find_live, is_held, keep_alive, machine, read_leases, release, started
 
 HOLD = """
 import sys, time
@@ -119,10 +122,10 @@ def race(folder, stack, barrier, results):
     barrier.wait()  # nobody ends, and frees its lease by that, before all have tried
 
 
-def at_once(folder, names):
+def at_once(folder, names, target=race):
     context = multiprocessing.get_context("spawn")
     barrier, results = context.Barrier(len(names)), context.Queue()
-    processes = [context.Process(target=race, args=(folder, name, barrier, results)) for name in names]
+    processes = [context.Process(target=target, args=(folder, name, barrier, results)) for name in names]
     for process in processes:
         process.start()
     got = [results.get(timeout=60) for _ in processes]
@@ -139,8 +142,41 @@ def test_of_many_at_once_one_gets_it(tmp_path, stale):
     assert at_once(tmp_path, ["s"] * 6) == [f"s-{int(stale)}"]
 
 
-def test_of_many_stacks_that_share_a_run_at_most_one_gets_it(tmp_path):
-    assert len(at_once(tmp_path, [f"s{i}" for i in range(6)])) <= 1
+def persist(folder, stack, barrier, results):
+    """Try until the lease is there, and hold it for a moment; the result is whether nobody else had one meanwhile."""
+    barrier.wait()
+    deadline = time.monotonic() + 40
+    while isinstance(got := acquire(folder, stack, [stack, "shared"], 60), Held):
+        if time.monotonic() > deadline:
+            results.put("never")
+            return
+        time.sleep(random.uniform(0, 0.05))
+    try:
+        (folder / "inside").touch(exist_ok=False)
+    except FileExistsError:
+        results.put("two at a time")
+        return
+    time.sleep(0.05)
+    (folder / "inside").unlink()
+    release(got[0])
+    results.put("alone")
+
+
+def test_of_many_stacks_that_share_a_run_one_at_a_time_gets_it_and_all_in_the_end(tmp_path):
+    assert at_once(tmp_path, [f"s{i}" for i in range(6)], persist) == ["alone"] * 6
+
+
+def test_leases_can_be_looked_at_where_nothing_can_be_written(tmp_path, monkeypatch):
+    lease = elsewhere(take(tmp_path)[0])
+    os.utime(lease.path, (time.time() - 30, time.time() - 30))
+
+    def refuse(*args, **kwargs):  # what a read-only mount answers, to deleting a file that is not there too
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "touch", refuse)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    (found,) = read_leases(tmp_path)
+    assert found.age == pytest.approx(30, abs=5)
 
 
 def test_a_released_lease_leaves_nothing(tmp_path):

@@ -9,6 +9,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+from harness.__main__ import since_when
 from harness.config import run_id
 from harness.corpus import read_corpus
 from harness.plan import Stack, make_plan, name_request, open_plan, read_plan, read_stack, revise, shape_of
@@ -108,6 +109,28 @@ def test_runs_whose_records_were_deleted_come_back_in_a_new_revision(runs, tmp_p
     assert new.stacks[: len(old.stacks)] == old.stacks
     assert sorted(name for stack in new.stacks for name in stack.runs) == sorted(list(runs)[1:])
     assert read_plan(path) == new
+
+
+def test_what_is_trained_again_goes_on_until_all_of_it_ended(runs, tmp_path):
+    def since_of(asked=runs, width=3):
+        return since_when(tmp_path, asked, lambda since: ask(asked, width, since)[0])
+
+    def end(names, when):
+        columns = {"optimizer.lr": float}
+        write(tmp_path, "a", [{"run_id": name, "provenance.ended": when} for name in names], columns)
+
+    names = list(runs)
+    open_for(tmp_path, runs)  # no refresh
+    end(names, "2026-01-01T00:00:00")
+    assert since_of() > "2026-02"
+    for since in ("2026-01-02T00:00:00", "2026-01-03T00:00:00"):
+        open_for(tmp_path, runs, since=since)
+    end(names[1:], "2026-01-04T00:00:00")
+    assert since_of() == "2026-01-03T00:00:00"
+    assert since_of(width=2) > "2026-02"  # another request
+    assert since_of({names[0]: runs[names[0]]}) > "2026-02"
+    end(names[:1], "2026-01-04T00:00:00")
+    assert since_of() > "2026-02"
 
 
 def test_a_stack_is_halved_once_however_many_ask(runs, tmp_path):

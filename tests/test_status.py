@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,35 @@ def test_every_run_is_counted_once(sweep):
     assert found.left == pytest.approx(2.0 * 4)  # 2 s a run, one worker, four runs of the same cost
 
 
+def test_what_ended_before_a_refresh_counts_unless_it_is_under_way(make_run, tmp_path):
+    config = make_run()
+    runs, options = {run_id(config): config}, {"device": "cpu", "width": 2, "metrics": METRICS}
+    _, plan = open_plan(
+        tmp_path, "0123", runs, (), lambda missing: make_plan("s", missing, **options, since="2026-01-02")
+    )
+    none = dict.fromkeys(("done", "diverged", "running", "waiting", "failed"), 0)
+    assert read_status(tmp_path).counts == none | {"waiting": 1}
+    write(tmp_path, [config], "done")
+    found = read_status(tmp_path)
+    assert (found.counts, found.again) == (none | {"done": 1}, 1)
+    lease, _ = acquire(tmp_path, plan.stacks[0].name, runs, 60)
+    found = read_status(tmp_path)
+    assert (found.counts, found.again) == (none | {"running": 1}, 0)
+    # on another machine, and silent for a while
+    lease.path.write_text(json.dumps(lease.content | {"machine": "another", "seconds": 1.0}))
+    os.utime(lease.path, (time.time() - 90, time.time() - 90))
+    assert read_status(tmp_path).counts == none | {"done": 1}
+    assert read_status(tmp_path, 120.0).counts == none | {"running": 1}
+
+
+def test_the_lease_that_was_typed_counts(sweep, tmp_path):
+    (path,) = (sweep / ".leases").iterdir()
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"machine": "another"}))
+    os.utime(path, (time.time() - 90, time.time() - 90))
+    assert "in training" not in status(tmp_path, "sweep=s").stdout
+    assert "in training" in status(tmp_path, "sweep=s", "launcher.lease=300").stdout
+
+
 def test_it_is_printed_without_torch(sweep, tmp_path):
     done = status(tmp_path, "sweep=s", "optimizer=sgd")
     assert done.returncode == 0, done.stderr
@@ -87,6 +117,7 @@ def test_it_is_printed_without_torch(sweep, tmp_path):
         (["sweep=lr_vs_bz"], "did you mean lr_vs_bs?"),
         (["sweep=s", "runs_dir=nowhere"], "no records of 's' in nowhere"),
         ([], "give the sweep"),
+        (["sweep=s", "launcher.lease=long"], "launcher.lease='long' is no number"),
         (["smoke"], "give the sweep"),
     ],
 )

@@ -131,7 +131,7 @@ def test_what_goes_on_from_a_checkpoint_is_what_never_stopped(make_target, tmp_p
     noisy = {**QUADRATIC, "std": 1.0}
     lrs = (0.02, 0.1, 0.3, 1e200)
     stack = stack_of(*(make_target(lr=lr, task=noisy, eval_every=3, smoothing=4.0) for lr in lrs))
-    key = checkpoint_key(Plan("s", "cpu", None, 4, 16, None, (stack,)), stack, CPU)
+    key = checkpoint_key(Plan("s", "cpu", 4, 16, None, (stack,)), stack, CPU)
     for now in go(stack)[1]:
         if now.step == step:
             save_checkpoint(tmp_path, "x", "s", stack, now, key)

@@ -19,7 +19,9 @@ import pandas as pd
 import pytest
 import torch
 
+from harness import job, worker
 from harness.config import run_id
+from harness.leases import acquire
 from harness.log import count_trainings, read_log, trained_twice
 from harness.plan import make_plan, open_plan
 from harness.records import read_records
@@ -191,6 +193,22 @@ def test_a_signal_to_the_launcher_saves_what_is_trained(undisturbed, tmp_path, n
     assert checkpoints(tmp_path) == []
 
 
+def test_an_interrupted_refresh_goes_on_from_its_checkpoint(undisturbed, tmp_path):
+    refresh = [*LONG, "refresh=true"]
+    process = start(tmp_path, *refresh)
+    wait_for(lambda: checkpoints(tmp_path))
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    folder = tmp_path / "runs" / "smoke"
+    reached = read_log(folder)[-1]["step"]
+    finish(start(tmp_path, *refresh))
+    begun = [entry for entry in read_log(folder) if entry["event"] == "start"]
+    assert [entry["step"] for entry in begun] == [0, reached]
+    assert len({entry["since"] for entry in begun}) == 1
+    pd.testing.assert_frame_equal(columns_of(records(tmp_path)), undisturbed, check_exact=True)
+    assert checkpoints(tmp_path) == []
+
+
 @pytest.mark.parametrize("damage", ["torn", "flipped", "header"])
 def test_a_damaged_checkpoint_is_told_and_an_older_one_serves(undisturbed, tmp_path, damage):
     process = start(tmp_path, *LONG)
@@ -339,3 +357,65 @@ def test_a_stack_that_was_published_before_its_lease_was_taken_is_not_trained_ag
     assert told[-1] == {"elsewhere": 2}
     assert [entry["event"] for entry in read_log(folder)] == ["start", "end"]
     assert len(list(folder.glob("*.parquet"))) == 1
+
+
+def test_temporary_files_of_killed_writers_go_after_an_hour(make_run, tmp_path):
+    folder = tmp_path / "runs" / "s"
+    runs = {run_id(config): config for config in [make_run(num_samples=64)]}
+    metrics = {"num_evals": 1, "num_examples": 8}
+    places = [folder, *(folder / name for name in (".leases", ".checkpoints", "weights", ".index"))]
+    torn = [place / ".x.tmp" for place in places] + [tmp_path / "runs" / ".compiled" / f".{'0' * 32}.pt2"]
+    kept = [torn[-1].with_name("code.pt2"), torn[-1].with_name(".young.pt2"), folder / "weights" / ".young.tmp"]
+    for path in torn + kept:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    for path in [*torn, kept[0]]:
+        os.utime(path, (time.time() - 4000, time.time() - 4000))
+    path, _ = open_plan(
+        folder, "0123", runs, (), lambda missing: make_plan("s", missing, device="cpu", width=2, metrics=metrics)
+    )
+    assert run_stack(path, 0, "cpu", report=list, stop=threading.Event(), checkpoint=60.0, lease=60.0)
+    assert [path for path in torn + kept if path.exists()] == kept
+
+
+@pytest.fixture
+def planned(make_run, tmp_path):
+    """A plan of one stack of two runs."""
+    folder = tmp_path / "runs" / "s"
+    folder.mkdir(parents=True)
+    runs = {run_id(config): config for config in [make_run(num_samples=64), make_run(num_samples=64, seed=1)]}
+    metrics = {"num_evals": 1, "num_examples": 8}
+    return open_plan(
+        folder, "0123", runs, (), lambda missing: make_plan("s", missing, device="cpu", width=2, metrics=metrics)
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nowhere/plan-0123-0.json", "0", "cpu"], "nowhere/plan-0123-0.json cannot be read (No such file"),
+        (["", "1"], "has no stack 1"),
+        (["", "0", "cpu", "soon"], "checkpoint='soon' is no number"),
+        (["", "0", "cpu", "60", "-1"], "lease=-1.0 is not a number > 0"),
+        (["", "first"], "usage: "),
+    ],
+)
+def test_a_workers_mistakes_are_one_line(planned, monkeypatch, capsys, arguments, words):
+    monkeypatch.setattr(sys, "argv", ["worker", arguments[0] or str(planned[0]), *arguments[1:]])
+    assert worker.main() == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert words in line
+
+
+@pytest.mark.parametrize("why", ["held", "halved", None])
+def test_a_worker_that_left_work_says_so_by_its_exit_code(planned, monkeypatch, why):
+    path, plan = planned
+    monkeypatch.setattr(sys, "argv", ["worker", str(path), "0", "cpu"])
+    monkeypatch.setattr(worker, "end_on_signals", lambda stop: None)
+    if why == "held":
+        acquire(path.parent, "other", list(plan.stacks[0].runs)[:1], 60)
+    if why == "halved":
+        monkeypatch.setattr(job, "train_rows", lambda job: (_ for _ in ()).throw(MemoryError()))
+    assert worker.main() == (3 if why else 0)
+    assert len(list(path.parent.glob("*.parquet"))) == (0 if why else 1)
+    assert len(list(path.parent.glob("plan-*.json"))) == (2 if why == "halved" else 1)
