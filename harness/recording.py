@@ -97,7 +97,9 @@ def compile_function(
 
 
 def load(path: Path) -> Function | None:
-    """Machine code from its file; a damaged one is deleted, and built again."""
+    """Machine code from its file, None where there is none; a damaged one is deleted, and built again."""
+    if not path.exists():
+        return None
     try:
         loaded: Function = torch._inductor.aoti_load_package(str(path))
     except (RuntimeError, OSError):
