@@ -35,7 +35,7 @@ COMPILE = ("auto", "always", "never")
 WORTH_MEASURING = 5000  # run-steps of a shape; fewer take less time than to measure them
 COMPILED_WIDTH = 12  # of stacks of compiled steps on a CPU; 8 is as fast, 24 slower
 GUESSED_SHARE = 0.4  # of the time of recorded steps that compiled ones take, until it is measured; .2 to .75 were seen
-GUESSED_BUILD = 8.0  # seconds, until one was measured
+GUESSED_BUILD = 20.0  # seconds, until one was measured: the first in a folder takes 12 to 22, later ones about 7
 MEMORY_SHARE = 0.8  # of the free memory that stacks may take
 
 Fact = dict[str, Any]
