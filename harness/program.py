@@ -193,7 +193,7 @@ def recorded_step(
             mapping[name] for mapping, names in ((state, states), (hyper, numbers), (at, moving)) for name in names
         ]
         params_RN, diverged_at_R, loss_sum_R, *rest = recorded(params_RN, diverged_at_R, loss_sum_R, *given, *batch)
-        return params_RN, dict(zip(states, rest, strict=True)), diverged_at_R, loss_sum_R, {}
+        return params_RN, dict(zip(states, rest, strict=False)), diverged_at_R, loss_sum_R, {}
 
     return call
 

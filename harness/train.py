@@ -65,7 +65,7 @@ def train(
     # On the device from the start: a copy from the host in every step would make a GPU wait
     tables = multiplier_tables(first.schedule, first.num_steps, [run.hyperparameters for run in stack.runs.values()])
     multipliers = {
-        name: torch.tensor(rows, dtype=torch.float64).to(now.params_RN).expand(-1, len(stack.runs))
+        name: torch.tensor(rows, dtype=torch.float64).to(now.params_RN).expand(-1, len(stack.runs)).contiguous()
         for name, rows in tables.items()
     }
     numbers = torch.arange(1, first.num_steps + 1).to(now.params_RN)
@@ -137,7 +137,9 @@ def start(program: Program, stack: Stack) -> Progress:
     diverged_at_R = torch.zeros(len(stack.runs), dtype=torch.int64, device=params_RN.device)
     # dropout draws from torch's own generator: the same numbers whenever the same stack is trained
     torch.manual_seed(int(stack.name, 16))
-    return Progress(0, params_RN, vmap(program.optimizer.init)(params_RN), diverged_at_R, diverged_at_R.double())
+    # One number a run is one for all under vmap until it is copied, and machine code writes into it
+    state = {name: value.contiguous() for name, value in vmap(program.optimizer.init)(params_RN).items()}
+    return Progress(0, params_RN, state, diverged_at_R, diverged_at_R.double())
 
 
 def stack_hyperparameters(stack: Stack, like: Tensor) -> dict[str, Tensor]:

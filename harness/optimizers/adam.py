@@ -69,28 +69,41 @@ def rmsprop() -> tuple[Callable, Callable]:
 
 
 def init_moments(param: Tensor) -> State:
-    """Zero first and second moments. Source: Kingma & Ba, arXiv 1412.6980."""
-    return {"exp_avg": torch.zeros_like(param), "exp_avg_sq": torch.zeros_like(param)}
+    """Zero first and second moments, and as much of each average as has come in. Source: arXiv 1412.6980."""
+    return {
+        "exp_avg": torch.zeros_like(param),
+        "exp_avg_sq": torch.zeros_like(param),
+        "correction1": param.new_zeros(()),
+        "correction2": param.new_zeros(()),
+    }
+
+
+def update_moments(grad: Tensor, state: State, hyper: Hyper) -> State:
+    """One step of both averages, and of c_i = 1 - beta_i^step as what it is: the same average of ones.
+
+    A power of a run's own number would be taken anew for every element by compiled steps, and loses digits that the
+    average keeps: with beta2 in float32, (1 - beta2) / (1 - beta2) is 1. Source: Kingma & Ba, arXiv 1412.6980.
+    """
+    rate1, rate2 = 1 - hyper["beta1"], 1 - hyper["beta2"]
+    return {
+        "exp_avg": torch.lerp(state["exp_avg"], grad, rate1),
+        "exp_avg_sq": torch.lerp(state["exp_avg_sq"], grad.square(), rate2),
+        "correction1": state["correction1"] + rate1 * (1 - state["correction1"]),
+        "correction2": state["correction2"] + rate2 * (1 - state["correction2"]),
+    }
 
 
 def update_adam(grad: Tensor, state: State, param: Tensor, hyper: Hyper) -> tuple[Tensor, State]:
     """The update of `adam`, in few passes over memory. Source: Kingma & Ba, arXiv 1412.6980."""
-    beta1, beta2, step = hyper["beta1"], hyper["beta2"], hyper["step"]
-    exp_avg = torch.lerp(state["exp_avg"], grad, 1 - beta1)
-    exp_avg_sq = torch.lerp(state["exp_avg_sq"], grad.square(), 1 - beta2)
-    # The corrections are numbers a run: fold them into the two that multiply whole tensors
-    correction1, correction2 = 1 - beta1**step, 1 - beta2**step
+    state = update_moments(grad, state, hyper)
+    # The corrections are numbers a run: fold them into the two that multiply whole tensors.
     # In place on what was just made: half the traffic to memory, and still a pure function
-    denominator = exp_avg_sq.sqrt().mul_(correction2.rsqrt()).add_(hyper["eps"])
-    update = torch.div(exp_avg, denominator).mul_(-hyper["lr"] / correction1)
-    return update, {"exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
+    denominator = state["exp_avg_sq"].sqrt().mul_(state["correction2"].rsqrt()).add_(hyper["eps"])
+    return torch.div(state["exp_avg"], denominator).mul_(-hyper["lr"] / state["correction1"]), state
 
 
 def update_adam_inside(grad: Tensor, state: State, param: Tensor, hyper: Hyper) -> tuple[Tensor, State]:
     """The update of `adam` with epsilon inside the root. Source: kexue.fm/archives/10563."""
-    exp_avg = torch.lerp(state["exp_avg"], grad, 1 - hyper["beta1"])
-    exp_avg_sq = torch.lerp(state["exp_avg_sq"], grad.square(), 1 - hyper["beta2"])
-    correction1, correction2 = 1 - hyper["beta1"] ** hyper["step"], 1 - hyper["beta2"] ** hyper["step"]
-    denominator = exp_avg_sq.div(correction2).add_(hyper["eps"].square()).sqrt_()
-    update = torch.div(exp_avg, denominator).mul_(-hyper["lr"] / correction1)
-    return update, {"exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
+    state = update_moments(grad, state, hyper)
+    denominator = state["exp_avg_sq"].div(state["correction2"]).add_(hyper["eps"].square()).sqrt_()
+    return torch.div(state["exp_avg"], denominator).mul_(-hyper["lr"] / state["correction1"]), state
