@@ -55,6 +55,8 @@ def run(settings: dict[str, Any], sweep: Sweep) -> int:
         check_choice("run_id", str(settings["run_id"]), sweep.runs)
         wanted = replace(sweep, runs={str(settings["run_id"]): sweep.runs[str(settings["run_id"])]})
     missing = again or bool(set(wanted.runs) - read_ended(folder))
+    import analysis.write  # noqa: F401  # here, while the workers' server imports torch: later the answer would wait
+
     if not missing:
         print(f"{sweep.name}: all {len(sweep.runs)} runs are done, nothing to train")
     with mirroring(folder, settings["tracker"], missing=missing):
@@ -132,20 +134,24 @@ def command_for(run: str) -> str:
 
 def draw_sweep(settings: dict[str, Any], sweep: Sweep, folder: Path) -> None:
     """Figure, table of optima, laws and verdicts of exactly the composed runs."""
-    from analysis.plot import draw, print_report, write_histories
+    from analysis.analyse import analyse_runs
+    from analysis.report import print_report
+    from analysis.write import write_figure, write_histories
 
+    out = Path(settings["figures_dir"])
     try:
         records = read_records(folder)
         composed = records[records["run_id"].isin(sweep.runs)]
-        drawn = draw(sweep.name, composed, Path(settings["figures_dir"]), sweep.question)
+        analysis = analyse_runs(sweep.name, composed, sweep.question)
+        print_report(analysis)
+        sys.stdout.flush()
+        print(write_figure(analysis, out)[0], flush=True)
     except ValueError as error:
         # Runs that all diverged, or failed, are a result too: say what is not drawn, and why
         print(f"no figure: {error}")
         return
-    print_report(drawn.analysis)
-    print(drawn.paths[0], flush=True)
     try:
-        paths = write_histories(drawn.analysis, Path(settings["figures_dir"]))
+        paths = write_histories(analysis, out)
     except StoreError:
         raise
     except Exception as error:  # the answer stands without its second figure
@@ -234,6 +240,8 @@ def cli() -> int:
         return 0
     if {"-m", "--multirun"} & set(sys.argv[1:]):
         return tell(ValueError("--multirun is not used here: give an axis, e.g. sweep.grid.optimizer.lr=[0.1,0.2]"))
+    if all("=" in text and not text.startswith(("-", "dry_run=")) for text in sys.argv[1:]):
+        warm_up()  # before all else: it takes three seconds
     register_sweeps()
     signal.signal(signal.SIGTERM, interrupt)
     try:

@@ -180,11 +180,11 @@ def note(job: Job, fact: dict[str, Any]) -> None:
 def note_speed(job: Job, seconds: float, steps: int) -> None:
     if steps < WORTH_NOTING:
         return
-    width, total = len(job.stack.runs), seconds / steps * job.stack.first.num_steps
+    width = len(job.stack.runs)
     if job.stack.compiled:
         note(job, {"what": "compiled", "width": width, "seconds": seconds / steps / width})
     else:
-        note(job, {"what": "trained", "width": width, "seconds": total})
+        note(job, {"what": "recorded", "width": width, "seconds": seconds, "run_steps": steps * width})
 
 
 def write_rows(

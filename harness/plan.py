@@ -162,8 +162,13 @@ def name_program(stack: Stack) -> str:
     config = stack.first
     kind = [program_of(config), config.schedule.get("weight_decay") is not None, stack.micro_batch]
     width = [len(stack.runs), len(stack.seeds) == 1]
-    place = [code_sha256(), importlib.metadata.version("torch"), describe_processor()]
-    return hashlib.sha256(json.dumps([kind, width, place]).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps([kind, width, code_sha256(), name_place()]).encode()).hexdigest()[:16]
+
+
+def name_place() -> str:
+    """Names where machine code runs: a processor, a version of torch."""
+    place = [importlib.metadata.version("torch"), describe_processor()]
+    return hashlib.sha256(json.dumps(place).encode()).hexdigest()[:16]
 
 
 def cost(stack: Stack) -> float:

@@ -20,11 +20,12 @@ from harness.imports import has_own_code
 from harness.metrics import METRICS
 from harness.optimizers import Optimizer, State, make_optimizer
 from harness.parameters import Layout, flatten_params, layout_of, unflatten_params
-from harness.plan import Stack, name_program
+from harness.plan import Stack, name_place, name_program
 from harness.recording import COMPILED, record
 from harness.schedules import scheduled
 from harness.tasks import Batch, Params, Task, make_task
 
+EVALUATED_AT_ONCE = 256  # held-out examples a run: their logits stay in the cache
 WORTH_RECORDING = 150  # steps; recording one takes as long as they save
 Numbers = Mapping[str, Tensor]
 Loss = Callable[[Mapping[str, Tensor], Batch], Tensor]
@@ -83,14 +84,17 @@ def make_program(
         return each(step, in_dims=(0, 0, 0, 0, 0, moving, batch_dim))
 
     step, measured_step = step_with(False), torch.no_grad()(step_with(True))
+    evaluate_all = torch.no_grad()(each(evaluate, in_dims=(0, None)))
     if stack.compiled and runs_dir is not None:
         path = runs_dir / COMPILED / f"{name_program(stack)}.pt2"
-        step = recorded_step(step, optimizer, stack, partial(record, machine_code=path, note=note))
+        own = has_own_code(config)
+        code = partial(record, machine_code=path, in_place=True, by_content=own, note=note)
+        step = recorded_step(step, optimizer, stack, code)
+        evaluate_all = compiled_evaluation(evaluate_all, runs_dir, note)
     elif stack.alone is None and config.num_steps >= WORTH_RECORDING:
         step = recorded_step(step, optimizer, stack, record)
     else:
         step = torch.no_grad()(step)
-    evaluate_all = torch.no_grad()(each(evaluate, in_dims=(0, None)))
     return Program(task, layout, optimizer, step, measured_step, evaluate_all)
 
 
@@ -183,7 +187,7 @@ def recorded_step(
         params_RN, state, *two, _ = step(params_RN, state, diverged_at_R, loss_sum_R, hyper, at, batch)
         return [params_RN, *two, *(state[name] for name in states)]
 
-    recorded = record(flat, own_code=has_own_code(stack.first))
+    recorded = record(flat)
 
     def call(
         params_RN: Tensor, state: State, diverged_at_R: Tensor, loss_sum_R: Tensor, hyper: Numbers, at: Numbers,
@@ -194,6 +198,28 @@ def recorded_step(
         ]
         params_RN, diverged_at_R, loss_sum_R, *rest = recorded(params_RN, diverged_at_R, loss_sum_R, *given, *batch)
         return params_RN, dict(zip(states, rest, strict=False)), diverged_at_R, loss_sum_R, {}
+
+    return call
+
+
+def compiled_evaluation(
+    evaluate: Callable[[Tensor, Batch], Tensor], runs_dir: Path, note: Callable[[dict[str, Any]], None]
+) -> Callable[[Tensor, Batch], Tensor]:
+    """Machine code for pieces of EVALUATED_AT_ONCE examples; the rest, where it comes out uneven, without.
+
+    Named by its operations: stacks of all batch sizes and optimizers share it.
+    """
+
+    def flat(params_RN: Tensor, *batch: Tensor) -> list[Tensor]:
+        return [evaluate(params_RN, batch)]
+
+    path = runs_dir / COMPILED / f"evaluation-{name_place()}.pt2"
+    code = record(flat, machine_code=path, by_content=True, note=note)
+
+    def call(params_RN: Tensor, batch: Batch) -> Tensor:
+        if len(batch[0]) != EVALUATED_AT_ONCE:
+            return evaluate(params_RN, batch)
+        return code(params_RN, *(part.contiguous() for part in batch))[0]
 
     return call
 

@@ -24,12 +24,11 @@ def record(
     function: Function,
     *,
     machine_code: Path | None = None,
-    own_code: bool = False,
+    in_place: bool = False,
+    by_content: bool = False,
     note: Note = lambda fact: None,
 ) -> Function:
     """`function` without the time that torch's transforms (vmap, grad) take anew at every call: about 1.5 ms a step.
-
-    What it returns is the next value of its first arguments, in their order: machine code writes it into them.
 
     At the first call of each shape its operations are recorded, which takes as long as some 150 calls, and from then on
     called one after the other: the same operations in the same order, so the same bits. Nothing in `function` may
@@ -38,7 +37,9 @@ def record(
     Args:
         machine_code: file of the operations as machine code (the last bits may differ), built if it is not there; its
             name must tell the function, its shapes and the processor. For calls of one shape only.
-        own_code: the function contains a user's code, which no name tells: the operations themselves are added to it.
+        in_place: what the function returns are the next values of its first arguments, in their order: machine code
+            writes them there.
+        by_content: the name does not tell the function, as where it holds a user's code: its operations are added.
         note: told of a build, or that it failed: the recorded operations are taken then.
     """
     recorded: dict[tuple[torch.Size, ...], Function] = {}
@@ -53,7 +54,9 @@ def record(
                     recorded[shapes] = trace(function, tensors)
                 else:
                     assert not recorded, "machine code is for one shape"
-                    recorded[shapes] = compile_function(function, tensors, machine_code, own_code, note)
+                    recorded[shapes] = compile_function(
+                        function, tensors, machine_code, in_place=in_place, by_content=by_content, note=note
+                    )
         with torch.no_grad():
             return recorded[shapes](*tensors)
 
@@ -68,30 +71,30 @@ def trace(function: Function, tensors: tuple[Tensor, ...]) -> GraphModule:
 
 
 def compile_function(
-    function: Function, tensors: tuple[Tensor, ...], path: Path, own_code: bool, note: Note
+    function: Function, tensors: tuple[Tensor, ...], path: Path, *, in_place: bool, by_content: bool, note: Note
 ) -> Function:
     """The function as machine code: loaded in milliseconds where it was built before, else built, once.
 
     On a CPU the whole of it becomes one library that is called without Python in between (AOTInductor), twice as fast
     at small batches as torch.compile's.
     """
-    import torch._inductor.config as inductor
-
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(path.parent.resolve() / "inductor")  # not the home folder
-    inductor.cpp.vec_isa_ok = True  # go by what the processor says: trial compilations take seconds, at loads too
     if tensors[0].device.type != "cpu":
         compiled: Function = torch.compile(trace(function, tensors), dynamic=False)
         return compiled
-    if own_code:
-        path = path.with_stem(f"{path.stem}-{name_of(trace(function, tensors))}")
+    if by_content:
+        path = path.with_stem(f"{path.stem}-{name_of(trace(function, tensors), tensors)}")
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):  # a second worker waits for the build instead of doing it again
         loaded = load(path)
         if loaded is None:
             graph, began = trace(function, tensors), time.perf_counter()
-            own = tuple(tensor.clone() for tensor in tensors)  # tracing calls the function, which writes into them
             try:
-                build(trace(in_place(graph), own), own, path)
+                if in_place:
+                    own = tuple(tensor.clone() for tensor in tensors)  # tracing calls it, which writes into them
+                    build(trace(writing(graph), own), own, path)
+                else:
+                    build(graph, tensors, path)
             except Exception as error:  # of a compiler, a disk, an operation that cannot be compiled
                 reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
                 note({"what": "unbuildable", "reason": reason})
@@ -103,13 +106,13 @@ def compile_function(
 
     def call(*tensors: Tensor) -> list[Tensor]:
         assert all(tensor.is_contiguous() for tensor in tensors), "machine code goes by the strides it was built with"
-        code(*tensors)
-        return list(tensors)
+        made = code(*tensors)
+        return list(tensors) if in_place else made
 
     return call
 
 
-def in_place(function: Function) -> Function:
+def writing(function: Function) -> Function:
     """`function` with what it returns written into its first arguments: half the traffic to memory once compiled."""
 
     def call(*tensors: Tensor) -> list[Tensor]:
@@ -125,16 +128,20 @@ def load(path: Path) -> Function | None:
     if not path.exists():
         return None
     try:
-        loaded: Function = torch._inductor.aoti_load_package(str(path))
+        # What torch._inductor.aoti_load_package loads, without the trial compilations by which it compares processors
+        # (0.3 to 1.3 s; the file's name tells the processor) and the JSON that it reads at every call
+        loader = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", True, 1, -1)
     except (RuntimeError, OSError):
         path.unlink(missing_ok=True)
         return None
-    return loaded
+    run: Callable[[list[Tensor]], list[Tensor]] = loader.boxed_run
+    return lambda *tensors: run(list(tensors))
 
 
-def name_of(graph: GraphModule) -> str:
-    """Names operations and the constants among them."""
+def name_of(graph: GraphModule, tensors: tuple[Tensor, ...]) -> str:
+    """Names operations, the constants among them and the shapes that they are for."""
     digest = hashlib.sha256(graph.code.encode())
+    digest.update(repr([(tensor.dtype, tuple(tensor.shape)) for tensor in tensors]).encode())
     for name, constant in [*graph.named_buffers(), *graph.named_parameters()]:
         digest.update(f"{name} {constant.dtype} {tuple(constant.shape)}".encode())
         digest.update(constant.detach().cpu().numpy().tobytes())
@@ -145,6 +152,7 @@ def build(graph: GraphModule, tensors: tuple[Tensor, ...], path: Path) -> None:
     import torch._inductor.config as inductor
 
     inductor.compile_threads = 1  # one file to compile: no pool of helpers for it
+    inductor.cpp.vec_isa_ok = True  # go by what the processor says: trial compilations take seven seconds
     temporary = path.parent / f".{uuid.uuid4().hex}.pt2"
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch about itself

@@ -15,13 +15,12 @@ from harness.metrics import METRICS
 from harness.optimizers import State
 from harness.parameters import flatten_params
 from harness.plan import Stack
-from harness.program import Program
+from harness.program import EVALUATED_AT_ONCE, Program
 from harness.protocols import Smoother, evaluation_steps
 from harness.schedules import multiplier_tables
 from harness.tasks import Batch, Task
 
 DRAWN_AT_ONCE = 16384  # samples: few calls, little memory
-EVALUATED_AT_ONCE = 512  # held-out examples a run: their logits stay in the cache
 
 
 @dataclass

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch._dynamo  # torch.func does at its first use, which takes a second: the fork server does it once for all
 
 from harness.config import read_number
 from harness.index import INDEX

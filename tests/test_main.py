@@ -67,7 +67,7 @@ def test_learning_curves_that_cannot_be_drawn_leave_the_answer(trained, tmp_path
         raise ValueError("no such panel")
 
     folder = trained[0] / "runs" / "smoke"
-    monkeypatch.setattr("analysis.plot.write_histories", fail)
+    monkeypatch.setattr("analysis.write.write_histories", fail)
     sweep = Sweep("smoke", "Why?", dict.fromkeys(records(trained[0])["run_id"]))
     draw_sweep({"figures_dir": str(tmp_path)}, sweep, folder)
     said = capsys.readouterr().out

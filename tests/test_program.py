@@ -127,9 +127,10 @@ def test_operations_are_named_by_what_they_do_and_their_constants():
 
     one, two = torch.tensor([1.0]), torch.tensor([2.0])
     functions = [lambda x: [x + one], lambda x: [x + two], lambda x: [x * one], lambda x: [x + one]]
-    names = [name_of(graph_of(function)) for function in functions]
+    names = [name_of(graph_of(function), (torch.ones(4),)) for function in functions]
     assert len(set(names)) == 3
     assert names[0] == names[3]
+    assert names[0] != name_of(graph_of(functions[0]), (torch.ones(5),))
 
 
 def test_machine_code_is_named_by_all_that_it_depends_on(make_run):

@@ -5,6 +5,7 @@ grid, the first 50 steps agree, and where training is not chaotic final losses d
 seeds.
 """
 
+import math
 import statistics
 
 import pytest

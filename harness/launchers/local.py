@@ -94,7 +94,7 @@ class Queue:
 def warm_up() -> None:
     """Start the server that workers are forked from, so that torch is imported once and while the caller goes on."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # two threads in each of two busy processes are 10x slower
-    multiprocessing.set_forkserver_preload(["harness.worker"])
+    multiprocessing.set_forkserver_preload(["harness.launchers.preload"])
     multiprocessing.forkserver.ensure_running()
 
 
