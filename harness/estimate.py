@@ -2,6 +2,7 @@
 
 import itertools
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -53,18 +54,25 @@ def wait_for(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def probe(config: RunConfig, device: str, runs_dir: Path, memory: float) -> list[dict[str, Any]]:
+def probe(
+    config: RunConfig, device: str, runs_dir: Path, memory: float, questions: Collection[str] = ("stackable", "traced")
+) -> list[dict[str, Any]]:
     """What harness/measure.py wants to know about a shape: time and memory of a run at the widths that fit.
 
     Args:
+        questions: stackable: whether runs can be stacked; traced: how fast they then are.
         memory: bytes that a stack may take on a CPU; of a GPU its own free memory counts.
     """
     prepare_process(device)
     kind = torch.device(device)
-    if has_own_code(config) and (reason := why_alone(config, kind, runs_dir)):
-        return [{"what": "alone", "reason": reason}]
-    free = torch.cuda.mem_get_info(kind)[0] if kind.type == "cuda" else None
     facts: list[dict[str, Any]] = []
+    if "stackable" in questions and has_own_code(config):
+        if reason := why_alone(config, kind, runs_dir):
+            return [{"what": "alone", "reason": reason}]
+        facts.append({"what": "stackable"})
+    if "traced" not in questions:
+        return facts
+    free = torch.cuda.mem_get_info(kind)[0] if kind.type == "cuda" else None
     try:
         one = estimate_stack(stack_of(replace(config, num_steps=1), 1), kind, runs_dir, timed=False)
         for width in [1, *widths_to_try(config, device)]:

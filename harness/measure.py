@@ -4,6 +4,7 @@
 
     traced       seconds a run and step (null: too long to try), and bytes a run, at one width   measured beforehand
     alone        why runs cannot be stacked                                                     likewise
+    stackable    a user's own code can be                                                       likewise
     compiled     seconds a run and step of compiled steps                     told by workers, as all below
     built        seconds of a build of machine code for one kind of stack
     unbuildable  why a build failed: not tried again
@@ -63,12 +64,13 @@ def choose_all(
     for name, config in runs.items():
         shapes.setdefault(shape_of(config), []).append((name, config))
     facts = {shape: read_facts(runs_dir, members[0][1], machine.device) for shape, members in shapes.items()}
-    unknown = [shape for shape in shapes if probe and needs_probe(shapes[shape], facts[shape], machine)]
-    measured = measure([shapes[shape][0][1] for shape in unknown], machine, runs_dir)
+    wanted = {shape: questions(members, facts[shape], machine) for shape, members in shapes.items()}
+    unknown = [shape for shape in shapes if probe and wanted[shape]]
+    measured = measure([(shapes[shape][0][1], wanted[shape]) for shape in unknown], machine, runs_dir)
     for shape, new in zip(unknown, measured, strict=True):
         for fact in new:
             note_fact(runs_dir, shapes[shape][0][1], machine.device, fact)
-        facts[shape] = new
+        facts[shape] = facts[shape] + new
     builds = [fact["seconds"] for known in facts.values() for fact in known if fact["what"] == "built"]
     build = statistics.median(builds) if builds else GUESSED_BUILD
     return {shape: choose(members, facts[shape], machine, build) for shape, members in shapes.items()}
@@ -121,23 +123,29 @@ def width_that_fits(facts: Iterable[Fact], machine: Machine) -> int:
     return max(1, int(MEMORY_SHARE * available / max(sizes))) if sizes else 10**6
 
 
-def needs_probe(members: Sequence[tuple[str, RunConfig]], facts: Sequence[Fact], machine: Machine) -> bool:
-    if any(fact["what"] in ("traced", "alone") for fact in facts):
-        return False
-    if has_own_code(members[0][1]):
-        return True  # whether it can be stacked has to be tried
+def questions(members: Sequence[tuple[str, RunConfig]], facts: Sequence[Fact], machine: Machine) -> set[str]:
+    """What is to be measured beforehand: of a user's code whether it stacks, of large jobs how fast."""
+    known = {str(fact["what"]) for fact in facts}
+    if known & {"traced", "alone"}:
+        return set()
+    first = members[0][1]
+    wanted = {"stackable"} if has_own_code(first) and "stackable" not in known else set()
     decided = machine.width is not None and machine.compile != "auto"
-    return not decided and len(members) * members[0][1].num_steps >= WORTH_MEASURING
+    if not decided and len(members) * first.num_steps >= WORTH_MEASURING:
+        wanted.add("traced")
+    return wanted
 
 
-def measure(configs: Sequence[RunConfig], machine: Machine, runs_dir: Path) -> list[list[Fact]]:
+def measure(asked: Sequence[tuple[RunConfig, set[str]]], machine: Machine, runs_dir: Path) -> list[list[Fact]]:
     """The facts of each shape, measured by as many processes at a time as will train."""
-    if not configs:
+    if not asked:
         return []
     context = multiprocessing.get_context("forkserver")
     with ProcessPoolExecutor(machine.workers, mp_context=context) as pool:
         memory = MEMORY_SHARE * machine.memory / machine.workers
-        jobs = [pool.submit(probe_shape, config, machine.device, runs_dir, memory) for config in configs]
+        jobs = [
+            pool.submit(probe_shape, config, machine.device, runs_dir, memory, questions) for config, questions in asked
+        ]
         text = f"measuring {len(jobs)} shapes, once on this machine"
         return [facts_of(job) for job in track(jobs, description=text, transient=True)]
 
@@ -150,11 +158,11 @@ def facts_of(job: "Future[list[Fact]]") -> list[Fact]:
         return []
 
 
-def probe_shape(config: RunConfig, device: str, runs_dir: Path, memory: float) -> list[Fact]:
+def probe_shape(config: RunConfig, device: str, runs_dir: Path, memory: float, questions: set[str]) -> list[Fact]:
     """A child's first function; the import lies in it so that the launcher's own process needs no torch."""
     from harness.estimate import probe
 
-    return probe(config, device, runs_dir, memory)
+    return probe(config, device, runs_dir, memory, questions)
 
 
 def read_facts(runs_dir: Path, config: RunConfig, device: str) -> list[Fact]:
