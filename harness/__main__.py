@@ -27,7 +27,8 @@ from harness.corpus import read_corpus
 from harness.launchers import LAUNCHERS
 from harness.launchers.local import available_cores, choose_device, warm_up
 from harness.measure import COMPILE, Machine, choose_all
-from harness.plan import Plan, make_plan, name_request, newest_since, open_plan
+from harness.plan import Plan, make_plan
+from harness.plan_file import name_request, newest_since, open_plan
 from harness.progress import Display
 from harness.records import count_weights, read_attempts, read_ended, read_mirrored, read_records, store_corpus
 from harness.store import StoreError, writable_folder

@@ -19,7 +19,8 @@ from harness.leases import Lease, is_held
 from harness.log import log_event
 from harness.measure import note_fact
 from harness.metrics import METRICS
-from harness.plan import Plan, Stack, name_program, read_plan, revise
+from harness.plan import Plan, Stack, name_program
+from harness.plan_file import read_plan, revise
 from harness.program import make_program
 from harness.protocols import measure_target
 from harness.records import code_sha256, write_records

@@ -1,6 +1,7 @@
 """Whether a shape of runs can be stacked: tried, with two runs on a few samples, and the reason told in one line."""
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,8 +47,9 @@ def why_alone(config: RunConfig, device: torch.device, runs_dir: Path | None = N
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch, about operations that it maps slowly
         try:
-            for pair in pairs:
-                try_step(Stack({str(i): config for i, config in enumerate(pair)}), device, runs_dir)
+            for pair, steps in zip(pairs, (("measured_step", "step"), ("measured_step",)), strict=True):
+                stack = Stack({str(i): config for i, config in enumerate(pair)})
+                try_step(stack, device, runs_dir, steps)  # recording takes longest: once is enough
             return None
         except torch.OutOfMemoryError:
             return None
@@ -62,8 +64,10 @@ def why_alone(config: RunConfig, device: torch.device, runs_dir: Path | None = N
             torch.set_rng_state(state)
 
 
-def try_step(stack: Stack, device: torch.device, runs_dir: Path | None) -> None:
-    """One step and one evaluation, recorded and mapped as in training.
+def try_step(
+    stack: Stack, device: torch.device, runs_dir: Path | None, steps: Sequence[str] = ("measured_step", "step")
+) -> None:
+    """One step of each kind and one evaluation, recorded and mapped as in training.
 
     Raises: whatever the module raises, and SharedState where a stack's runs would share what a step changes.
     """
@@ -75,8 +79,8 @@ def try_step(stack: Stack, device: torch.device, runs_dir: Path | None) -> None:
     at = {"step": one} | {name: one.expand(len(stack.runs)) for name in scheduled(stack.first.schedule)}
     hyper = stack_hyperparameters(stack, now.params_RN)
     state = vmap(program.optimizer.init)(now.params_RN)
-    for step in (program.measured_step, program.step):
-        step(now.params_RN, state, now.diverged_at_R, now.loss_sum_R, hyper, at, batch)
+    for step in steps:
+        getattr(program, step)(now.params_RN, state, now.diverged_at_R, now.loss_sum_R, hyper, at, batch)
     program.evaluate(now.params_RN, program.task.heldout(NUM_SAMPLES))
     for name, buffer in (program.task.buffers or {}).items():
         if stack.alone is None and not same(buffer, buffers[name]):

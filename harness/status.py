@@ -19,7 +19,8 @@ from rich.table import Table
 from harness.config import SWEEPS_DIR, closest, read_number
 from harness.leases import Lease, read_leases
 from harness.log import read_log
-from harness.plan import Plan, Stack, cost, newest_revision, read_plan
+from harness.plan import Plan, Stack, cost
+from harness.plan_file import newest_revision, read_plan
 from harness.records import ENDED, read_records
 from harness.unfinished import Header, read_headers
 

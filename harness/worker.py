@@ -21,7 +21,7 @@ from harness.index import INDEX
 from harness.job import Job, Lost, Report, train_job
 from harness.leases import LEASES, Held, Lease, acquire, keep_alive, release
 from harness.log import log_event
-from harness.plan import read_stack
+from harness.plan_file import read_stack
 from harness.process import end_on_signals, end_with, prepare_process
 from harness.recording import COMPILED
 from harness.records import WEIGHTS, count_attempts, read_ended

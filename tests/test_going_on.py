@@ -15,7 +15,8 @@ from harness.config import run_id
 from harness.imports import own_code_sha256
 from harness.machine import has_compiler
 from harness.measure import facts_path
-from harness.plan import Choice, Stack, make_plan, open_plan, shape_of
+from harness.plan import Choice, Stack, make_plan, shape_of
+from harness.plan_file import open_plan
 from harness.program import WORTH_RECORDING, make_program
 from harness.recording import COMPILED
 from harness.records import read_records

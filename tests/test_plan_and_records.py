@@ -12,7 +12,8 @@ import pytest
 from harness.__main__ import since_when
 from harness.config import run_id
 from harness.corpus import read_corpus
-from harness.plan import Stack, make_plan, name_request, open_plan, read_plan, read_stack, revise, shape_of
+from harness.plan import Stack, make_plan, shape_of
+from harness.plan_file import name_request, open_plan, read_plan, read_stack, revise
 from harness.records import (
     append_mirrored,
     load_corpus,

@@ -13,7 +13,8 @@ import pytest
 from harness.config import flatten, run_id
 from harness.leases import acquire
 from harness.log import count_trainings, log_event, read_log, trained_twice
-from harness.plan import make_plan, open_plan
+from harness.plan import make_plan
+from harness.plan_file import open_plan
 from harness.records import write_records
 from harness.status import read_status
 

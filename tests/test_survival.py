@@ -23,7 +23,8 @@ from harness import job, worker
 from harness.config import run_id
 from harness.leases import acquire
 from harness.log import count_trainings, read_log, trained_twice
-from harness.plan import make_plan, open_plan
+from harness.plan import make_plan
+from harness.plan_file import open_plan
 from harness.records import read_records
 from harness.worker import run_stack
 

@@ -10,7 +10,8 @@ from harness.config import make_run_config, run_id
 from harness.job import summarise
 from harness.models import make_model
 from harness.parameters import unflatten_params
-from harness.plan import Stack, make_plan, name_request, open_plan, read_plan, read_stack
+from harness.plan import Stack, make_plan
+from harness.plan_file import name_request, open_plan, read_plan, read_stack
 from harness.program import make_program
 from harness.tasks import make_task
 from harness.train import train

@@ -13,7 +13,8 @@ from typing import Any
 
 from harness.leases import find_live
 from harness.log import log_event
-from harness.plan import Plan, newest_revision, read_plan, revise
+from harness.plan import Plan
+from harness.plan_file import newest_revision, read_plan, revise
 from harness.records import read_ended
 from harness.store import StoreError
 

@@ -8,10 +8,10 @@ import gc
 
 gc.disable()
 
-import pandas  # pyarrow's first table would import it in every worker: half a second
-import torch._dynamo  # torch.func's first use: more than a second
+import pandas  # noqa: E402  # pyarrow's first table would import it in every worker: half a second
+import torch._dynamo  # noqa: E402  # torch.func's first use: more than a second
 
-import harness.worker
+import harness.worker  # noqa: E402
 
 __all__ = ["harness", "pandas", "torch"]
 gc.freeze()
