@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
 from analysis.claims import Verdict, check_claims
 from analysis.fit import Comparison, Fit, compare, fit_laws
 from analysis.groups import label_group, read_constant
+from analysis.horizons import check_horizons
 from analysis.objectives import describe_target, is_steps, objective_to_json
 from analysis.optimum import Optimum, find_optima
 from analysis.runs import Runs, tidy_runs
@@ -66,6 +67,9 @@ def analyse_runs(sweep: str, frame: pd.DataFrame, question: str = "", source: st
         fits = tuple(fit_laws(optima))
         verdicts = tuple(check_claims(runs, optima))
         answers.append(GroupAnswer(optima[0].group, tuple(optima), fits, compare(fits), verdicts))
+    across = tuple(check_horizons([(answer.group, answer.fits) for answer in answers], runs.protocol))
+    if across:
+        answers[-1] = replace(answers[-1], verdicts=answers[-1].verdicts + across)
     return Analysis(sweep, question, runs, tuple(answers), "optimum", write_caption(runs))
 
 

@@ -5,8 +5,10 @@ import pandas as pd
 import pytest
 from planting import BATCH_SIZES, SPACING, curve, plant_losses, plant_shifts, plant_table
 
+from analysis.cells import Cell
 from analysis.local_fit import fit_minimum, smooth_variances
-from analysis.optimum import Cell, estimate_group, find_optima, locate
+from analysis.locate import locate
+from analysis.optimum import estimate_group, find_optima
 from analysis.runs import tidy_runs
 
 

@@ -1,0 +1,82 @@
+"""Where in a cell's grid the optimum lies: between learning rates, with local fits, or at an edge, with advice."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from analysis.cells import MIN_LRS, Cell
+from analysis.local_fit import Minimum, fit_minimum
+
+
+@dataclass(frozen=True)
+class Located:
+    """A cell with its local fits; parabola is the cross-check of a cubic and None where there is no cubic."""
+
+    cell: Cell
+    best: Minimum | None
+    parabola: Minimum | None
+    edge: str
+    argmin: int
+    note: str
+
+
+def locate(cell: Cell) -> Located:
+    """Local fits around the lowest seed-mean loss, or the edge that prevents them."""
+    mean_L = cell.loss_LS.mean(axis=1)
+    finite = np.isfinite(mean_L)
+    if not finite.any() and cell.censored:
+        note = "no learning rate brought every seed to the target: raise max_steps or target_loss"
+        return Located(cell, None, None, "", min(cell.censored), note)
+    if not finite.any():
+        note = "a seed diverged at every learning rate: extend the grid downward"
+        return Located(cell, None, None, "edge_low", 0, note)
+    i = int(np.argmin(mean_L))
+    if len(finite) < MIN_LRS:
+        note = f"{len(finite)} learning rates do not locate an optimum: it needs at least {MIN_LRS}"
+        return Located(cell, None, None, "", i, note)
+    start, stop = i, i
+    while start > 0 and finite[start - 1]:
+        start -= 1
+    while stop < len(finite) - 1 and finite[stop + 1]:
+        stop += 1
+    below, above = i - start, stop - i
+    # a side closed by divergence needs one finite point, a side closed by the end of the grid two (one under
+    # 5 points)
+    needed = 2 if len(finite) >= 5 else 1
+    needed_below = needed if start == 0 else 1
+    needed_above = needed if stop == len(finite) - 1 else 1
+    if below < needed_below or above < needed_above:
+        high = above < needed_above
+        return Located(cell, None, None, "edge_high" if high else "edge_low", i, advise(cell, i, high, start, stop))
+    parabola = fit_minimum(cell.x_L[i - 1 : i + 2], cell.loss_LS[i - 1 : i + 2], degree=2)
+    cubic = None
+    if stop - start >= 4:
+        first = min(max(i - 2, start), stop - 4)
+        cubic = fit_minimum(cell.x_L[first : first + 5], cell.loss_LS[first : first + 5], degree=3)
+    if cubic is not None:
+        return Located(cell, cubic, parabola, "", i, "")
+    if parabola is not None:
+        return Located(cell, parabola, None, "", i, "3-point parabola: the interval leaves out its error")
+    return Located(cell, None, None, "", i, "the loss curve has no minimum near its lowest point")
+
+
+def advise(cell: Cell, i: int, high: bool, start: int, stop: int) -> str:
+    """Which way to extend the grid and how far, so that two values would lie beyond the lowest loss."""
+    spacing = float(np.median(np.diff(cell.x_L)))
+    lr = 2.0**cell.x_L
+    if high and stop < len(lr) - 1:
+        wall = lr[stop + 1]
+        cure = "raise max_steps, or " if stop + 1 in cell.censored else ""
+        text = f"a seed {cell.end_of(stop + 1)} at lr {wall:.3g}"
+        return f"{text}: {cure}add learning rates between {lr[i]:.3g} and {wall:.3g}"
+    if not high and start > 0:
+        wall = lr[start - 1]
+        cure = "raise max_steps, or " if start - 1 in cell.censored else ""
+        text = f"a seed {cell.end_of(start - 1)} at lr {wall:.3g}"
+        return f"{text}: {cure}add learning rates between {wall:.3g} and {lr[i]:.3g}"
+    inside = (stop - i) if high else (i - start)
+    steps = 3 - inside
+    end = lr[-1] * 2 ** (steps * spacing) if high else lr[0] / 2 ** (steps * spacing)
+    side, best = ("up", "highest") if high else ("down", "lowest")
+    place = "the" if inside == 0 else "one step from the"
+    return f"the best lr is {place} {best} of the grid: extend it {side} to {end:.2g} ({steps} more values)"
