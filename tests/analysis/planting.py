@@ -1,9 +1,14 @@
 """Tables of runs with a known optimum: what the tests of the analysis plant and must find again."""
 
 from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.interpolate import CubicSpline
+
+from analysis.cells import Cell
 
 BATCH_SIZES = tuple(2**k for k in range(3, 11))
 SPACING = 0.75
@@ -60,3 +65,34 @@ def plant_table(
                     }
                 )  # fmt: skip
     return pd.DataFrame(rows)
+
+
+@cache
+def read_real_seeds() -> tuple[np.ndarray, list[CubicSpline], np.ndarray, np.ndarray]:
+    """log2 learning rates, mean loss curve of every batch size, where its minimum lies, and the seeds' residuals.
+
+    Final losses of 12 seeds: `python -m harness sweep=lr_vs_bs 'sweep.grid.seed=[0,1,2,3,4,5,6,7,8,9,10,11]'`.
+    """
+    frame = pd.read_csv(Path(__file__).with_name("lr_vs_bs_12_seeds.csv"))
+    loss_BLS = frame.iloc[:, 2:].to_numpy().reshape(len(BATCH_SIZES), -1, 12)
+    x_L = np.log2(frame["optimizer.lr"].unique())
+    curves = [CubicSpline(x_L, loss_LS.mean(axis=1)) for loss_LS in loss_BLS]
+    inside = np.linspace(x_L[2], x_L[-3], 4001)
+    minima = np.array([inside[np.argmin(curve(inside))] for curve in curves])
+    residuals = (loss_BLS - loss_BLS.mean(axis=2, keepdims=True)) / np.sqrt(11)
+    return x_L, curves, minima, residuals
+
+
+def plant_real_cells(rng: np.random.Generator, num_seeds: int, law: Callable[[float], float]) -> list[Cell]:
+    """Cells whose optima follow `law`, with the loss curves of lr_vs_bs and noise of the covariance that its seeds have
+    over learning rates and batch sizes together.
+    """
+    x_L, curves, minima, residuals = read_real_seeds()
+    noise_BLS = np.einsum("blk,ks->bls", residuals, rng.normal(size=(12, num_seeds)))
+    cells = []
+    for batch_size, curve_of, minimum, noise_LS in zip(BATCH_SIZES, curves, minima, noise_BLS, strict=True):
+        at = x_L - np.log2(law(batch_size)) + minimum
+        near = np.clip(at, x_L[0], x_L[-1])  # straight beyond the learning rates that were run
+        losses = (curve_of(near) + (at - near) * curve_of(near, 1))[:, None] + noise_LS
+        cells.append(Cell(batch_size, {}, x_L, losses, losses.size, "", seeds=tuple(range(num_seeds))))
+    return cells

@@ -1,0 +1,79 @@
+"""Oracle: planted laws on the loss curves and the noise of 12 real seeds of lr_vs_bs, with its full covariance.
+
+`TABLES=400 python -m pytest -n 0 -s tests/analysis/test_coverage.py` prints the numbers of as many tables.
+"""
+
+import os
+
+import numpy as np
+import pytest
+
+from analysis.fit import Fit, compare, fit_law, fit_laws
+from analysis.laws import LAWS
+from analysis.locate import locate
+from analysis.optimum import Optimum, estimate_group
+from tests.analysis.planting import plant_real_cells
+
+TABLES = int(os.environ.get("TABLES", "80"))
+PLANTED = {
+    "linear": {"coefficient": 0.0001},
+    "sqrt": {"coefficient": 0.0018},
+    "sqrt_saturating": {"lr_max": 0.05, "noise_scale": 200.0},
+    "surge": {"lr_max": 0.04, "kappa": 100.0, "beta_noise": 0.05},
+}
+
+
+def plant_optima(rng, num_seeds, law):
+    return estimate_group([locate(cell) for cell in plant_real_cells(rng, num_seeds, law)])
+
+
+@pytest.mark.parametrize("num_seeds", [2, 3, 4])
+def test_intervals_of_optima_and_laws_cover_the_truth(num_seeds):
+    rng = np.random.default_rng(num_seeds)
+    cells, params, widths = [], [], []
+    for _ in range(TABLES):
+        coefficient = 0.0018 * 2 ** rng.uniform(-0.375, 0.375)  # the grid lies anew
+        optima = plant_optima(rng, num_seeds, lambda b, c=coefficient: c * b**0.5)
+        truths = [coefficient * o.batch_size**0.5 for o in optima]
+        cells.append(
+            [o.low <= t <= o.high if np.isfinite(o.low) else np.nan for o, t in zip(optima, truths, strict=True)]
+        )
+        widths.append([np.log2(o.high / o.low) / 2 for o in optima])
+        fit = fit_law(LAWS["power"], optima)
+        if not fit.refused:
+            planted = {"coefficient": coefficient, "exponent": 0.5}
+            params.append([fit.params[name].low <= value <= fit.params[name].high for name, value in planted.items()])
+    coverage, laws = np.nanmean(np.array(cells, dtype=float), axis=0), np.mean(params, axis=0)
+    print(f"{num_seeds} seeds: cells {coverage.mean():.3f}, worst {coverage.min():.3f}, "
+          f"half-width {np.nanmean(widths):.3f}, law {laws.round(3)}")  # fmt: skip
+    error = 2 * (0.05 * 0.95 / TABLES) ** 0.5  # of a share counted on so many tables
+    assert 0.93 - error / 2 <= coverage.mean() <= 0.98 + error / 2
+    assert coverage.min() >= 0.88 - error
+    assert (laws >= 0.90 - error).all()
+    assert (laws <= 0.98 + error).all()
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_the_planted_law_beats_rivals_that_can_be_told_from_it(name):
+    """A rival counts where its misfit to the true optima, with the errors found, is at least 10 in chi^2."""
+    rng = np.random.default_rng(5)
+    law = LAWS[name]
+    wins, best = [], []
+    for _ in range(max(6, TABLES // 10)):
+        shift = 2 ** rng.uniform(-0.375, 0.375)
+        optima = plant_optima(rng, 3, lambda b, k=shift: k * float(law.predict(np.array([b]), **PLANTED[name])[0]))
+        exact = [at_truth(o, float(law.predict(np.array([o.batch_size]), **PLANTED[name])[0])) for o in optima]
+        fits, misfits = ({fit.law: fit for fit in fit_laws(table)} for table in (optima, exact))
+        wins += [beats(fits[name], fits[rival]) for rival in LAWS if rival != name and misfits[rival].chi2 >= 10]
+        best.append(compare(list(fits.values())).best == name)
+    print(f"{name}: beats {np.mean(wins):.3f} of {len(wins)} rivals that differ, best of all in {np.mean(best):.2f}")
+    assert wins
+    assert np.mean(wins) >= 0.85
+
+
+def beats(one: Fit, other: Fit) -> bool:
+    return not one.refused and (bool(other.refused) or one.aicc < other.aicc)
+
+
+def at_truth(o: Optimum, lr: float) -> Optimum:
+    return Optimum(o.batch_size, lr, lr, lr, o.status, 1, 1.0, o.sd_log2, o.dof, {})
