@@ -13,6 +13,7 @@ from analysis.horizons import check_horizons
 from analysis.objectives import describe_target, is_steps, objective_to_json
 from analysis.optimum import Optimum, find_optima
 from analysis.runs import Runs, tidy_runs
+from analysis.score import Score, score_fits
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class GroupAnswer:
     fits: tuple[Fit, ...]
     comparison: Comparison
     verdicts: tuple[Verdict, ...]
+    scores: tuple[Score, ...] = ()
 
     @property
     def label(self) -> str:
@@ -66,7 +68,8 @@ def analyse_runs(sweep: str, frame: pd.DataFrame, question: str = "", source: st
     for optima in by_group.values():
         fits = tuple(fit_laws(optima))
         verdicts = tuple(check_claims(runs, optima))
-        answers.append(GroupAnswer(optima[0].group, tuple(optima), fits, compare(fits), verdicts))
+        scores = score_fits(fits, optima)
+        answers.append(GroupAnswer(optima[0].group, tuple(optima), fits, compare(fits), verdicts, scores))
     across = tuple(check_horizons([(answer.group, answer.fits) for answer in answers], runs.protocol))
     if across:
         answers[-1] = replace(answers[-1], verdicts=answers[-1].verdicts + across)
@@ -101,7 +104,11 @@ def to_json(analysis: Analysis) -> dict[str, object]:
         "sweep": analysis.sweep,
         "protocol": analysis.runs.protocol,
         "optima": [optimum_to_json(optimum, analysis.runs.protocol) for answer in groups for optimum in answer.optima],
-        "fits": [fit_to_json(fit) for answer in groups for fit in answer.fits if not fit.refused],
+        "fits": [
+            fit_to_json(fit, score)
+            for answer in groups
+            for fit, score in zip((fit for fit in answer.fits if not fit.refused), answer.scores, strict=True)
+        ],
         "best_law": next(iter(best)) or None if len(best) == 1 else None,
         "verdicts": [verdict_to_json(verdict) for answer in groups for verdict in answer.verdicts],
         "question": analysis.question,
@@ -134,12 +141,13 @@ def optimum_to_json(optimum: Optimum, protocol: str) -> dict[str, object]:
     }  # fmt: skip
 
 
-def fit_to_json(fit: Fit) -> dict[str, object]:
+def fit_to_json(fit: Fit, score: Score) -> dict[str, object]:
     """One fit, with its group columns beside the fields."""
     params = {name: {"value": e.value, "low": e.low, "high": e.high} for name, e in fit.params.items()}
     return {
         "law": fit.law, "params": params, "aicc": fit.aicc, "rmse_log": fit.rmse_log, **fit.group,
-        "chi2": fit.chi2, "notes": list(fit.notes),
+        "chi2": fit.chi2, "left_out": score.left_out, "extrapolated": score.extrapolated, "drift": score.drift,
+        "notes": list(fit.notes),
     }  # fmt: skip
 
 

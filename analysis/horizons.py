@@ -4,11 +4,13 @@ import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from scipy import stats
 
 from analysis.claims import Verdict, judge
 from analysis.fit import Fit
 
 HORIZON = "num_samples"
+MISFIT = 0.01  # probability of a chi^2 from which a law does not describe the optima
 PLATEAUS = {"noise_scale": "noise_scale", "sqrt_saturating": "noise_scale"}  # laws with a plateau: their batch size
 
 
@@ -46,7 +48,8 @@ def compare_horizons(
     """The verdict of two horizons."""
     rule = (
         "ratio of the fitted plateau batch sizes of both horizons; confirmed as a noise scale if its 95 % interval "
-        "contains 1 and excludes the ratio of the horizons, refuted (step-limited) if it excludes 1"
+        "contains 1 and excludes the ratio of the horizons, refuted (step-limited) if it excludes 1; "
+        "inconclusive where the best law with a plateau misfits"
     )
     pairs = [
         (one, other)
@@ -59,6 +62,9 @@ def compare_horizons(
             "plateau", protocol, group, "inconclusive", numbers, rule, "no law with a plateau could be fitted"
         )
     one, other = min(pairs, key=lambda pair: pair[0].aicc + pair[1].aicc)
+    if any(stats.chi2.sf(fit.chi2, fit.dof) < MISFIT for fit in (one, other)):
+        reason = f"{one.law}, the best law with a plateau, misfits: p < {MISFIT:g}"
+        return Verdict("plateau", protocol, group, "inconclusive", numbers, rule, reason)
     scales = [fit.params[PLATEAUS[fit.law]] for fit in (one, other)]
     numbers |= {"plateau_short": scales[0].value, "plateau_long": scales[1].value}
     if not all(np.isfinite([scale.low, scale.high]).all() and scale.low > 0 for scale in scales):

@@ -64,9 +64,14 @@ def spread_of(
     correlation = np.eye(len(jacobian))
     for (i, one), (j, other) in itertools.permutations(enumerate(used), 2):
         correlation[i, j] = one.covariance.get(other.batch_size, 0.0) / (sd[i] * sd[j])
-    bread = np.linalg.pinv(jacobian.T @ jacobian)
-    covariance = bread @ jacobian.T @ correlation @ jacobian @ bread
-    return {p.name: float(np.sqrt(max(v, 0.0))) for p, v in zip(law.parameters, np.diag(covariance), strict=True)}
+    # A direction that the residuals hardly feel bounds none of the parameters in it; a generalised inverse would
+    # leave it out and call them sure
+    _, singular, directions = np.linalg.svd(jacobian, full_matrices=False)
+    unfelt = directions[singular < 1e-4 * singular[0]]
+    unbounded = (np.abs(unfelt) > 1e-3).any(axis=0)
+    bread = np.linalg.pinv(jacobian, rcond=1e-4)
+    variances = np.where(unbounded, np.nan, np.diag(bread @ correlation @ bread.T))
+    return {p.name: float(np.sqrt(v)) for p, v in zip(law.parameters, variances, strict=True)}
 
 
 def minimize_residuals(

@@ -65,16 +65,20 @@ def print_edges(answer: GroupAnswer, console: Console) -> None:
 
 
 def build_laws_table(answer: GroupAnswer) -> Table:
-    """One row a law, the best first."""
+    """One row a law, the best first, with its misfit and how it predicts a batch size left out and the larger half."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("law")
     table.add_column("AICc", justify="right")
-    table.add_column("rmse ln lr", justify="right")
+    for column in ("rmse ln lr", "left out", "larger half"):
+        table.add_column(column, justify="right")
     table.add_column("parameters, 95 % interval")
+    scores = {score.law: score for score in answer.scores}
     for fit in sorted((fit for fit in answer.fits if not fit.refused), key=lambda fit: fit.aicc):
         params = ", ".join(f"{name} {format_estimate(e)}" for name, e in fit.params.items())
         style = "bold" if fit.law == answer.comparison.best else ""
-        table.add_row(fit.law, f"{fit.aicc:.1f}", f"{fit.rmse_log:.3f}", escape(params), style=style)
+        errors = (fit.rmse_log, scores[fit.law].left_out, scores[fit.law].extrapolated)
+        shown = (f"{error:.3f}" if np.isfinite(error) else "-" for error in errors)
+        table.add_row(fit.law, f"{fit.aicc:.1f}", *shown, escape(params), style=style)
     return table
 
 

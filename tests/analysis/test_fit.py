@@ -68,7 +68,8 @@ def test_fit_agrees_with_curve_fit():
         x, np.log(y), p0=(-1, 4), sigma=np.full(8, SD_LOG2 * np.log(2)), absolute_sigma=True,
     )  # fmt: skip
     fit = fit_law(LAWS["noise_scale"], optima)
-    widen = max(1.0, np.sqrt(fit.chi2 / fit.dof)) * stats.t.ppf(0.975, 50)
+    misfits = stats.chi2.sf(fit.chi2, fit.dof) < 0.05
+    widen = (np.sqrt(fit.chi2 / fit.dof) if misfits else 1.0) * stats.t.ppf(0.975, 50)
     for name, value, variance in zip(("lr_max", "noise_scale"), popt, np.diag(pcov), strict=True):
         estimate = fit.params[name]
         assert np.log(estimate.value) == pytest.approx(value, abs=1e-4)

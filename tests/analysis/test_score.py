@@ -1,0 +1,50 @@
+"""Oracle: laws planted without noise, which predict themselves exactly, and rivals whose error has a closed form."""
+
+import numpy as np
+import pytest
+
+from analysis.analyse import analyse_runs, to_json
+from analysis.fit import fit_law
+from analysis.laws import LAWS
+from analysis.optimum import Optimum
+from analysis.score import score_fit
+from tests.analysis.planting import BATCH_SIZES, plant_table
+
+
+def score_planted(planted, fitted, **values):
+    lrs = LAWS[planted].predict(np.array(BATCH_SIZES, dtype=float), **values)
+    optima = [
+        Optimum(b, float(lr), lr / 1.1, lr * 1.1, "interior", 3, 1.0, 0.1, 50.0, {})
+        for b, lr in zip(BATCH_SIZES, lrs, strict=True)
+    ]
+    return score_fit(fit_law(LAWS[fitted], optima), optima)
+
+
+def test_a_law_predicts_itself():
+    score = score_planted("power", "power", coefficient=0.002, exponent=0.4)
+    assert max(score.left_out, score.extrapolated, abs(score.drift)) < 1e-6
+
+
+def test_the_error_of_the_linear_rule_on_a_root_is_that_of_its_slope():
+    # ln lr - ln law = -(u - mean of the fitted u) / 2, u = ln B, for equal weights
+    score = score_planted("sqrt", "linear", coefficient=0.002)
+    u = np.log(BATCH_SIZES)
+    smaller, larger = u[:4], u[4:]
+    misses = -(larger - smaller.mean()) / 2
+    assert score.drift == pytest.approx(misses.mean(), rel=1e-6)
+    assert score.extrapolated == pytest.approx(np.sqrt((misses**2).mean()), rel=1e-6)
+    alone = [-(x - np.delete(u, i).mean()) / 2 for i, x in enumerate(u)]
+    assert score.left_out == pytest.approx(np.sqrt(np.mean(np.square(alone))), rel=1e-6)
+
+
+def test_too_few_cells_give_no_score():
+    score = score_planted("surge", "surge", lr_max=0.1, kappa=20.0, beta_noise=0.3)
+    assert np.isnan(score.extrapolated)  # four cells do not bear three parameters
+    assert score.left_out < 0.2
+
+
+def test_scores_reach_the_json():
+    fits = to_json(analyse_runs("s", plant_table(lambda b: 0.002 * b**0.5)))["fits"]
+    best = {fit["law"]: fit for fit in fits}
+    assert best["sqrt"]["left_out"] < 0.15 < best["linear"]["left_out"]
+    assert best["linear"]["drift"] < -0.5
