@@ -143,3 +143,9 @@ def count_steps(frame: pd.DataFrame) -> dict[int, float]:
 CLAIMS: dict[str, Callable[[Runs, Sequence[Optimum]], Verdict | None]] = {
     "sde-slope": check_sde_slope,
 }
+
+
+if __name__ == "__main__":
+    from analysis.scoreboard import main  # here, since it stands above this file
+
+    raise SystemExit(main())

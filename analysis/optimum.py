@@ -51,6 +51,7 @@ class Optimum:
         note: what a reader should know or do, one sentence or nothing.
         bound: on an edge the learning rate that the optimum lies above (edge_high) or below; else NaN.
         covariance: of log2 lr with other cells of the group, by their batch size, octaves squared.
+        curvature: second derivative of the objective at the optimum, a unit of it per octave squared.
     """
 
     batch_size: int
@@ -66,6 +67,7 @@ class Optimum:
     note: str = ""
     bound: float = np.nan
     covariance: Mapping[int, float] = field(default_factory=dict)
+    curvature: float = np.nan
 
 
 def find_optima(runs: Runs) -> list[Optimum]:
@@ -169,7 +171,7 @@ def estimate(item: Located, variance: float, model_term: float, dof: float) -> O
         assert note, "a cell without a minimum says why"
         return unknown
     best = item.best
-    found = replace(unknown, lr=float(2**best.x), loss=best.loss, status="interior")
+    found = replace(unknown, lr=float(2**best.x), loss=best.loss, status="interior", curvature=best.curvature)
     num_seeds = cell.loss_LS.shape[1]
     if num_seeds < 2:
         return replace(found, note="; ".join(text for text in ("not calibrated: one seed", note) if text))

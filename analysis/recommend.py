@@ -1,0 +1,184 @@
+"""The best learning rate at a batch size never run: `python -m analysis.recommend --runs TABLE batch_size=2048`.
+
+The best law of the runs and every law that they cannot tell from it predict; the interval is the union of theirs. A
+law's own interval comes from refits to optima drawn with their errors and covariance.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+from scipy import stats
+
+from analysis.analyse import GroupAnswer, analyse_runs
+from analysis.fit import Fit, fit_law
+from analysis.groups import label_group
+from analysis.laws import LAWS
+from analysis.optimum import Optimum
+from analysis.score import start_at
+from analysis.tables import choose_table, parse_columns, read_table, rename_columns
+from harness.config import read_number
+
+DRAWS = 100
+RULES = {"linear": 1.0, "square-root": 0.5}
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What to run at a batch size.
+
+    Attributes:
+        lr, low, high: prediction of the best law, and the union of the 95 % intervals of all that compete.
+        laws: (name, lr, low, high) of each, the best first.
+        beyond: batch size over the nearest one that was located; 1 and less inside the range.
+        nearest: the optimum of that batch size.
+        rules: rule -> (learning rate that it gives from there, loss that it costs above the predicted optimum).
+    """
+
+    batch_size: int
+    lr: float
+    low: float
+    high: float
+    laws: tuple[tuple[str, float, float, float], ...]
+    beyond: float
+    nearest: Optimum
+    rules: dict[str, tuple[float, float]]
+
+
+def advise_lr(answer: GroupAnswer, batch_size: int, *, rng: np.random.Generator | None = None) -> Advice:
+    """Predict the best learning rate of one group.
+
+        excess loss of a rule = curvature / 2 (log2 lr_rule - log2 lr)^2, with the curvature of the nearest cell
+
+    Raises: ValueError where no law could be fitted or the cells have no error.
+    Valid when: the law holds out to the batch size; nothing in the runs can tell that.
+    Source: the laws' own; parametric bootstrap, e.g. Efron and Tibshirani, An Introduction to the Bootstrap, chapter 6.
+    """
+    located = [o for o in answer.optima if o.status == "interior" and np.isfinite(o.sd_log2)]
+    if not answer.comparison.best or not located:
+        raise ValueError(
+            f"no law to go by: {answer.comparison.text or 'one seed gives no errors'}; run more of the sweep"
+        )
+    rng = rng or np.random.default_rng(0)
+    fits = {fit.law: fit for fit in answer.fits if not fit.refused}
+    names = [answer.comparison.best, *answer.comparison.not_separable]
+    laws = tuple(
+        predict(fits[name], answer.optima, batch_size, rng)
+        for name in track(names, description="refitting", transient=True, console=Console(stderr=True))
+    )
+    nearest = min(located, key=lambda o: abs(np.log(o.batch_size / batch_size)))
+    factor = batch_size / nearest.batch_size
+    rules = {}
+    for rule, power in RULES.items():
+        lr = nearest.lr * factor**power
+        rules[rule] = (lr, nearest.curvature / 2 * float(np.log2(lr / laws[0][1])) ** 2)
+    largest, smallest = max(o.batch_size for o in located), min(o.batch_size for o in located)
+    beyond = max(batch_size / largest, smallest / batch_size)
+    low, high = min(law[2] for law in laws), max(law[3] for law in laws)
+    return Advice(batch_size, laws[0][1], low, high, laws, beyond, nearest, rules)
+
+
+def predict(
+    fit: Fit, optima: Sequence[Optimum], batch_size: int, rng: np.random.Generator
+) -> tuple[str, float, float, float]:
+    """A law's learning rate at a batch size, with a 95 % interval."""
+    law = start_at(LAWS[fit.law], fit)
+    used = [o for o in optima if o.batch_size in fit.residuals]
+    rest = [o for o in optima if o.batch_size not in fit.residuals]
+    covariance = np.array([
+        [o.sd_log2**2 if o is other else o.covariance.get(other.batch_size, 0.0) for other in used] for o in used
+    ])  # fmt: skip
+    found = []
+    for shifts in rng.multivariate_normal(np.zeros(len(used)), covariance, DRAWS, check_valid="ignore"):
+        drawn = [replace(o, lr=o.lr * 2**shift) for o, shift in zip(used, shifts, strict=True)]
+        values = {name: estimate.value for name, estimate in fit_law(law, [*drawn, *rest]).params.items()}
+        found.append(float(np.log(law.predict(np.array([float(batch_size)]), **values)[0])))
+    values = {name: estimate.value for name, estimate in fit.params.items()}
+    middle = float(np.log(law.predict(np.array([float(batch_size)]), **values)[0]))
+    widen = float(stats.t.ppf(0.975, used[0].dof)) * max(1.0, (fit.chi2 / fit.dof) ** 0.5)
+    half = widen * float(np.std(found))
+    return fit.law, float(np.exp(middle)), float(np.exp(middle - half)), float(np.exp(middle + half))
+
+
+def choose_next(advice: Advice) -> str:
+    """The runs to add: seeds inside the range, and beyond it those that make the batch size one of the located ones.
+
+    A rule of thumb: no other runs free the answer from the law.
+    """
+    if advice.beyond <= 1:
+        return f"two more seeds of every run at batch size {advice.nearest.batch_size}"
+    octaves = np.log2(advice.high / advice.low)
+    spread = np.log2(max(law[1] for law in advice.laws) / min(law[1] for law in advice.laws))
+    grid = ", ".join(f"{advice.lr * 2**shift:.3g}" for shift in (-1.5, -0.75, 0, 0.75, 1.5))
+    text = f"lr {grid} at batch size {advice.batch_size} itself, 2 seeds: 10 runs that lean on no law"
+    return f"{text}; the laws differ by {spread:.2g} octaves of the interval's {octaves:.2g}"
+
+
+def print_advice(answer: GroupAnswer, advice: Advice, console: Console) -> None:
+    if label_group(answer.group):
+        console.print(f"\n[bold cyan]{label_group(answer.group)}[/bold cyan]")
+    console.print(
+        f"batch size {advice.batch_size}: lr [bold]{advice.lr:.3g}[/bold], "
+        f"95 % interval {advice.low:.3g} .. {advice.high:.3g}"
+    )
+    for name, lr, low, high in advice.laws:
+        console.print(f"  {name} says {lr:.3g} [{low:.3g}, {high:.3g}]", highlight=False, markup=False)
+    if advice.beyond > 1:
+        console.print(
+            f"  {advice.beyond:.3g} times beyond what was run: no run tells whether the law holds out to there"
+        )
+    for rule, (lr, excess) in advice.rules.items():
+        console.print(
+            f"  the {rule} rule from batch size {advice.nearest.batch_size} gives {lr:.3g}, loss + {excess:.2g}"
+        )
+    console.print(f"  next runs: {choose_next(advice)}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; 0, or 2 after one line on stderr for a mistake of the user's."""
+    parser = argparse.ArgumentParser(prog="python -m analysis.recommend", description=__doc__.split(":")[0])
+    parser.add_argument(
+        "--runs", default="lr_vs_bs", help="folder of records, csv, parquet, or a committed sweep's name"
+    )
+    parser.add_argument("--columns", default="", help="OURS=THEIRS,... for foreign column names")
+    parser.add_argument(
+        "settings", nargs="+", help="batch_size=2048, and values that choose a group: num_samples=131072"
+    )
+    options = parser.parse_args(arguments)
+    try:
+        settings = dict(text.partition("=")[::2] for text in options.settings)
+        if not settings.get("batch_size", "").isdecimal() or int(settings["batch_size"]) < 1:
+            raise ValueError(
+                f"batch_size={settings.pop('batch_size', '')!r} is no whole number above zero: e.g. batch_size=2048"
+            )
+        batch_size = int(settings.pop("batch_size"))
+        path = Path(options.runs)
+        frame = read_table(path) if path.exists() or path.suffix else choose_table(options.runs, Path("runs"))[0]
+        frame = rename_columns(frame, parse_columns(options.columns) if options.columns else {}, options.runs)
+        for column, text in settings.items():
+            if column not in frame:
+                raise ValueError(
+                    f"{column!r} is no column of {options.runs}: give one of {', '.join(frame.columns[:12])}"
+                )
+            same = frame[column] == (read_number(column, text) if frame[column].dtype.kind in "if" else text)
+            if not same.any():
+                raise ValueError(
+                    f"{column}={text} has no runs: there are {sorted(frame[column].unique().tolist())[:8]}"
+                )
+            frame = frame[same]
+        console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+        for answer in analyse_runs(path.stem, frame).groups:
+            print_advice(answer, advise_lr(answer, batch_size), console)
+    except ValueError as error:
+        print(" ".join(str(error).split()), file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

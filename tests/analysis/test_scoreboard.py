@@ -1,0 +1,43 @@
+"""Oracle: the committed sweeps' verdicts as their own reports give them."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from analysis.analyse import analyse_runs
+from analysis.scoreboard import main, write_row
+from harness.config import SWEEPS_DIR
+
+
+def test_the_scoreboard_holds_every_verdict_of_every_committed_sweep(tmp_path, capsys, monkeypatch):
+    names = ("lr_vs_bs", "lr_vs_bs_sgd")
+    for name in names:
+        (tmp_path / f"{name}.csv").write_bytes((SWEEPS_DIR / f"{name}.csv").read_bytes())
+    monkeypatch.setattr("analysis.scoreboard.SWEEPS_DIR", tmp_path)
+    assert main(["--out", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    content = json.loads((tmp_path / "out" / "scoreboard.json").read_text())
+    lines = (tmp_path / "out" / "scoreboard.md").read_text().splitlines()
+    expected = [
+        (name, verdict.claim, verdict.verdict, verdict.numbers["predicted"])
+        for name in names
+        for answer in analyse_runs(name, pd.read_csv(tmp_path / f"{name}.csv")).groups
+        for verdict in answer.verdicts
+    ]
+    assert [(row["sweep"], row["claim"], row["verdict"], row["numbers"]["predicted"]) for row in content] == expected
+    assert len(lines) == len(expected) + 2
+    assert all(name in said and verdict in said for name, _, verdict, _ in expected)
+
+
+def test_a_verdict_without_a_bounded_number_shows_none():
+    verdict = analyse_runs("lr_vs_bs_sgd", pd.read_csv(SWEEPS_DIR / "lr_vs_bs_sgd.csv")).groups[0].verdicts[0]
+    assert write_row("lr_vs_bs_sgd", verdict)[5:7] == ("-", "inconclusive")
+
+
+def test_an_unwritable_folder_is_told_in_one_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("analysis.scoreboard.SWEEPS_DIR", tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit, match="2"):
+        main(["--out", str(tmp_path / "file")])
+    assert "cannot be written to" in capsys.readouterr().err
