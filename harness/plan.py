@@ -154,8 +154,18 @@ def name_program(stack: Stack) -> str:
     """Names the machine code of a stack's step: all that it depends on, a user's own code apart."""
     config = stack.first
     kind = [program_of(config), config.schedule.get("weight_decay") is not None, stack.micro_batch]
-    width = [len(stack.runs), len(stack.seeds) == 1]
+    width = [lanes_at_once(len(stack.runs), config.batch_size), len(stack.seeds) == 1]
     return hashlib.sha256(json.dumps([kind, width, code_sha256(), name_place()]).encode()).hexdigest()[:16]
+
+
+def lanes_at_once(width: int, batch_size: int) -> int:
+    """Runs of a stack that machine code takes at a time: as many as a CPU's cache holds, in equal parts.
+
+    Measured on two cores with 1 MB of cache each, ngram and a 64-128-128-10 mlp: at batch 512 and 1024, 2 to 4 at a
+    time take .75 to .95 of the time of 12; at batch 8 and 64 there is no difference, and the calls count.
+    """
+    most = max(2, min(12, 2048 // batch_size))
+    return next((lanes for lanes in range(min(most, width), 1, -1) if width % lanes == 0), width)
 
 
 def name_place() -> str:

@@ -21,7 +21,7 @@ def prepare_process(device: str) -> None:
             libc = ctypes.CDLL("libc.so.6")
             m_trim_threshold, m_mmap_threshold = -1, -3
             libc.mallopt(m_mmap_threshold, 1 << 30)
-            libc.mallopt(m_trim_threshold, 1 << 25)
+            libc.mallopt(m_trim_threshold, 1 << 30)
 
 
 def end_on_signals(stop: threading.Event) -> None:

@@ -5,7 +5,6 @@ Shapes: R runs of the stack, N parameters of one run, B batch.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +15,14 @@ from torch.utils._pytree import tree_map
 
 from harness.config import RunConfig
 from harness.groups import clip, group_index, spread_over_groups
-from harness.imports import has_own_code
+from harness.lanes import compiled_evaluation, compiled_step, recorded_step
 from harness.metrics import METRICS
 from harness.optimizers import Optimizer, State, make_optimizer
 from harness.parameters import Layout, flatten_params, layout_of, unflatten_params
-from harness.plan import Stack, name_place, name_program
-from harness.recording import COMPILED, record
+from harness.plan import Stack
 from harness.schedules import scheduled
 from harness.tasks import Batch, Params, Task, make_task
 
-EVALUATED_AT_ONCE = 256  # held-out examples a run: their logits stay in the cache
 WORTH_RECORDING = 150  # steps; recording one takes as long as they save
 Numbers = Mapping[str, Tensor]
 Loss = Callable[[Mapping[str, Tensor], Batch], Tensor]
@@ -86,13 +83,10 @@ def make_program(
     step, measured_step = step_with(False), torch.no_grad()(step_with(True))
     evaluate_all = torch.no_grad()(each(evaluate, in_dims=(0, None)))
     if stack.compiled and runs_dir is not None:
-        path = runs_dir / COMPILED / f"{name_program(stack)}.pt2"
-        own = has_own_code(config)
-        code = partial(record, machine_code=path, in_place=True, by_content=own, note=note)
-        step = recorded_step(step, optimizer, stack, code)
+        step = compiled_step(step, optimizer, stack, runs_dir, device, note)
         evaluate_all = compiled_evaluation(evaluate_all, runs_dir, note)
     elif stack.alone is None and config.num_steps >= WORTH_RECORDING:
-        step = recorded_step(step, optimizer, stack, record)
+        step = recorded_step(step, optimizer, stack)
     else:
         step = torch.no_grad()(step)
     return Program(task, layout, optimizer, step, measured_step, evaluate_all)
@@ -165,63 +159,6 @@ def in_precision(loss: Loss, config: RunConfig, device: torch.device) -> Loss:
             return loss(params, batch).float()
 
     return autocast_loss
-
-
-def recorded_step(
-    step: Callable[..., tuple], optimizer: Optimizer, stack: Stack, record: Callable[..., Callable]
-) -> Callable[..., tuple]:
-    """A step between named tensors by way of a recorded function between lists of them.
-
-    Args:
-        record: as harness.recording.record.
-    """
-    states = tuple(optimizer.init(torch.zeros(1)))
-    numbers = tuple(stack.first.hyperparameters)
-    moving = ("step", *scheduled(stack.first.schedule))
-
-    def flat(params_RN: Tensor, diverged_at_R: Tensor, loss_sum_R: Tensor, *rest: Tensor) -> list[Tensor]:
-        state = dict(zip(states, rest, strict=False))
-        hyper = dict(zip(numbers, rest[len(states) :], strict=False))
-        at = dict(zip(moving, rest[len(states) + len(numbers) :], strict=False))
-        batch = rest[len(states) + len(numbers) + len(moving) :]
-        params_RN, state, *two, _ = step(params_RN, state, diverged_at_R, loss_sum_R, hyper, at, batch)
-        return [params_RN, *two, *(state[name] for name in states)]
-
-    recorded = record(flat)
-
-    def call(
-        params_RN: Tensor, state: State, diverged_at_R: Tensor, loss_sum_R: Tensor, hyper: Numbers, at: Numbers,
-        batch: Batch,
-    ) -> tuple[Tensor, State, Tensor, Tensor, dict[str, Tensor]]:  # fmt: skip
-        given = [
-            mapping[name] for mapping, names in ((state, states), (hyper, numbers), (at, moving)) for name in names
-        ]
-        params_RN, diverged_at_R, loss_sum_R, *rest = recorded(params_RN, diverged_at_R, loss_sum_R, *given, *batch)
-        return params_RN, dict(zip(states, rest, strict=False)), diverged_at_R, loss_sum_R, {}
-
-    return call
-
-
-def compiled_evaluation(
-    evaluate: Callable[[Tensor, Batch], Tensor], runs_dir: Path, note: Callable[[dict[str, Any]], None]
-) -> Callable[[Tensor, Batch], Tensor]:
-    """Machine code for pieces of EVALUATED_AT_ONCE examples; the rest, where it comes out uneven, without.
-
-    Named by its operations: stacks of all batch sizes and optimizers share it.
-    """
-
-    def flat(params_RN: Tensor, *batch: Tensor) -> list[Tensor]:
-        return [evaluate(params_RN, batch)]
-
-    path = runs_dir / COMPILED / f"evaluation-{name_place()}.pt2"
-    code = record(flat, machine_code=path, by_content=True, note=note)
-
-    def call(params_RN: Tensor, batch: Batch) -> Tensor:
-        if len(batch[0]) != EVALUATED_AT_ONCE:
-            return evaluate(params_RN, batch)
-        return code(params_RN, *(part.contiguous() for part in batch))[0]
-
-    return call
 
 
 def vmap_runs(function: Callable, in_dims: tuple) -> Callable:

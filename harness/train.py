@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
+from harness.lanes import EVALUATED_AT_ONCE
 from harness.metrics import METRICS
 from harness.optimizers import State
 from harness.parameters import flatten_params
 from harness.plan import Stack
-from harness.program import EVALUATED_AT_ONCE, Program
+from harness.program import Program
 from harness.protocols import Smoother, evaluation_steps
 from harness.schedules import multiplier_tables
 from harness.tasks import Batch, Task

@@ -12,8 +12,8 @@ ROOT = Path(__file__).resolve().parents[1]
 ORDER = [
     "corpus", "protocols", "config", "imports", "machine", "store", "log", "leases", "unfinished", "index", "records",
     "sweep", "plan", "plan_file", "schedules", "optimizers", "models", "tasks", "metrics", "parameters", "groups",
-    "recording", "program", "train", "stackable", "checkpoint", "weights", "process", "estimate", "measure", "job",
-    "worker", "tracking", "mirror", "launchers", "status", "dry_run", "progress", "compose", "__main__",
+    "recording", "lanes", "program", "train", "stackable", "checkpoint", "weights", "process", "estimate", "measure",
+    "job", "worker", "tracking", "mirror", "launchers", "status", "dry_run", "progress", "compose", "__main__",
 ]  # fmt: skip
 
 

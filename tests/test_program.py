@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from harness.config import run_id
 from harness.machine import has_compiler
 from harness.parameters import flatten_params
-from harness.plan import Stack, make_plan, name_program, shape_of
+from harness.plan import Stack, lanes_at_once, make_plan, name_program, shape_of
 from harness.program import gradient, make_program
 from harness.recording import COMPILED, name_of, record, trace
 from harness.train import train
@@ -159,6 +159,27 @@ def test_compiled_steps_agree_and_are_built_once(make_run, tmp_path):
     torch.testing.assert_close(first.params_RN, plain.params_RN, rtol=0, atol=1e-11)
     assert torch.equal(first.params_RN, again.params_RN)
     assert first.history["step"] == plain.history["step"]
+
+
+@pytest.mark.skipif(not has_compiler(), reason="there is no C++ compiler on this machine")
+@pytest.mark.parametrize("seeds", [(0, 0, 0, 0), (0, 0, 1, 1)], ids=["one batch for all", "a batch each"])
+def test_a_few_lanes_at_a_time_have_the_bits_of_all_at_once(make_run, tmp_path, monkeypatch, seeds):
+    configs = [make_run(num_samples=80, seed=s, optimizer={"lr": 0.001 * (i + 1)}) for i, s in enumerate(seeds)]
+    stack = make_stack(configs, compiled=True)
+    seen = []
+    for lanes in (4, 2):
+        monkeypatch.setattr("harness.lanes.lanes_at_once", lambda width, batch_size, lanes=lanes: lanes)
+        seen.append(last(stack, tmp_path / str(lanes)))
+    assert torch.equal(seen[0].params_RN, seen[1].params_RN)
+    assert all(torch.equal(seen[0].state[name], seen[1].state[name]) for name in seen[0].state)
+    assert seen[0].history == seen[1].history
+    plain = last(make_stack(configs))
+    torch.testing.assert_close(seen[1].params_RN, plain.params_RN, rtol=0, atol=1e-4)
+
+
+def test_lanes_at_a_time_are_equal_parts_of_a_stack():
+    assert [lanes_at_once(12, batch_size) for batch_size in (8, 128, 256, 512, 1024, 4096)] == [12, 12, 6, 4, 2, 2]
+    assert [lanes_at_once(width, 512) for width in (1, 2, 5, 6, 9, 11)] == [1, 2, 5, 3, 3, 11]
 
 
 def test_numbers_do_not_shape_the_program_but_their_presence_does(make_run):
