@@ -64,10 +64,24 @@ def record(
 
 
 def trace(function: Function, tensors: tuple[Tensor, ...]) -> GraphModule:
-    graph = make_fx(function)(*tensors)
+    graph = make_fx(function, decomposition_table=FASTER)(*tensors)
     graph.graph.eliminate_dead_code()
     graph.recompile()
     return graph
+
+
+def add_rows(grad: Tensor, indices: Tensor, num_weights: int, padding_idx: int, scale_grad_by_freq: bool) -> Tensor:
+    """The gradient of an embedding, the same sums in the same order; on a CPU torch's own takes two to five times as
+    long.
+    """
+    if padding_idx >= 0 or scale_grad_by_freq or grad.is_cuda:
+        return NotImplemented
+    width = grad.shape[indices.dim() :].numel()
+    rows = grad.new_zeros(num_weights, width).index_add(0, indices.reshape(-1), grad.reshape(-1, width))
+    return rows.reshape(num_weights, *grad.shape[indices.dim() :])
+
+
+FASTER = {torch.ops.aten.embedding_dense_backward.default: add_rows}  # operations replaced where steps are recorded
 
 
 def compile_function(

@@ -1,18 +1,20 @@
 """Training itself against plain loops, by model and batch size: `python scripts/benchmark_steps.py [ROUNDS]`.
 
 24 runs (12 learning rates, 2 seeds) by the engine, as it configures itself, and one after the other as plain loops
-with fused torch.optim.Adam, eager or under torch.compile, whichever is faster (its compilation is not counted). One
-thread each, in turn, in one process. The engine's time holds all but the import of torch: measuring the shape,
-building or loading the program, drawing samples, training. `cold`: nothing was ever measured or built; `warm`: it was.
+with fused torch.optim.Adam, eager or under torch.compile, whichever is faster. One thread each, in turn, each in a
+process of its own, the engine's started as its workers are. The engine's time holds all but the import of torch:
+measuring the shape, building or loading the program, drawing samples, training. `cold`: nothing was ever measured,
+built or compiled, so that loops under torch.compile pay for their compilation; `warm`: it was, and they do not.
 """
 
+import multiprocessing
 import os
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from concurrent.futures import Executor, ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -75,10 +77,17 @@ def configs_of(name: str, batch_size: int) -> dict[str, RunConfig]:
     return {run_id(config): config for config in configs}
 
 
-def engine(runs: dict[str, RunConfig], runs_dir: Path, compile: str = "auto") -> None:
+def time_engine(ours: Executor, runs: dict[str, RunConfig], runs_dir: Path, compile: str = "auto") -> float:
+    """Seconds of choosing, here as the launcher does it, and of training in a worker's process."""
+    began = time.perf_counter()
     machine = Machine("cpu", workers=1, compile=compile, width=None, micro_batch=None)
     choice = choose_all(runs, machine, runs_dir)[shape_of(next(iter(runs.values())))]
-    for stack in lay_stacks(runs.items(), choice):
+    ours.submit(train_stacks, lay_stacks(runs.items(), choice), runs_dir).result()
+    return time.perf_counter() - began
+
+
+def train_stacks(stacks: list[Stack], runs_dir: Path) -> None:
+    for stack in stacks:
         program = make_program(stack, DEVICE, runs_dir, note=partial(note, stack, runs_dir))
         for _ in train(program, stack, num_evals=1, num_examples=512):
             pass
@@ -125,40 +134,69 @@ def module_of(config: RunConfig) -> nn.Module:
     return MLP()
 
 
-def seconds_of(function: Callable[[], None]) -> float:
-    began = time.perf_counter()
-    function()
-    return time.perf_counter() - began
+def time_plain(runs: dict[str, RunConfig], *, compiled: bool) -> float:
+    return sum(plain(run, run.num_steps, compiled=compiled) for run in runs.values())
 
 
-def compare(runs: dict[str, RunConfig], rounds: int) -> tuple[bool, list[float], list[float], list[float]]:
-    """Whether the plain loops are compiled; their ms a step; their time over the engine's, cold and warm, by round."""
+def compare(
+    ours: Executor, theirs: Executor, runs: dict[str, RunConfig], rounds: int
+) -> tuple[bool, list[float], list[float], list[float]]:
+    """Whether the plain loops are compiled; their ms a step; their time over the engine's, cold and warm, by round.
+
+    Args:
+        ours, theirs: one process each, for the engine and for the plain loops.
+    """
     first = next(iter(runs.values()))
-    loops = {c: min(plain(replace(first, num_steps=60), 60, compiled=c) for _ in range(2)) for c in (False, True)}
-    compiled = has_compiler() and loops[True] < loops[False]
+
+    def ask(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return theirs.submit(function, *args, **kwargs).result()
+
+    compilation = ask(compile_seconds, first) if has_compiler() else float("inf")
+    a_step = {c: min(ask(plain, first, 60, compiled=c) for _ in range(3)) / 60 for c in {False, has_compiler()}}
+    # what the loops would take in all, compiled or not, for the choice of the faster
+    expected = {c: seconds * first.num_steps * len(runs) for c, seconds in a_step.items()}
+    faster = min(expected, key=lambda c: expected[c])
+    faster_cold = min(expected, key=lambda c: expected[c] + c * compilation)
     steps, cold, warm = [], [], []
     with tempfile.TemporaryDirectory() as there:
-        engine(runs, Path(there), compile="always")
+        time_engine(ours, runs, Path(there), compile="always")
         for _ in range(rounds):
-            alone = sum(plain(run, run.num_steps, compiled=compiled) for run in runs.values())
+            alone = {c: ask(time_plain, runs, compiled=c) for c in {faster, faster_cold}}
             with tempfile.TemporaryDirectory() as empty:
-                cold.append(alone / seconds_of(partial(engine, runs, Path(empty))))
-            warm.append(alone / seconds_of(partial(engine, runs, Path(there))))
-            steps.append(alone / len(runs) / first.num_steps * 1e3)
-    return compiled, steps, cold, warm
+                alone_cold = alone[faster_cold] + (compilation if faster_cold else 0)
+                cold.append(alone_cold / time_engine(ours, runs, Path(empty)))
+            warm.append(alone[faster] / time_engine(ours, runs, Path(there)))
+            steps.append(alone[faster] / len(runs) / first.num_steps * 1e3)
+    return faster, steps, cold, warm
+
+
+def compile_seconds(config: RunConfig) -> float:
+    """What torch.compile takes for the plain loop in a process that has compiled before, with an empty cache."""
+    with tempfile.TemporaryDirectory() as empty:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = empty
+        began = time.perf_counter()
+        plain(config, 1, compiled=True)
+        return time.perf_counter() - began
 
 
 def main() -> None:
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 3
-    warm_up()
-    prepare_process("cpu")
-    print("model   batch  plain ms a step    cold   warm   (time of the plain loops / the engine's; medians)")
-    for name in sys.argv[2:] or TASKS:
-        for batch_size in NUM_STEPS:
-            compiled, steps, cold, warm = compare(configs_of(name, batch_size), rounds)
-            kind = "compiled" if compiled else "eager"
-            medians = [statistics.median(values) for values in (steps, cold, warm)]
-            print(f"{name:8}{batch_size:5}  {medians[0]:.3f} {kind:10} {medians[1]:6.2f} {medians[2]:6.2f}", flush=True)
+    usual = multiprocessing.get_context("spawn")  # a Python as it starts, without the memory settings of our workers
+    with ProcessPoolExecutor(1, usual, initializer=torch.set_num_threads, initargs=(1,)) as theirs:
+        theirs.submit(has_compiler).result()  # started before warm_up sets what workers inherit
+        warm_up()
+        as_workers = multiprocessing.get_context("forkserver")
+        with ProcessPoolExecutor(1, as_workers, initializer=prepare_process, initargs=("cpu",)) as ours:
+            print("model   batch  plain ms a step    cold   warm   (time of the plain loops / the engine's; medians)")
+            for name in sys.argv[2:] or TASKS:
+                for batch_size in NUM_STEPS:
+                    compiled, steps, cold, warm = compare(ours, theirs, configs_of(name, batch_size), rounds)
+                    kind = "compiled" if compiled else "eager"
+                    medians = [statistics.median(values) for values in (steps, cold, warm)]
+                    print(
+                        f"{name:8}{batch_size:5}  {medians[0]:.3f} {kind:10} {medians[1]:6.2f} {medians[2]:6.2f}",
+                        flush=True,
+                    )
 
 
 if __name__ == "__main__":
