@@ -1,0 +1,175 @@
+"""Fit a law of any variables to points with known errors, and predict from it with an interval.
+
+Fits run in ln response, each point weighted with its own standard error s. With the Jacobian J of (ln law) / s at the
+fit, W the weights of a robust fit (1 in a plain one) and R the points' correlation,
+    cov = (J'WJ)^-1 J'WRWJ (J'WJ)^-1,   AIC = chi^2 + 2k,   AICc = AIC + 2k(k + 1) / (n - k - 1).
+Intervals use Student's t and widen by sqrt(chi^2 / (n - k)) where a law misfits (p < .05); a robust fit does not widen,
+since what it plays down would widen it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import optimize, stats
+
+from analysis.fit import MISFIT, Estimate
+from analysis.laws.sizes import PointLaw
+
+UNFELT = 1e-6  # singular value over the largest, columns scaled to length 1, under which a direction is not set
+
+
+@dataclass(frozen=True)
+class Points:
+    """What a law is fitted to.
+
+    Attributes:
+        x: variables of the law, a row each, > 0.
+        y: responses, > 0.
+        sd: standard errors of ln y.
+        correlation: of the errors.
+        dof: degrees of freedom behind sd.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    sd: np.ndarray
+    correlation: np.ndarray
+    dof: float
+
+    def select(self, kept: np.ndarray) -> "Points":
+        """The points of a mask."""
+        return Points(self.x[:, kept], self.y[kept], self.sd[kept], self.correlation[np.ix_(kept, kept)], self.dof)
+
+
+@dataclass(frozen=True)
+class PointFit:
+    """One law fitted to points.
+
+    Attributes:
+        params: by name; low and high are NaN where the data do not bound one.
+        moved, covariance: the parameters as the fit moves them (logarithms of positive ones), and their covariance.
+        quantile: half-width of a 95 % interval in standard errors, a misfit's widening included.
+        residuals: ln(response / law).
+        refused: why there is no fit, or nothing. Then params is empty and every number NaN.
+    """
+
+    law: PointLaw
+    params: Mapping[str, Estimate]
+    moved: np.ndarray
+    covariance: np.ndarray
+    quantile: float
+    chi2: float
+    aic: float
+    aicc: float
+    rmse_log: float
+    residuals: np.ndarray
+    refused: str = ""
+
+
+def fit_points(law: PointLaw, points: Points, *, robust: bool = False) -> PointFit:
+    """Fit one law, or refuse it with the reason.
+
+    Args:
+        robust: soft_l1 loss of scipy on residuals in standard errors; a wild point then pulls with bounded force.
+    Valid when: errors of ln response are small, near normal and of known size; robust: but for a few wild ones.
+    Source: Huber, Robust Statistics, chapter 7 (sandwich covariance of an M-estimator).
+    """
+    n, k = len(points.y), len(law.parameters)
+    if refused := refuse(law, points):
+        empty = np.empty(0)
+        return PointFit(law, {}, empty, empty, np.nan, np.nan, np.nan, np.nan, np.nan, empty, refused)
+
+    def residual(moved: np.ndarray) -> np.ndarray:
+        z: np.ndarray = (np.log(predict(law, moved, points.x)) - np.log(points.y)) / points.sd
+        return z
+
+    results = [
+        optimize.least_squares(
+            residual, to_moved(law, start), x_scale="jac", loss="soft_l1" if robust else "linear", xtol=1e-10,
+            ftol=1e-10,
+        )
+        for start in law.starts(points.x, points.y)
+    ]  # fmt: skip
+    best = min(results, key=lambda result: float(result.cost))
+    z = residual(best.x)
+    chi2 = float(z @ z)
+    weights = (1 + z**2) ** -0.5 if robust else np.ones(n)
+    jacobian = differentiate(law, best.x, points.x) / points.sd[:, None]
+    covariance = spread(jacobian, weights, points.correlation)
+    misfits = not robust and stats.chi2.sf(chi2, n - k) < MISFIT
+    quantile = float(stats.t.ppf(0.975, points.dof)) * (float(np.sqrt(chi2 / (n - k))) if misfits else 1.0)
+    half = quantile * np.sqrt(np.diag(covariance))
+    values, lows, highs = (to_values(law, best.x + sign * half) for sign in (0.0, -1.0, 1.0))
+    values = to_values(law, best.x)
+    params = {name: Estimate(values[name], lows[name], highs[name]) for name in law.parameters}
+    aic = chi2 + 2 * k
+    rmse = float(np.sqrt(np.mean((z * points.sd) ** 2)))
+    aicc = aic + 2 * k * (k + 1) / (n - k - 1)
+    return PointFit(law, params, best.x, covariance, quantile, chi2, aic, aicc, rmse, -z * points.sd)
+
+
+def refuse(law: PointLaw, points: Points) -> str:
+    """Why points do not bear a law, or nothing."""
+    n, k = len(points.y), len(law.parameters)
+    if n < k + 2:
+        return f"{k} parameters need at least {k + 2} points; there are {n}"
+    for name, row in zip(law.variables, points.x, strict=True):
+        if (count := len(np.unique(row))) < law.distinct:
+            return f"{law.equation} needs at least {law.distinct} values of {name}; there are {count}"
+    logs = np.log(points.x) - np.log(points.x).mean(axis=1, keepdims=True)
+    if np.linalg.matrix_rank(logs, tol=1e-6 * np.abs(logs).max()) < len(law.variables):
+        return f"{' and '.join(law.variables)} move together in all points: their powers cannot be told apart"
+    return ""
+
+
+def predict_point(fit: PointFit, x: np.ndarray) -> list[Estimate]:
+    """The law at further points (variables, a row each), with 95 % intervals of the law, not of a measurement."""
+    log_y = np.log(predict(fit.law, fit.moved, x))
+    slopes = differentiate(fit.law, fit.moved, x)
+    half = fit.quantile * np.sqrt(np.einsum("ni,ij,nj->n", slopes, fit.covariance, slopes))
+    return [
+        Estimate(float(np.exp(y)), float(np.exp(y - h)), float(np.exp(y + h))) for y, h in zip(log_y, half, strict=True)
+    ]
+
+
+def to_moved(law: PointLaw, values: list[float]) -> np.ndarray:
+    return np.array([v if p in law.signed else np.log(v) for p, v in zip(law.parameters, values, strict=True)])
+
+
+def to_values(law: PointLaw, moved: np.ndarray) -> dict[str, float]:
+    """Parameters from the numbers that a fit moves; infinite where a float cannot hold one."""
+    return {
+        p: float(v) if p in law.signed else float(np.exp(v)) if not v > 700 else np.inf
+        for p, v in zip(law.parameters, moved, strict=True)
+    }
+
+
+def predict(law: PointLaw, moved: np.ndarray, x: np.ndarray) -> np.ndarray:
+    return law.predict(*x, **to_values(law, np.clip(moved, -700, 300)))
+
+
+def differentiate(law: PointLaw, moved: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """d ln law / d moved, points by parameters, by central differences."""
+    steps = 1e-5 * np.maximum(1.0, np.abs(moved))
+    return np.stack(
+        [
+            (np.log(predict(law, moved + row, x)) - np.log(predict(law, moved - row, x))) / (2 * step)
+            for step, row in zip(steps, np.diag(steps), strict=True)
+        ],
+        axis=1,
+    )
+
+
+def spread(jacobian: np.ndarray, weights: np.ndarray, correlation: np.ndarray) -> np.ndarray:
+    """Covariance of the moved parameters; NaN for those in a direction that the residuals hardly feel."""
+    scale = np.linalg.norm(jacobian, axis=0)
+    scale = np.where(scale > 0, scale, 1.0)
+    root = jacobian / scale * np.sqrt(weights)[:, None]
+    _, singular, directions = np.linalg.svd(root, full_matrices=False)
+    unset = (np.abs(directions[singular < UNFELT * singular[0]]) > 1e-3).any(axis=0)
+    bread = np.linalg.pinv(root, rcond=UNFELT) * np.sqrt(weights)  # (J'WJ)^-1 J'W
+    covariance: np.ndarray = bread @ correlation @ bread.T / np.outer(scale, scale)
+    covariance[unset, :] = np.nan
+    covariance[:, unset] = np.nan
+    return covariance
