@@ -4,7 +4,8 @@ Fits run in ln response, each point weighted with its own standard error s. With
 fit, W the weights of a robust fit (1 in a plain one) and R the points' correlation,
     cov = (J'WJ)^-1 J'WRWJ (J'WJ)^-1,   AIC = chi^2 + 2k,   AICc = AIC + 2k(k + 1) / (n - k - 1).
 Intervals use Student's t and widen by sqrt(chi^2 / (n - k)) where a law misfits (p < .05); a robust fit does not widen,
-since what it plays down would widen it.
+since what it plays down would widen it. Where no error is known all points weigh the same and the misfit stands for it:
+half-width t(.975, n - k) sqrt(chi^2 / (n - k)), AIC = n ln(chi^2 / n) + 2k.
 """
 
 from collections.abc import Mapping
@@ -26,7 +27,7 @@ class Points:
     Attributes:
         x: variables of the law, a row each, > 0.
         y: responses, > 0.
-        sd: standard errors of ln y.
+        sd: standard errors of ln y; all 1, with dof NaN, where none is known.
         correlation: of the errors.
         dof: degrees of freedom behind sd.
     """
@@ -97,16 +98,19 @@ def fit_points(law: PointLaw, points: Points, *, robust: bool = False) -> PointF
     weights = (1 + z**2) ** -0.5 if robust else np.ones(n)
     jacobian = differentiate(law, best.x, points.x) / points.sd[:, None]
     covariance = spread(jacobian, weights, points.correlation)
-    misfits = not robust and stats.chi2.sf(chi2, n - k) < MISFIT
-    quantile = float(stats.t.ppf(0.975, points.dof)) * (float(np.sqrt(chi2 / (n - k))) if misfits else 1.0)
+    known = bool(np.isfinite(points.dof))
+    widens = not known or (not robust and stats.chi2.sf(chi2, n - k) < MISFIT)
+    quantile = float(stats.t.ppf(0.975, points.dof if known else n - k))
+    quantile *= float(np.sqrt(chi2 / (n - k))) if widens else 1.0
     half = quantile * np.sqrt(np.diag(covariance))
-    values, lows, highs = (to_values(law, best.x + sign * half) for sign in (0.0, -1.0, 1.0))
-    values = to_values(law, best.x)
+    values, lows, highs = (to_values(law, moved) for moved in (best.x, best.x - half, best.x + half))
     params = {name: Estimate(values[name], lows[name], highs[name]) for name in law.parameters}
-    aic = chi2 + 2 * k
+    aic = (chi2 if known else n * float(np.log(max(chi2 / n, 1e-16)))) + 2 * k
     rmse = float(np.sqrt(np.mean((z * points.sd) ** 2)))
     aicc = aic + 2 * k * (k + 1) / (n - k - 1)
-    return PointFit(law, params, best.x, covariance, quantile, chi2, aic, aicc, rmse, -z * points.sd)
+    return PointFit(
+        law, params, best.x, covariance, quantile, chi2 if known else np.nan, aic, aicc, rmse, -z * points.sd
+    )
 
 
 def refuse(law: PointLaw, points: Points) -> str:
