@@ -60,6 +60,12 @@ class Fit:
     notes: tuple[str, ...] = ()
 
     @property
+    def aic(self) -> float:
+        """AICc without its correction for few cells."""
+        k, n = len(self.params), len(self.residuals)
+        return self.aicc - 2 * k * (k + 1) / (n - k - 1) if self.params else np.nan
+
+    @property
     def dof(self) -> int:
         """Cells less parameters."""
         return len(self.residuals) - len(self.params)

@@ -48,7 +48,7 @@ class PointFit:
     """One law fitted to points.
 
     Attributes:
-        params: by name; low and high are NaN where the data do not bound one.
+        params: by name; low and high are NaN where the data do not bound one, as where it ends on a bound.
         moved, covariance: the parameters as the fit moves them (logarithms of positive ones), and their covariance.
         quantile: half-width of a 95 % interval in standard errors, a misfit's widening included.
         residuals: ln(response / law).
@@ -85,14 +85,16 @@ def fit_points(law: PointLaw, points: Points, *, robust: bool = False) -> PointF
         z: np.ndarray = (np.log(predict(law, moved, points.x)) - np.log(points.y)) / points.sd
         return z
 
-    results = [
-        optimize.least_squares(
-            residual, to_moved(law, start), x_scale="jac", loss="soft_l1" if robust else "linear", xtol=1e-10,
-            ftol=1e-10,
-        )
-        for start in law.starts(points.x, points.y)
-    ]  # fmt: skip
-    best = min(results, key=lambda result: float(result.cost))
+    results = []
+    for start in law.starts(points.x, points.y):
+        bounds = bound(law, start)
+        result = optimize.least_squares(
+            residual, np.clip(to_moved(law, start), bounds[0] + 1e-3, bounds[1] - 1e-3), bounds=bounds, x_scale="jac",
+            loss="soft_l1" if robust else "linear", xtol=1e-10, ftol=1e-10,
+        )  # fmt: skip
+        margin = np.minimum(result.x - bounds[0], bounds[1] - result.x)
+        results.append((float(result.cost), result, margin < 1e-2))
+    _, best, at_bound = min(results, key=lambda each: each[0])
     z = residual(best.x)
     chi2 = float(z @ z)
     weights = (1 + z**2) ** -0.5 if robust else np.ones(n)
@@ -103,6 +105,7 @@ def fit_points(law: PointLaw, points: Points, *, robust: bool = False) -> PointF
     quantile = float(stats.t.ppf(0.975, points.dof if known else n - k))
     quantile *= float(np.sqrt(chi2 / (n - k))) if widens else 1.0
     half = quantile * np.sqrt(np.diag(covariance))
+    half[at_bound] = np.nan  # the data do not set it
     values, lows, highs = (to_values(law, moved) for moved in (best.x, best.x - half, best.x + half))
     params = {name: Estimate(values[name], lows[name], highs[name]) for name in law.parameters}
     aic = (chi2 if known else n * float(np.log(max(chi2 / n, 1e-16)))) + 2 * k
@@ -139,6 +142,16 @@ def predict_point(fit: PointFit, x: np.ndarray) -> list[Estimate]:
 
 def to_moved(law: PointLaw, values: list[float]) -> np.ndarray:
     return np.array([v if p in law.signed else np.log(v) for p, v in zip(law.parameters, values, strict=True)])
+
+
+def bound(law: PointLaw, start: list[float]) -> tuple[np.ndarray, np.ndarray]:
+    """Bounds of the parameters as the fit moves them."""
+    sides = [
+        (-np.inf, np.inf) if p in law.signed else np.log(law.bounds.get(p, (1e-6 * value, 1e6 * value)))
+        for p, value in zip(law.parameters, start, strict=True)
+    ]
+    low, high = np.array(sides, dtype=float).T
+    return low, high
 
 
 def to_values(law: PointLaw, moved: np.ndarray) -> dict[str, float]:

@@ -21,14 +21,14 @@ def pool_errors(
 
     Args:
         seeds, moves: of every cell, its seeds and what each alone adds; they sum to zero.
-    Raises: ValueError where no cell has two seeds.
+    Returns: as named; with one seed each no error is known, and all are 1, uncorrelated, with dof NaN.
     Valid when: seeds scatter alike in all cells, and any two cells with a seed in common are equally correlated.
     Source: the sample variance and covariance of a mean; the prior of rho as in optimum.py.
     """
     counts = np.array([len(each) for each in seeds], dtype=float)
     dof = float(np.sum(counts - 1))
     if dof < 1:
-        raise ValueError("every cell has one seed, so no error is known: run a second seed")
+        return np.ones(len(counts)), np.eye(len(counts)), np.nan
     variance = max(sum(float(np.square(each).sum()) for each in moves) / dof, 1e-24)
     n = len(seeds)
     shared = np.eye(n)

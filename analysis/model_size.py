@@ -91,8 +91,6 @@ def sizes_of(optimum: Optimum) -> tuple[float, ...]:
 def loss_points(optima: Sequence[Optimum]) -> Points:
     """Loss at the optimum of every (N, D), with its error over seeds; none is known with one seed."""
     x, loss = np.array([sizes_of(o) for o in optima]).T, np.array([o.loss for o in optima])
-    if len(optima[0].seeds) < 2:
-        return Points(x, loss, np.ones(len(loss)), np.eye(len(loss)), np.nan)
     return Points(x, loss, *pool_values(optima, log=False))
 
 
@@ -147,7 +145,9 @@ def print_sizes(answers: Sequence[SizeAnswer], console: Console) -> None:
             at = ", ".join(f"{name} {value:.4g}" for name, value in zip(fit.law.variables, x, strict=True))
             error = f"ln(measured / predicted) {np.log(y / e.value):+.4f}"
             said = f"{e.value:.4g} [{e.low:.4g}, {e.high:.4g}]"
-            console.print(f"  from smaller models, {at}: {said}, measured {y:.4g}, {error}", markup=False)
+            console.print(
+                f"  from smaller models, {at}: {said}, measured {y:.4g}, {error}", markup=False, soft_wrap=True
+            )
 
 
 def sizes_to_json(answers: Sequence[SizeAnswer]) -> object:

@@ -16,7 +16,8 @@ def hyperbola(batch_size: ArrayLike, *, steps_min: float, critical_batch_size: f
         steps_min: S_min, limit for large batches, > 0.
         critical_batch_size: B_crit = E_min / S_min, samples, > 0.
     Returns: steps to the target.
-    Valid when: the learning rate is the greedy one at every step; at a tuned constant one residuals reach .3 in ln steps.
+    Valid when: the learning rate is the greedy one at every step; at a tuned constant one residuals reach .3
+        in ln steps.
     Source: McCandlish et al., arXiv 1812.06162; kexue.fm/archives/10542.
     """
     return steps_min * (1 + critical_batch_size / np.asarray(batch_size, dtype=float))
@@ -36,8 +37,8 @@ def hyperbola_power(batch_size: ArrayLike, *, steps_min: float, critical_batch_s
     Valid when: a description over the range that was measured; no mechanism stands behind a free corner.
     Source: Zhang et al., arXiv 2410.21676, fit steps by such a form with free exponents.
     """
-    ratio = critical_batch_size / np.asarray(batch_size, dtype=float)
-    return steps_min * np.asarray((1 + ratio**sharpness) ** (1 / sharpness))
+    ratio = np.log(critical_batch_size) - np.log(np.asarray(batch_size, dtype=float))
+    return steps_min * np.exp(np.logaddexp(0, sharpness * ratio) / sharpness)
 
 
 def start_hyperbola(x: NDArray[np.float64], steps: NDArray[np.float64]) -> list[list[float]]:

@@ -109,9 +109,7 @@ def start_loss(x: NDArray[np.float64], loss: NDArray[np.float64]) -> list[list[f
 
 
 def start_plane(x: NDArray[np.float64], lr: NDArray[np.float64]) -> list[list[float]]:
-    """Start of lr_power and lr_power_batch: the plane through the logs by plain least squares, which is the answer where
-    all points weigh the same.
-    """
+    """Start of lr_power and lr_power_batch: the plane through the logs, the answer where all points weigh the same."""
     design = np.vstack([np.ones(x.shape[1]), np.log(x)]).T
     solution, *_ = np.linalg.lstsq(design, np.log(lr), rcond=None)
     return [[float(np.exp(solution[0])), *map(float, solution[1:])]]

@@ -1,7 +1,7 @@
-"""The laws that are fitted to points in any variables, by name. To add one: a function, its starts, and an entry here."""
+"""Laws that are fitted to points in any variables, by name. To add one: a function, its starts, and an entry here."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ class PointLaw:
         parameters: by name, in the order of a start; `signed` are those that may be negative, all others are positive.
         starts: (variables, a row each; responses) -> parameter values from which a fit starts, each tried.
         distinct: values that every variable must have, or the law is refused.
+        bounds: of parameters, beyond which a law does not change; without, a positive one stays within 1e6 of a start.
     """
 
     name: str
@@ -32,6 +33,7 @@ class PointLaw:
     equation: str
     signed: tuple[str, ...] = ()
     distinct: int = 2
+    bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 SIZES = ("num_params", "num_samples")
@@ -51,7 +53,7 @@ POINT_LAWS = {
         PointLaw("hyperbola", hyperbola, ("batch_size",), "steps", CORNER, start_hyperbola, "S_min (1 + B_crit/B)"),
         PointLaw(
             "hyperbola_power", hyperbola_power, ("batch_size",), "steps", (*CORNER, "sharpness"),
-            start_hyperbola_power, "S_min (1 + (B_crit/B)^p)^(1/p)",
+            start_hyperbola_power, "S_min (1 + (B_crit/B)^p)^(1/p)", bounds={"sharpness": (0.1, 20.0)},
         ),
         PointLaw("loss_power", loss_power, SIZES, "loss", LOSS, start_loss, "E + A/N^α + B/D^β", distinct=3),
         PointLaw(
