@@ -64,7 +64,7 @@ def record(
 
 
 def trace(function: Function, tensors: tuple[Tensor, ...]) -> GraphModule:
-    graph = make_fx(function, decomposition_table=FASTER)(*tensors)
+    graph = make_fx(function, FASTER, "fake", _allow_non_fake_inputs=True)(*tensors)
     graph.graph.eliminate_dead_code()
     graph.recompile()
     return graph
