@@ -106,8 +106,7 @@ def estimate_group(located: list[Located]) -> list[Optimum]:
         raw = np.array([float(item.best.shifts @ item.best.shifts) for item in noisy if item.best]) / dofs
         variances = dict(enumerate(smooth_variances(batch_sizes, raw, dofs)))
         dof = max(1.0, 0.75 * dofs.sum() - (len(noisy) >= MIN_TREND_CELLS))
-        gaps = [item.best.x - item.parabola.x for item in noisy if item.best and item.parabola]
-        model_term = float(np.mean(np.square(gaps))) if gaps else 0.0
+        model_term = pool_model_term(noisy)
     by_cell = {id(item): variances[index] for index, item in enumerate(noisy)}
     rho = pool_correlation(noisy, variances)
     optima = []
@@ -127,6 +126,12 @@ def estimate_group(located: list[Located]) -> list[Optimum]:
             )
         optima.append(replace(found, covariance=others))
     return optima
+
+
+def pool_model_term(located: Sequence[Located]) -> float:
+    """What the shape of the fit makes uncertain, octaves squared: mean square of cubic less parabola over the cells."""
+    gaps = [item.best.x - item.parabola.x for item in located if item.best and item.parabola]
+    return float(np.mean(np.square(gaps))) if gaps else 0.0
 
 
 def pool_correlation(noisy: Sequence[Located], variances: Mapping[int, float]) -> float:

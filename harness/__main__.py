@@ -31,6 +31,7 @@ from harness.plan import Plan, make_plan
 from harness.plan_file import name_request, newest_since, open_plan
 from harness.progress import Display
 from harness.records import count_weights, read_attempts, read_ended, read_mirrored, read_records, store_corpus
+from harness.rounds import Round, describe_round, describe_spent, next_round, spots_of
 from harness.store import StoreError, writable_folder
 from harness.sweep import Sweep, make_sweep
 from harness.unfinished import remove_ended
@@ -51,17 +52,22 @@ def run(settings: dict[str, Any], sweep: Sweep) -> int:
     folder = writable_folder("runs_dir", settings["runs_dir"], sweep.name)
     writable_folder("figures_dir", settings["figures_dir"])
     again = settings["refresh"] or settings["run_id"] is not None
+    import analysis.write  # noqa: F401  # here, while the workers' server imports torch: later the answer would wait
+
+    if sweep.adaptive is not None:
+        sweep = look_ahead(sweep, folder).sweep
     wanted = sweep
     if settings["run_id"] is not None:
         check_choice("run_id", str(settings["run_id"]), sweep.runs)
         wanted = replace(sweep, runs={str(settings["run_id"]): sweep.runs[str(settings["run_id"])]})
     missing = again or bool(set(wanted.runs) - read_ended(folder))
-    import analysis.write  # noqa: F401  # here, while the workers' server imports torch: later the answer would wait
-
     if not missing:
         print(f"{sweep.name}: all {len(sweep.runs)} runs are done, nothing to train")
     with mirroring(folder, settings["tracker"], missing=missing):
-        failed = train_missing(settings, wanted, folder, again=again) if missing else 0
+        by_rounds = sweep.adaptive is not None and settings["run_id"] is None
+        failed = train_missing(settings, wanted, folder, again=again) if missing and (again or not by_rounds) else 0
+        if by_rounds and not failed:
+            sweep, failed = train_rounds(settings, sweep, folder)
         draw_sweep(settings, sweep, folder)
     if settings["save_weights"] and (lacking := len(wanted.runs) - count_weights(folder, wanted.runs)) and not failed:
         text = f"{lacking} runs were trained before without save_weights and have none"
@@ -69,6 +75,27 @@ def run(settings: dict[str, Any], sweep: Sweep) -> int:
     if failed:
         print(f"{failed} runs did not end; the same command trains what is missing", file=sys.stderr)
     return 1 if failed else 0
+
+
+def look_ahead(sweep: Sweep, folder: Path) -> Round:
+    """How far an adaptive sweep has come by its records."""
+    from analysis.adaptive import propose
+
+    return next_round(sweep, read_records(folder) if read_ended(folder) else None, propose)
+
+
+def train_rounds(settings: dict[str, Any], sweep: Sweep, folder: Path) -> tuple[Sweep, int]:
+    """Train an adaptive sweep round by round; returns it with all its runs, and how many failed."""
+    from analysis.adaptive import Spot, describe_wide
+
+    failed = 0
+    while (now := look_ahead(sweep, folder)).added and not failed:
+        print(describe_round(now.added), flush=True)
+        failed = train_missing(settings, replace(sweep, runs=now.added), folder, again=False)
+    assert sweep.adaptive is not None, "only such a sweep has rounds"
+    spots = [Spot(*spot) for spot in spots_of(sweep.adaptive)]
+    print(describe_spent(now.sweep) + describe_wide(spots, now.results, sweep.adaptive.tol))
+    return now.sweep, failed
 
 
 def train_missing(settings: dict[str, Any], sweep: Sweep, folder: Path, *, again: bool) -> int:
@@ -207,6 +234,10 @@ def execute() -> int:
     if settings["dry_run"]:
         from harness.dry_run import print_dry_run  # here, since it needs torch
 
+        if sweep.adaptive is not None:
+            folder = Path(settings["runs_dir"]) / sweep.name
+            sweep = look_ahead(sweep, folder).sweep
+            print("adaptive: the runs so far and those of the next round; what follows depends on their results")
         print_dry_run(settings, sweep)
         return 0
     return run(settings, sweep)
