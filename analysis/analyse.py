@@ -52,11 +52,14 @@ class Analysis:
     caption: str
 
 
-def analyse_runs(sweep: str, frame: pd.DataFrame, question: str = "", source: str = "") -> Analysis:
+def analyse_runs(
+    sweep: str, frame: pd.DataFrame, question: str = "", source: str = "", *, robust: bool = False
+) -> Analysis:
     """Optima, fits and verdicts of a table of runs, group by group.
 
     A table with fewer than 3 learning rates at every batch size has no optimum: with histories its learning
-    curves can be drawn, without them it is a mistake.
+    curves can be drawn, without them it is a mistake. `robust` laws do not follow a single wild cell (fit.py); claims
+    and scores stay those of plain least squares.
     """
     runs = tidy_runs(frame, source or sweep)
     question = question or sweep
@@ -68,7 +71,7 @@ def analyse_runs(sweep: str, frame: pd.DataFrame, question: str = "", source: st
         by_group.setdefault(label_group(optimum.group), []).append(optimum)
     answers = []
     for optima in by_group.values():
-        fits = tuple(fit_laws(optima))
+        fits = tuple(fit_laws(optima, robust=robust))
         verdicts = tuple(check_claims(runs, optima))
         scores = score_fits(fits, optima)
         steps = is_steps(select_group(runs.frame, optima[0].group))

@@ -16,6 +16,7 @@ from scipy import optimize, stats
 
 from analysis.fit import MISFIT, Estimate
 from analysis.laws.sizes import PointLaw
+from analysis.least_squares import sum_squares
 
 UNFELT = 1e-6  # singular value over the largest, columns scaled to length 1, under which a direction is not set
 
@@ -96,11 +97,11 @@ def fit_points(law: PointLaw, points: Points, *, robust: bool = False) -> PointF
         results.append((float(result.cost), result, margin < 1e-2))
     _, best, at_bound = min(results, key=lambda each: each[0])
     z = residual(best.x)
-    chi2 = float(z @ z)
+    chi2 = sum_squares(z, robust)
     weights = (1 + z**2) ** -0.5 if robust else np.ones(n)
     jacobian = differentiate(law, best.x, points.x) / points.sd[:, None]
     covariance = spread(jacobian, weights, points.correlation)
-    known = bool(np.isfinite(points.dof))
+    known = not np.isnan(points.dof)
     widens = not known or (not robust and stats.chi2.sf(chi2, n - k) < MISFIT)
     quantile = float(stats.t.ppf(0.975, points.dof if known else n - k))
     quantile *= float(np.sqrt(chi2 / (n - k))) if widens else 1.0
@@ -124,7 +125,8 @@ def refuse(law: PointLaw, points: Points) -> str:
     for name, row in zip(law.variables, points.x, strict=True):
         if (count := len(np.unique(row))) < law.distinct:
             return f"{law.equation} needs at least {law.distinct} values of {name}; there are {count}"
-    logs = np.log(points.x) - np.log(points.x).mean(axis=1, keepdims=True)
+    logs = np.log(np.maximum(points.x, 1e-300))  # eps may be zero
+    logs -= logs.mean(axis=1, keepdims=True)
     if np.linalg.matrix_rank(logs, tol=1e-6 * np.abs(logs).max()) < len(law.variables):
         return f"{' and '.join(law.variables)} move together in all points: their powers cannot be told apart"
     return ""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from analysis.laws.epsilon import epsilon_crossover, epsilon_crossover_inside, start_crossover
 from analysis.laws.hyperbola import hyperbola, hyperbola_power, start_hyperbola, start_hyperbola_power
 from analysis.laws.model_size import loss_power, lr_power, lr_power_batch, start_loss, start_plane
 
@@ -54,6 +55,14 @@ POINT_LAWS = {
         PointLaw(
             "hyperbola_power", hyperbola_power, ("batch_size",), "steps", (*CORNER, "sharpness"),
             start_hyperbola_power, "S_min (1 + (B_crit/B)^p)^(1/p)", bounds={"sharpness": (0.1, 20.0)},
+        ),
+        PointLaw(
+            "epsilon_crossover", epsilon_crossover, ("batch_size", "eps"), "lr", ("coefficient", "sigma"),
+            start_crossover, "c √B (1 + ε√B/σ)",
+        ),
+        PointLaw(
+            "epsilon_crossover_inside", epsilon_crossover_inside, ("batch_size", "eps"), "lr",
+            ("coefficient", "sigma"), start_crossover, "c √B √(1 + ε²B/σ²)",
         ),
         PointLaw("loss_power", loss_power, SIZES, "loss", LOSS, start_loss, "E + A/N^α + B/D^β", distinct=3),
         PointLaw(
