@@ -13,8 +13,8 @@ ORDER = [
     "corpus", "protocols", "config", "imports", "machine", "store", "log", "leases", "unfinished", "index", "records",
     "sweep", "rounds", "plan", "plan_file", "schedules", "optimizers", "models", "tasks", "metrics", "parameters",
     "groups", "recording", "lanes", "program", "train", "stackable", "checkpoint", "weights", "process", "estimate",
-    "measure", "job", "worker", "tracking", "mirror", "launchers", "status", "dry_run", "progress", "compose",
-    "__main__",
+    "measure", "job", "worker", "tracking", "mirror", "launchers", "status", "dry_run", "progress", "launch",
+    "compose", "__main__",
 ]  # fmt: skip
 
 
