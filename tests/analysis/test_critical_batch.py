@@ -8,6 +8,7 @@ from rich.console import Console
 
 from analysis.analyse import analyse_runs, to_json
 from analysis.critical_batch import measure_critical_batch
+from analysis.local_fit import fit_minimum
 from analysis.optimum import Optimum
 from analysis.report import print_report
 from tests.analysis.planting import plant_table
@@ -99,3 +100,10 @@ def test_one_seed_takes_the_error_from_the_misfit():
     found = analyse_runs("s", frame[frame["seed"] == 0]).groups[0].critical_batch
     assert np.isnan(found.fits[0].chi2)
     assert found.fits[0].params["critical_batch_size"].value == pytest.approx(CRITICAL, rel=0.1)
+
+
+def test_a_seed_that_is_higher_everywhere_lifts_the_minimum_by_as_much():
+    x = np.arange(-2.0, 3.0)
+    levels = np.array([0.3, -0.1, -0.2])
+    found = fit_minimum(x, (x[:, None] - 0.2) ** 2 + levels, degree=3)
+    assert found.lifts == pytest.approx(levels)

@@ -171,4 +171,4 @@ def test_robust_intervals_cover_and_are_hardly_wider_without_a_wild_cell():
         hits.append(robust.low <= VALUES["power"]["exponent"] <= robust.high)
         widths.append((robust.high - robust.low) / (plain.high - plain.low))
     assert np.mean(hits) >= 0.88
-    assert 0.8 < np.median(widths) < 1.3
+    assert 1.001 < np.median(widths) < 1.3  # least squares is the narrowest where all cells are as their errors say
