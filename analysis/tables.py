@@ -32,6 +32,7 @@ def read_table(source: Path) -> pd.DataFrame:
         if source.suffix == ".parquet":
             frame = pd.read_parquet(source)
         else:
+            check_text(source)
             with warnings.catch_warnings():
                 # pandas only warns when rows are longer than the header, and then shifts the columns
                 warnings.simplefilter("error", pd.errors.ParserWarning)
@@ -45,13 +46,34 @@ def read_table(source: Path) -> pd.DataFrame:
     return frame
 
 
+def check_text(source: Path) -> None:
+    """Raises: ValueError for a file that is no text, is not separated by commas, or names a column twice."""
+    with source.open("rb") as file:
+        head = file.read(1 << 16)
+    if b"\0" in head or head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise ValueError("it is no text in UTF-8 (binary, or UTF-16): save it as csv in UTF-8")
+    try:
+        line = head.decode("utf-8-sig", errors="strict" if len(head) < 1 << 16 else "ignore").split("\n", 1)[0]
+    except UnicodeDecodeError:
+        raise ValueError("it is no text in UTF-8: save it as csv in UTF-8") from None
+    for separator, name in ((";", "semicolons"), ("\t", "tabs")):
+        if separator in line and "," not in line:
+            cure = "save it with commas, and with points in numbers"
+            raise ValueError(f"its columns are separated by {name}: {cure}")
+    names = [name.strip().strip('"') for name in line.split(",")]
+    if twice := [name for name in dict.fromkeys(names) if name and names.count(name) > 1]:
+        raise ValueError(f"its header names {twice[0]!r} twice: rename or drop one of them")
+
+
 def parse_columns(text: str) -> dict[str, str]:
     """Turn `lr=peak_lr,loss=eval` into {our name: the table's name}."""
-    columns = {}
+    columns: dict[str, str] = {}
     for pair in text.split(","):
         ours, equals, theirs = (part.strip() for part in pair.partition("="))
         if not (ours and equals and theirs):
             raise ValueError(f"--columns has {pair!r}, which is not OURS=THEIRS: write it like lr=peak_lr,loss=eval")
+        if ours in columns or theirs in columns.values():
+            raise ValueError(f"--columns names {ours if ours in columns else theirs!r} twice: give every column once")
         columns[ours] = theirs
     return columns
 
