@@ -52,6 +52,7 @@ class Optimum:
         bound: on an edge the learning rate that the optimum lies above (edge_high) or below; else NaN.
         covariance: of log2 lr with other cells of the group, by their batch size, octaves squared.
         curvature: second derivative of the objective at the optimum, a unit of it per octave squared.
+        seeds, shifts, lifts: what each seed alone adds to log2 lr and to the objective at the optimum.
     """
 
     batch_size: int
@@ -68,6 +69,9 @@ class Optimum:
     bound: float = np.nan
     covariance: Mapping[int, float] = field(default_factory=dict)
     curvature: float = np.nan
+    seeds: tuple[int, ...] = ()
+    shifts: tuple[float, ...] = ()
+    lifts: tuple[float, ...] = ()
 
 
 def find_optima(runs: Runs) -> list[Optimum]:
@@ -102,8 +106,7 @@ def estimate_group(located: list[Located]) -> list[Optimum]:
         raw = np.array([float(item.best.shifts @ item.best.shifts) for item in noisy if item.best]) / dofs
         variances = dict(enumerate(smooth_variances(batch_sizes, raw, dofs)))
         dof = max(1.0, 0.75 * dofs.sum() - (len(noisy) >= MIN_TREND_CELLS))
-        gaps = [item.best.x - item.parabola.x for item in noisy if item.best and item.parabola]
-        model_term = float(np.mean(np.square(gaps))) if gaps else 0.0
+        model_term = pool_model_term(noisy)
     by_cell = {id(item): variances[index] for index, item in enumerate(noisy)}
     rho = pool_correlation(noisy, variances)
     optima = []
@@ -123,6 +126,12 @@ def estimate_group(located: list[Located]) -> list[Optimum]:
             )
         optima.append(replace(found, covariance=others))
     return optima
+
+
+def pool_model_term(located: Sequence[Located]) -> float:
+    """What the shape of the fit makes uncertain, octaves squared: mean square of cubic less parabola over the cells."""
+    gaps = [item.best.x - item.parabola.x for item in located if item.best and item.parabola]
+    return float(np.mean(np.square(gaps))) if gaps else 0.0
 
 
 def pool_correlation(noisy: Sequence[Located], variances: Mapping[int, float]) -> float:
@@ -171,7 +180,10 @@ def estimate(item: Located, variance: float, model_term: float, dof: float) -> O
         assert note, "a cell without a minimum says why"
         return unknown
     best = item.best
-    found = replace(unknown, lr=float(2**best.x), loss=best.loss, status="interior", curvature=best.curvature)
+    found = replace(
+        unknown, lr=float(2**best.x), loss=best.loss, status="interior", curvature=best.curvature, seeds=cell.seeds,
+        shifts=tuple(best.shifts.tolist()), lifts=tuple(best.lifts.tolist()),
+    )  # fmt: skip
     num_seeds = cell.loss_LS.shape[1]
     if num_seeds < 2:
         return replace(found, note="; ".join(text for text in ("not calibrated: one seed", note) if text))

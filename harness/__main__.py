@@ -6,12 +6,9 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections import Counter
-from collections.abc import Callable, Collection, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +19,15 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from harness.compose import MISTAKES, compose, describe_options, explain, register_sweeps
-from harness.config import CONF_DIR, ROOT, TRACKER_MODES, RunConfig, check_choice, check_limits, match_types
-from harness.corpus import read_corpus
+from harness.config import CONF_DIR, ROOT, TRACKER_MODES, check_choice, check_limits, match_types
+from harness.launch import train_missing
 from harness.launchers import LAUNCHERS
-from harness.launchers.local import available_cores, choose_device, warm_up
-from harness.measure import COMPILE, Machine, choose_all
-from harness.plan import Plan, make_plan
-from harness.plan_file import name_request, newest_since, open_plan
-from harness.progress import Display
-from harness.records import count_weights, read_attempts, read_ended, read_mirrored, read_records, store_corpus
+from harness.launchers.local import warm_up
+from harness.measure import COMPILE
+from harness.records import count_weights, read_attempts, read_ended, read_mirrored, read_records
+from harness.rounds import Round, describe_round, describe_spent, next_round, spots_of
 from harness.store import StoreError, writable_folder
 from harness.sweep import Sweep, make_sweep
-from harness.unfinished import remove_ended
 
 HELP = """Train what a sweep lacks, fit laws to all of it, draw it.
 
@@ -51,17 +45,22 @@ def run(settings: dict[str, Any], sweep: Sweep) -> int:
     folder = writable_folder("runs_dir", settings["runs_dir"], sweep.name)
     writable_folder("figures_dir", settings["figures_dir"])
     again = settings["refresh"] or settings["run_id"] is not None
+    import analysis.write  # noqa: F401  # here, while the workers' server imports torch: later the answer would wait
+
+    if sweep.adaptive is not None:
+        sweep = look_ahead(sweep, folder).sweep
     wanted = sweep
     if settings["run_id"] is not None:
         check_choice("run_id", str(settings["run_id"]), sweep.runs)
         wanted = replace(sweep, runs={str(settings["run_id"]): sweep.runs[str(settings["run_id"])]})
     missing = again or bool(set(wanted.runs) - read_ended(folder))
-    import analysis.write  # noqa: F401  # here, while the workers' server imports torch: later the answer would wait
-
     if not missing:
         print(f"{sweep.name}: all {len(sweep.runs)} runs are done, nothing to train")
     with mirroring(folder, settings["tracker"], missing=missing):
-        failed = train_missing(settings, wanted, folder, again=again) if missing else 0
+        by_rounds = sweep.adaptive is not None and settings["run_id"] is None
+        failed = train_missing(settings, wanted, folder, again=again) if missing and (again or not by_rounds) else 0
+        if by_rounds and not failed:
+            sweep, failed = train_rounds(settings, sweep, folder)
         draw_sweep(settings, sweep, folder)
     if settings["save_weights"] and (lacking := len(wanted.runs) - count_weights(folder, wanted.runs)) and not failed:
         text = f"{lacking} runs were trained before without save_weights and have none"
@@ -71,66 +70,25 @@ def run(settings: dict[str, Any], sweep: Sweep) -> int:
     return 1 if failed else 0
 
 
-def train_missing(settings: dict[str, Any], sweep: Sweep, folder: Path, *, again: bool) -> int:
-    """Launch the stacks with runs that did not end yet, or all of them again; returns how many runs failed."""
-    launcher = settings["launcher"]
-    texts = {
-        config.task["corpus_sha256"]: config.task for config in sweep.runs.values() if "corpus_sha256" in config.task
-    }
-    for task in texts.values():
-        store_corpus(settings["runs_dir"], read_corpus(task))
-    device, num_devices = choose_device(launcher["device"])
-    options = {"device": device, "width": launcher["width"], "metrics": settings["metrics"]}
-    options["save_weights"] = settings["save_weights"]
-    how = {"compile": launcher["compile"], "micro_batch": launcher["micro_batch"]}
-    name = partial(name_request, sweep.name, sweep.runs, **options, **how)
-    since = since_when(folder, sweep.runs, name) if again else None
-    ended = read_ended(folder, since)
-    workers = launcher["workers"] or num_devices or available_cores()
-    machine = Machine(device, workers, width=launcher["width"], **how)
+def look_ahead(sweep: Sweep, folder: Path) -> Round:
+    """How far an adaptive sweep has come by its records."""
+    from analysis.adaptive import propose
 
-    def lay(runs: dict[str, RunConfig]) -> Plan:
-        choices = choose_all(runs, machine, Path(settings["runs_dir"]))
-        return make_plan(sweep.name, runs, **options, since=since, choices=choices)
-
-    path, plan = open_plan(folder, name(since=since), sweep.runs, ended, lay)
-    waiting = [i for i, stack in enumerate(plan.stacks) if stack.without(ended).runs]
-    for reason, count in Counter(plan.stacks[i].alone for i in waiting if plan.stacks[i].alone).items():
-        print(f"{count} runs are trained one by one: {reason}")
-    pace = {"num_devices": num_devices, "workers": workers, **{key: launcher[key] for key in ("checkpoint", "lease")}}
-    failed: dict[str, list[str]] = {}  # reason -> run_ids
-    with (
-        closing(LAUNCHERS[launcher["name"]](path, plan, waiting, **pace)) as launched,
-        Display(plan, waiting, ended) as display,
-    ):
-        for stack, message in launched:
-            display.show(stack, message)
-            for run, status, reason in message.get("ended", ()):
-                if status == "failed":
-                    failed.setdefault(reason, []).append(run)
-    remove_ended(folder, read_ended(folder, since), since)
-    for reason, runs in failed.items():
-        print(f"{len(runs)} runs failed: {reason}", file=sys.stderr)
-        print(f"  one of them alone: {command_for(runs[0])}", file=sys.stderr)
-    return sum(map(len, failed.values()))
+    return next_round(sweep, read_records(folder) if read_ended(folder) else None, propose)
 
 
-def since_when(folder: Path, runs: Collection[str], name: Callable[..., str]) -> str:
-    """From when on records count of runs that are trained again: the last time's, if not all ended since, or now.
+def train_rounds(settings: dict[str, Any], sweep: Sweep, folder: Path) -> tuple[Sweep, int]:
+    """Train an adaptive sweep round by round; returns it with all its runs, and how many failed."""
+    from analysis.adaptive import Spot, describe_wide
 
-    Args:
-        name: since -> name of the request.
-    """
-    last = newest_since(folder, name)
-    if last is not None and set(runs) - read_ended(folder, last):
-        return last
-    return datetime.now(UTC).isoformat(timespec="microseconds")
-
-
-def command_for(run: str) -> str:
-    """What was typed, for one run of it."""
-    typed = [text for text in sys.argv[1:] if not text.startswith(("run_id=", "refresh="))]
-    return shlex.join(["python", "-m", "harness", *typed, f"run_id={run}"])
+    failed = 0
+    while (now := look_ahead(sweep, folder)).added and not failed:
+        print(describe_round(now.added), flush=True)
+        failed = train_missing(settings, replace(sweep, runs=now.added), folder, again=False)
+    assert sweep.adaptive is not None, "only such a sweep has rounds"
+    spots = [Spot(*spot) for spot in spots_of(sweep.adaptive)]
+    print(describe_spent(now.sweep) + describe_wide(spots, now.results, sweep.adaptive.tol))
+    return now.sweep, failed
 
 
 def draw_sweep(settings: dict[str, Any], sweep: Sweep, folder: Path) -> None:
@@ -207,6 +165,10 @@ def execute() -> int:
     if settings["dry_run"]:
         from harness.dry_run import print_dry_run  # here, since it needs torch
 
+        if sweep.adaptive is not None:
+            folder = Path(settings["runs_dir"]) / sweep.name
+            sweep = look_ahead(sweep, folder).sweep
+            print("adaptive: the runs so far and those of the next round; what follows depends on their results")
         print_dry_run(settings, sweep)
         return 0
     return run(settings, sweep)

@@ -64,7 +64,7 @@ def record(
 
 
 def trace(function: Function, tensors: tuple[Tensor, ...]) -> GraphModule:
-    graph = make_fx(function, decomposition_table=FASTER)(*tensors)
+    graph = make_fx(function, FASTER, "fake", _allow_non_fake_inputs=True)(*tensors)
     graph.graph.eliminate_dead_code()
     graph.recompile()
     return graph
@@ -77,7 +77,8 @@ def add_rows(grad: Tensor, indices: Tensor, num_weights: int, padding_idx: int, 
     if padding_idx >= 0 or scale_grad_by_freq or grad.is_cuda:
         return NotImplemented
     width = grad.shape[indices.dim() :].numel()
-    rows = grad.new_zeros(num_weights, width).index_add(0, indices.reshape(-1), grad.reshape(-1, width))
+    index = indices.clone(memory_format=torch.contiguous_format).view(-1)  # whatever strides a later batch has
+    rows = grad.new_zeros(num_weights, width).index_add(0, index, grad.reshape(-1, width))
     return rows.reshape(num_weights, *grad.shape[indices.dim() :])
 
 

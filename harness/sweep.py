@@ -26,6 +26,26 @@ Compose = Callable[[Mapping[str, str]], tuple[dict[str, Any], dict[str, Any]]]
 
 MAX_POINTS = 100_000  # of one axis
 AXIS_FORMS = "a list of values, [logspace, LOW, HIGH, COUNT] or [log2, FIRST, LAST, STEP]"
+ADAPTIVE = "optimizer.lr"  # the axis that may be [adaptive, TOL, START, START, ...]
+USUAL_BUDGET = 4.8  # learning rates in every cell, for every seed: two fifths of the steps of a grid of 12
+
+
+@dataclass(frozen=True)
+class Adaptive:
+    """A grid whose learning rates follow from its results, see analysis/adaptive.py.
+
+    Attributes:
+        tol: wanted half-width of a 95 % interval of the optimum, in ln lr.
+        start: learning rates to begin with.
+        budget: steps that all its runs together may take.
+        cells: one run of every combination of the other axes, at the first seed and start value.
+    """
+
+    tol: float
+    start: tuple[float, ...]
+    seeds: tuple[int, ...]
+    budget: float
+    cells: tuple[RunConfig, ...]
 
 
 @dataclass(frozen=True)
@@ -33,6 +53,7 @@ class Sweep:
     name: str
     question: str
     runs: dict[str, RunConfig]  # by run_id, in the order of the grid
+    adaptive: Adaptive | None = None  # then runs are those that its results have asked for so far
 
 
 def make_sweep(compose: Compose) -> Sweep:
@@ -52,7 +73,30 @@ def make_sweep(compose: Compose) -> Sweep:
     runs: dict[str, RunConfig] = {}
     for axes in read_grids(sweep, values):
         runs |= lay_grid(axes, compose)
-    return Sweep(name=str(sweep["name"]), question=str(sweep["question"] or ""), runs=runs)
+    adaptive = read_adaptive(sweep, runs)
+    return Sweep(str(sweep["name"]), str(sweep["question"] or ""), {} if adaptive else runs, adaptive)
+
+
+def read_adaptive(sweep: Mapping[str, Any], runs: Mapping[str, RunConfig]) -> Adaptive | None:
+    """What an adaptive axis asks for, from the runs of its start values; None where there is no such axis.
+
+    Raises: ValueError for several grids, or a budget without such an axis.
+    """
+    axis = flatten_mapping(sweep["grid"]).get(ADAPTIVE)
+    budget = sweep.get("budget")
+    if not (isinstance(axis, list) and axis[:1] == ["adaptive"]):
+        if budget is not None:
+            raise ValueError(f"sweep.budget={budget} is for sweep.grid.{ADAPTIVE}=[adaptive, TOL, START, START, ...]")
+        return None
+    if budget is not None and not (isinstance(budget, int | float) and 0 < budget < math.inf):
+        raise ValueError(f"sweep.budget={budget} is not a number > 0: the steps that all runs together may take")
+    if sweep.get("grids"):
+        raise ValueError(f"sweep.grids and an adaptive {ADAPTIVE} do not go together: give the sweeps a name each")
+    start = tuple(read_axis(ADAPTIVE, axis))
+    seeds = tuple(dict.fromkeys(run.seed for run in runs.values()))
+    first = [run for run in runs.values() if run.optimizer["lr"] == start[0] and run.seed == seeds[0]]
+    usual = USUAL_BUDGET * len(seeds) * sum(run.num_steps for run in first)
+    return Adaptive(float(axis[1]), start, seeds, float(budget or usual), tuple(first))
 
 
 def lay_grid(axes: Mapping[str, list[Any]], compose: Compose) -> dict[str, RunConfig]:
@@ -119,6 +163,8 @@ def read_axis(path: str, axis: object) -> list[Any]:
     if not isinstance(axis, list) or not axis:
         raise ValueError(f"{where} is not an axis: give {AXIS_FORMS}")
     form, numbers = axis[0], axis[1:]
+    if form == "adaptive":
+        return read_start(path, where, numbers)
     if form not in ("logspace", "log2"):
         if isinstance(form, str) and not is_choice(path) and any(isinstance(x, int | float) for x in numbers):
             raise ValueError(
@@ -141,6 +187,17 @@ def read_axis(path: str, axis: object) -> list[Any]:
     if not -1000 < first <= last < 1000:
         raise ValueError(f"{where} holds exponents of 2: give FIRST and LAST between -1000 and 1000")
     return [_round(2.0 ** (first + i * step)) for i in range(count)]
+
+
+def read_start(path: str, where: str, numbers: list[Any]) -> list[float]:
+    """The start values of [adaptive, TOL, START, START, ...]."""
+    if path != ADAPTIVE:
+        raise ValueError(f"{where}: only sweep.grid.{ADAPTIVE} can be adaptive; give {AXIS_FORMS}")
+    if not all(isinstance(x, int | float) and not isinstance(x, bool) and 0 < x < math.inf for x in numbers):
+        raise ValueError(f"{where} needs numbers > 0: [adaptive, TOL, START, START, ...], TOL in ln lr, e.g. 0.1")
+    if len(set(numbers[1:])) < 2:
+        raise ValueError(f"{where} needs TOL and at least two different learning rates: [adaptive, 0.1, 1e-3, 1e-2]")
+    return sorted({_round(float(x)) for x in numbers[1:]})
 
 
 def check_length(where: str, count: float) -> None:

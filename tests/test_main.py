@@ -48,6 +48,31 @@ def trained(tmp_path_factory):
     return folder, harness(folder, *TINY)
 
 
+def test_an_adaptive_grid_ends_and_goes_on_where_it_was_cut_off(tmp_path):
+    command = [*TINY[:-1], "sweep.grid.optimizer.lr=[adaptive,9,0.01,0.08]", "tracker=none", "sweep.name=grown"]
+    first = harness(tmp_path, *command)
+    assert "adaptive: " in first.stdout
+    table = records(tmp_path, "grown")
+    cells = table.groupby("batch_size")["optimizer.lr"].nunique()
+    assert (cells >= 3).all()
+    assert "nothing to train" in harness(tmp_path, *command).stdout
+    # as if it had been cut off after its second round: what was trained first stays, the rest follows anew
+    files = sorted((tmp_path / "runs" / "grown").glob("stack-*.parquet"), key=lambda path: path.stat().st_mtime)
+    for path in files[2:]:
+        path.unlink()
+    again = harness(tmp_path, *command)
+    assert "nothing to train" not in again.stdout
+    later = records(tmp_path, "grown")
+    assert later["run_id"].is_unique
+    pd.testing.assert_series_equal(later["run_id"], table["run_id"])
+    assert again.stdout.count(" runs at batch size ") < first.stdout.count(" runs at batch size ")
+    log = pd.read_json(tmp_path / "runs" / "grown" / "log.jsonl", lines=True)
+    kept = set(pd.concat(pd.read_parquet(path) for path in files[:2])["run_id"])
+    started = [run for runs in log[log["event"] == "start"]["run_ids"] for run in runs]
+    assert all(started.count(run) == 1 for run in kept)
+    assert "adaptive: the runs so far" in harness(tmp_path, *command, "dry_run=true").stdout
+
+
 def test_a_sweep_is_trained_recorded_drawn_and_mirrored(trained):
     folder, done = trained
     frame = records(folder)

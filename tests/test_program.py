@@ -14,11 +14,12 @@ from harness.machine import has_compiler
 from harness.parameters import flatten_params
 from harness.plan import Stack, lanes_at_once, make_plan, name_program, shape_of
 from harness.program import gradient, make_program
-from harness.recording import COMPILED, name_of, record, trace
+from harness.recording import COMPILED, add_rows, name_of, record, trace
 from harness.train import train
 from tests.reference.plain import CPU, plain_module, plain_step
 
 ADAMW = {"name": "adamw", "lr": 0.01, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8, "weight_decay": 0.1}
+aten = torch.ops.aten
 CONSTANT = {"schedule": {"name": "constant", "warmup": 0.0}, "num_samples": 160, "precision": "float64"}
 
 
@@ -145,6 +146,21 @@ def test_machine_code_is_named_by_all_that_it_depends_on(make_run):
     names = [name_program(stack) for stack in stacks]
     assert len(set(names)) == len(names)
     assert names[0] == name_program(make_stack([make_run(num_samples=4096, seed=7, optimizer={"lr": 0.5})]))
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (9,)])
+def test_the_gradient_of_an_embedding_has_torchs_bits(shape):
+    indices, grad = torch.randint(6, shape), torch.randn(*shape, 4)
+    arguments = (6, -1, False)
+    assert torch.equal(add_rows(grad, indices, *arguments), aten.embedding_dense_backward(grad, indices, *arguments))
+    assert add_rows(grad, indices, 6, 0, False) is NotImplemented  # torch's own is recorded
+    transposed = torch.randint(6, shape[::-1]).permute(*reversed(range(len(shape))))
+
+    def backward(grad, indices):
+        return [aten.embedding_dense_backward(grad, indices, *arguments)]
+
+    seen = trace(backward, (grad, indices))(grad, transposed)[0]  # recorded with other strides
+    assert torch.equal(seen, backward(grad, transposed)[0])
 
 
 @pytest.mark.skipif(not has_compiler(), reason="there is no C++ compiler on this machine")

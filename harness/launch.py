@@ -1,0 +1,85 @@
+"""Train the runs of a sweep that did not end yet: lay a plan or take up the one that there is, and launch it."""
+
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Callable, Collection
+from contextlib import closing
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from harness.config import RunConfig
+from harness.corpus import read_corpus
+from harness.launchers import LAUNCHERS
+from harness.launchers.local import available_cores, choose_device
+from harness.measure import Machine, choose_all
+from harness.plan import Plan, make_plan
+from harness.plan_file import name_request, newest_since, open_plan
+from harness.progress import Display
+from harness.records import read_ended, store_corpus
+from harness.sweep import Sweep
+from harness.unfinished import remove_ended
+
+
+def train_missing(settings: dict[str, Any], sweep: Sweep, folder: Path, *, again: bool) -> int:
+    """Launch the stacks with runs that did not end yet, or all of them again; returns how many runs failed."""
+    launcher = settings["launcher"]
+    texts = {
+        config.task["corpus_sha256"]: config.task for config in sweep.runs.values() if "corpus_sha256" in config.task
+    }
+    for task in texts.values():
+        store_corpus(settings["runs_dir"], read_corpus(task))
+    device, num_devices = choose_device(launcher["device"])
+    options = {"device": device, "width": launcher["width"], "metrics": settings["metrics"]}
+    options["save_weights"] = settings["save_weights"]
+    how = {"compile": launcher["compile"], "micro_batch": launcher["micro_batch"]}
+    name = partial(name_request, sweep.name, sweep.runs, **options, **how)
+    since = since_when(folder, sweep.runs, name) if again else None
+    ended = read_ended(folder, since)
+    workers = launcher["workers"] or num_devices or available_cores()
+    machine = Machine(device, workers, width=launcher["width"], **how)
+
+    def lay(runs: dict[str, RunConfig]) -> Plan:
+        choices = choose_all(runs, machine, Path(settings["runs_dir"]))
+        return make_plan(sweep.name, runs, **options, since=since, choices=choices)
+
+    path, plan = open_plan(folder, name(since=since), sweep.runs, ended, lay)
+    waiting = [i for i, stack in enumerate(plan.stacks) if stack.without(ended).runs]
+    for reason, count in Counter(plan.stacks[i].alone for i in waiting if plan.stacks[i].alone).items():
+        print(f"{count} runs are trained one by one: {reason}")
+    pace = {"num_devices": num_devices, "workers": workers, **{key: launcher[key] for key in ("checkpoint", "lease")}}
+    failed: dict[str, list[str]] = {}  # reason -> run_ids
+    with (
+        closing(LAUNCHERS[launcher["name"]](path, plan, waiting, **pace)) as launched,
+        Display(plan, waiting, ended) as display,
+    ):
+        for stack, message in launched:
+            display.show(stack, message)
+            for run, status, reason in message.get("ended", ()):
+                if status == "failed":
+                    failed.setdefault(reason, []).append(run)
+    remove_ended(folder, read_ended(folder, since), since)
+    for reason, runs in failed.items():
+        print(f"{len(runs)} runs failed: {reason}", file=sys.stderr)
+        print(f"  one of them alone: {command_for(runs[0])}", file=sys.stderr)
+    return sum(map(len, failed.values()))
+
+
+def since_when(folder: Path, runs: Collection[str], name: Callable[..., str]) -> str:
+    """From when on records count of runs that are trained again: the last time's, if not all ended since, or now.
+
+    Args:
+        name: since -> name of the request.
+    """
+    last = newest_since(folder, name)
+    if last is not None and set(runs) - read_ended(folder, last):
+        return last
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+def command_for(run: str) -> str:
+    """What was typed, for one run of it."""
+    typed = [text for text in sys.argv[1:] if not text.startswith(("run_id=", "refresh="))]
+    return shlex.join(["python", "-m", "harness", *typed, f"run_id={run}"])
