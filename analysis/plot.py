@@ -18,9 +18,10 @@ from omegaconf import OmegaConf
 
 from analysis.analyse import Analysis, analyse_runs
 from analysis.report import print_report
-from analysis.tables import choose_table, parse_columns, read_table, rename_columns
+from analysis.tables import choose_table, parse_columns, read_source, read_table, rename_columns
+from analysis.wandb_project import is_project
 from analysis.write import commit_answer, write_figure, write_histories
-from harness.config import SWEEPS_DIR
+from harness.config import SWEEPS_DIR, closest
 
 
 @dataclass(frozen=True)
@@ -52,14 +53,17 @@ def read_question(name: str) -> str:
     return str(OmegaConf.to_container(OmegaConf.load(path))["sweep"]["question"])  # type: ignore[index,call-overload]
 
 
-def select_tables(names: Sequence[str], runs: Path | None) -> Iterator[tuple[str, pd.DataFrame, str]]:
+def select_tables(names: Sequence[str], source: str | None) -> Iterator[tuple[str, pd.DataFrame, str]]:
     """Name, table and a sentence on its source, for every sweep that is to be drawn."""
-    if runs is None:
+    runs = Path(source or "")
+    if source is None:
         names = names or sorted(path.stem for path in SWEEPS_DIR.glob("*.csv"))
         if not names:
             raise ValueError(f"no sweep in {SWEEPS_DIR} has a committed answer: give --runs, or train one first")
         for name in names:
             yield name, *choose_table(name, Path("runs"))
+    elif is_project(source):
+        yield from split_sweeps(names, source)
     elif not runs.is_dir() or any(runs.glob("*.parquet")):
         if len(names) > 1:
             raise ValueError(f"--runs={str(runs)!r} is one table, and {len(names)} names are given: give one name")
@@ -75,6 +79,22 @@ def select_tables(names: Sequence[str], runs: Path | None) -> Iterator[tuple[str
             yield name, read_table(runs / name), f"{name}: records in {runs / name}"
 
 
+def split_sweeps(names: Sequence[str], source: str) -> Iterator[tuple[str, pd.DataFrame, str]]:
+    """The sweeps of a W&B project, each for itself; all runs as one where they name no sweep."""
+    frame, sentence = read_source(source)
+    if "sweep" not in frame.columns:
+        if len(names) > 1:
+            raise ValueError(f"{source} names no sweeps, and {len(names)} names are given: give one name")
+        yield names[0] if names else source.rpartition("/")[2], frame, sentence
+        return
+    there = sorted(str(name) for name in frame["sweep"].dropna().unique())
+    for name in names or there:
+        if name not in there:
+            raise ValueError(f"{name!r} is not one of the sweeps of {source}: {', '.join(there)}{closest(name, there)}")
+        rows = frame[frame["sweep"] == name].dropna(axis="columns", how="all").reset_index(drop=True)
+        yield name, rows, f"{name}: {len(rows)} of the runs below\n{sentence}" if len(there) > 1 else sentence
+
+
 class OneLineParser(argparse.ArgumentParser):
     """An argument parser that tells a mistake in one line."""
 
@@ -87,7 +107,7 @@ def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = OneLineParser(prog="plot.py", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="sweeps to draw; all committed ones by default")
     parser.add_argument(
-        "--runs", type=Path, metavar="DIR|FILE", help="runs_dir, a folder of records, a csv or a parquet"
+        "--runs", metavar="SOURCE", help="runs_dir, a folder of records, a csv, a parquet or wandb:ENTITY/PROJECT"
     )
     parser.add_argument("--columns", default="", help="foreign column names, like lr=peak_lr,loss=eval")
     parser.add_argument("--out", type=Path, default=Path("figures"), metavar="DIR", help="where figures go")
@@ -102,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         columns = parse_columns(options.columns) if options.columns else {}
         if options.commit and not options.names:
             raise ValueError("--commit needs a NAME: say which sweep's records become its committed answer")
-        runs = options.runs or (Path("runs") if options.commit else None)
+        runs = options.runs or ("runs" if options.commit else None)
         for name, frame, sentence in select_tables(options.names, runs):
             print(sentence)
             source = str(options.runs or name)

@@ -21,7 +21,7 @@ from analysis.groups import label_group
 from analysis.laws import LAWS
 from analysis.optimum import Optimum
 from analysis.score import start_at
-from analysis.tables import choose_table, parse_columns, read_table, rename_columns
+from analysis.tables import parse_columns, read_source, rename_columns
 from harness.config import read_number
 
 DRAWS = 100
@@ -143,7 +143,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; 0, or 2 after one line on stderr for a mistake of the user's."""
     parser = argparse.ArgumentParser(prog="python -m analysis.recommend", description=__doc__.split(":")[0])
     parser.add_argument(
-        "--runs", default="lr_vs_bs", help="folder of records, csv, parquet, or a committed sweep's name"
+        "--runs",
+        default="lr_vs_bs",
+        help="folder of records, csv, parquet, wandb:ENTITY/PROJECT, a committed sweep",
     )
     parser.add_argument("--columns", default="", help="OURS=THEIRS,... for foreign column names")
     parser.add_argument(
@@ -158,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
         batch_size = int(settings.pop("batch_size"))
         path = Path(options.runs)
-        frame = read_table(path) if path.exists() or path.suffix else choose_table(options.runs, Path("runs"))[0]
+        frame = read_source(options.runs)[0]
         frame = rename_columns(frame, parse_columns(options.columns) if options.columns else {}, options.runs)
         for column, text in settings.items():
             if column not in frame:

@@ -1,11 +1,13 @@
-"""Read a table of runs from records, a csv or a parquet file, and give its columns this project's names."""
+"""Read a table of runs from records, a csv, a parquet file or a W&B project, and give its columns our names."""
 
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 
+from analysis.csv_file import read_csv
+from analysis.messages import list_columns, nearest, shorten
+from analysis.wandb_project import is_project, read_project
 from harness.config import SWEEPS_DIR, closest
 from harness.records import ENDED, read_records
 
@@ -20,6 +22,19 @@ SHORT_NAMES = {
 }
 
 
+def read_source(text: str) -> tuple[pd.DataFrame, str]:
+    """The runs that a command line names: wandb:ENTITY/PROJECT, a folder of records, a file, or a committed sweep.
+
+    Returns: the table and a sentence that says where it comes from.
+    """
+    if is_project(text):
+        return read_project(text)
+    path = Path(text)
+    if path.exists() or path.suffix:
+        return read_table(path), f"{path.stem}: {path}"
+    return choose_table(text, Path("runs"))
+
+
 def read_table(source: Path) -> pd.DataFrame:
     """Read one table: a folder of records, FILE.csv or FILE.parquet. Its content is not checked."""
     if source.is_dir():
@@ -29,29 +44,30 @@ def read_table(source: Path) -> pd.DataFrame:
     if source.suffix not in (".csv", ".parquet"):
         raise ValueError(f"--runs={str(source)!r} is not one of a folder of records, FILE.csv, FILE.parquet")
     try:
-        if source.suffix == ".parquet":
-            frame = pd.read_parquet(source)
-        else:
-            with warnings.catch_warnings():
-                # pandas only warns when rows are longer than the header, and then shifts the columns
-                warnings.simplefilter("error", pd.errors.ParserWarning)
-                frame = pd.read_csv(source, index_col=False)
-    except pd.errors.EmptyDataError:
-        raise ValueError(f"{source} is empty: it needs a header line and one row a run") from None
-    except (ValueError, OSError, pd.errors.ParserWarning) as error:
-        raise ValueError(f"{source} cannot be read as {source.suffix[1:]}: {' '.join(str(error).split())}") from None
+        frame = read_csv(source) if source.suffix == ".csv" else pd.read_parquet(source)
+    except (ValueError, OSError) as error:
+        if source.suffix == ".csv":
+            raise
+        text = shorten(" ".join(str(error).split()))
+        raise ValueError(
+            f"{source} cannot be read as parquet: {text}: it is torn or no parquet, write it anew"
+        ) from None
     if frame.empty:
         raise ValueError(f"{source} is empty: it needs one row a run under its header line")
     return frame
 
 
 def parse_columns(text: str) -> dict[str, str]:
-    """Turn `lr=peak_lr,loss=eval` into {our name: the table's name}."""
-    columns = {}
+    """Turn `lr=peak_lr,loss=eval` into {our full name: the table's name}."""
+    columns: dict[str, str] = {}
     for pair in text.split(","):
         ours, equals, theirs = (part.strip() for part in pair.partition("="))
         if not (ours and equals and theirs):
             raise ValueError(f"--columns has {pair!r}, which is not OURS=THEIRS: write it like lr=peak_lr,loss=eval")
+        ours = SHORT_NAMES.get(ours, ours)
+        if ours in columns or theirs in columns.values():
+            both = f"{ours}={columns[ours]}" if ours in columns else f"{theirs!r} twice"
+            raise ValueError(f"--columns has {pair!r} and also {both}: give every column one name")
         columns[ours] = theirs
     return columns
 
@@ -59,26 +75,22 @@ def parse_columns(text: str) -> dict[str, str]:
 def rename_columns(frame: pd.DataFrame, columns: Mapping[str, str], source: str = "the table") -> pd.DataFrame:
     """Rename foreign columns to ours. A short name of ours (lr, eps, optimizer ...) stands for its full name.
 
-    A column that already bears a name which `columns` gives to another one is dropped.
+    A column that already bears a name which `columns` gives to another one is dropped. What a W&B run measured may be
+    named without its `summary.`.
     """
     renamed = {}
     for ours, theirs in columns.items():
-        if theirs not in frame.columns:
+        found = theirs if theirs in frame.columns else f"summary.{theirs}"
+        if found not in frame.columns:
             raise ValueError(
-                f"--columns names {theirs!r}, which {source} lacks{closest(theirs, list(frame.columns))}: "
+                f"--columns names {theirs!r}, which {source} lacks{nearest(theirs, frame.columns)}: "
                 f"its columns are {list_columns(frame)}"
             )
-        renamed[theirs] = SHORT_NAMES.get(ours, ours)
+        renamed[found] = SHORT_NAMES.get(ours, ours)
     clash = [name for name in renamed.values() if name in frame.columns and name not in renamed]
     frame = frame.drop(columns=clash).rename(columns=renamed)
     short = {name: full for name, full in SHORT_NAMES.items() if name in frame.columns and full not in frame.columns}
     return frame.rename(columns=short)
-
-
-def list_columns(frame: pd.DataFrame, limit: int = 12) -> str:
-    """The first names of a table's columns, for a message."""
-    names = [str(name) for name in frame.columns]
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
 def choose_table(name: str, runs_dir: Path) -> tuple[pd.DataFrame, str]:
