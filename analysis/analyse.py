@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from analysis.claims import Verdict, check_claims
+from analysis.critical_batch import CriticalBatch, measure_critical_batch, steps_to_json
 from analysis.fit import Comparison, Fit, compare, fit_laws
-from analysis.groups import label_group, read_constant
+from analysis.groups import label_group, read_constant, select_group
 from analysis.horizons import check_horizons
 from analysis.objectives import describe_target, is_steps, objective_to_json
 from analysis.optimum import Optimum, find_optima
@@ -18,7 +19,7 @@ from analysis.score import Score, score_fits
 
 @dataclass(frozen=True)
 class GroupAnswer:
-    """What the runs of one group say."""
+    """What the runs of one group say; critical_batch only of runs that are compared by their steps to a target."""
 
     group: Mapping[str, object]
     optima: tuple[Optimum, ...]
@@ -26,6 +27,7 @@ class GroupAnswer:
     comparison: Comparison
     verdicts: tuple[Verdict, ...]
     scores: tuple[Score, ...] = ()
+    critical_batch: CriticalBatch | None = None
 
     @property
     def label(self) -> str:
@@ -50,11 +52,14 @@ class Analysis:
     caption: str
 
 
-def analyse_runs(sweep: str, frame: pd.DataFrame, question: str = "", source: str = "") -> Analysis:
+def analyse_runs(
+    sweep: str, frame: pd.DataFrame, question: str = "", source: str = "", *, robust: bool = False
+) -> Analysis:
     """Optima, fits and verdicts of a table of runs, group by group.
 
     A table with fewer than 3 learning rates at every batch size has no optimum: with histories its learning
-    curves can be drawn, without them it is a mistake.
+    curves can be drawn, without them it is a mistake. `robust` laws do not follow a single wild cell (fit.py); claims
+    and scores stay those of plain least squares.
     """
     runs = tidy_runs(frame, source or sweep)
     question = question or sweep
@@ -66,10 +71,12 @@ def analyse_runs(sweep: str, frame: pd.DataFrame, question: str = "", source: st
         by_group.setdefault(label_group(optimum.group), []).append(optimum)
     answers = []
     for optima in by_group.values():
-        fits = tuple(fit_laws(optima))
+        fits = tuple(fit_laws(optima, robust=robust))
         verdicts = tuple(check_claims(runs, optima))
         scores = score_fits(fits, optima)
-        answers.append(GroupAnswer(optima[0].group, tuple(optima), fits, compare(fits), verdicts, scores))
+        steps = is_steps(select_group(runs.frame, optima[0].group))
+        critical = measure_critical_batch(optima) if steps else None
+        answers.append(GroupAnswer(optima[0].group, tuple(optima), fits, compare(fits), verdicts, scores, critical))
     across = tuple(check_horizons([(answer.group, answer.fits) for answer in answers], runs.protocol))
     if across:
         answers[-1] = replace(answers[-1], verdicts=answers[-1].verdicts + across)
@@ -108,6 +115,12 @@ def to_json(analysis: Analysis) -> dict[str, object]:
             fit_to_json(fit, score)
             for answer in groups
             for fit, score in zip((fit for fit in answer.fits if not fit.refused), answer.scores, strict=True)
+        ]
+        + [
+            entry
+            for answer in groups
+            if answer.critical_batch
+            for entry in steps_to_json(answer.critical_batch, answer.group)
         ],
         "best_law": next(iter(best)) or None if len(best) == 1 else None,
         "verdicts": [verdict_to_json(verdict) for answer in groups for verdict in answer.verdicts],
@@ -145,7 +158,7 @@ def fit_to_json(fit: Fit, score: Score) -> dict[str, object]:
     """One fit, with its group columns beside the fields."""
     params = {name: {"value": e.value, "low": e.low, "high": e.high} for name, e in fit.params.items()}
     return {
-        "law": fit.law, "params": params, "aicc": fit.aicc, "rmse_log": fit.rmse_log, **fit.group,
+        "law": fit.law, "params": params, "aicc": fit.aicc, "aic": fit.aic, "rmse_log": fit.rmse_log, **fit.group,
         "chi2": fit.chi2, "left_out": score.left_out, "extrapolated": score.extrapolated, "drift": score.drift,
         "notes": list(fit.notes),
     }  # fmt: skip

@@ -18,7 +18,15 @@ import numpy as np
 from scipy import stats
 
 from analysis.laws import LAWS, Law
-from analysis.least_squares import SIDES, describe_bound, minimize_residuals, miss_bounds, spread_of, to_value
+from analysis.least_squares import (
+    SIDES,
+    describe_bound,
+    minimize_residuals,
+    miss_bounds,
+    spread_of,
+    sum_squares,
+    to_value,
+)
 from analysis.optimum import Optimum
 
 MISFIT = 0.05  # probability of a chi^2 from which a law counts as misfitting
@@ -60,6 +68,12 @@ class Fit:
     notes: tuple[str, ...] = ()
 
     @property
+    def aic(self) -> float:
+        """AICc without its correction for few cells."""
+        k, n = len(self.params), len(self.residuals)
+        return self.aicc - 2 * k * (k + 1) / (n - k - 1) if self.params else np.nan
+
+    @property
     def dof(self) -> int:
         """Cells less parameters."""
         return len(self.residuals) - len(self.params)
@@ -81,13 +95,19 @@ class Comparison:
     text: str
 
 
-def fit_laws(optima: Sequence[Optimum], names: Sequence[str] = tuple(LAWS)) -> list[Fit]:
+def fit_laws(optima: Sequence[Optimum], names: Sequence[str] = tuple(LAWS), *, robust: bool = False) -> list[Fit]:
     """Fit each named law to the optima of one group."""
-    return [fit_law(LAWS[name], optima) for name in names]
+    return [fit_law(LAWS[name], optima, robust=robust) for name in names]
 
 
-def fit_law(law: Law, optima: Sequence[Optimum]) -> Fit:
-    """Fit one law to the interior optima of one group."""
+def fit_law(law: Law, optima: Sequence[Optimum], *, robust: bool = False) -> Fit:
+    """Fit one law to the interior optima of one group.
+
+    Args:
+        robust: chi^2 becomes 2 sum (sqrt(1 + z^2) - 1), so that one wild cell pulls with bounded force. Intervals are
+            those of the sandwich with each cell's weight in the fit, and a misfit does not widen them. Where no error
+            is known all cells weigh the same as ever.
+    """
     group = optima[0].group if optima else {}
     used = [o for o in optima if o.status == "interior"]
     bounds = [o for o in optima if o.status in SIDES and np.isfinite(o.bound) and np.isfinite(o.sd_log2)]
@@ -110,17 +130,17 @@ def fit_law(law: Law, optima: Sequence[Optimum]) -> Fit:
     sd = np.array([o.sd_log2 for o in used]) * np.log(2)
     known = bool(np.isfinite(sd).all())
     bounds = bounds if known else []
-    result = minimize_residuals(law, batch_size, lr, sd if known else np.ones_like(sd), bounds)
-    errors = spread_of(law, result, used, bounds) if known else None
+    result = minimize_residuals(law, batch_size, lr, sd if known else np.ones_like(sd), bounds, robust and known)
+    errors = spread_of(law, result, used, bounds, robust) if known else None
     values = {p.name: to_value(p.log, result.params[p.name].value) for p in law.parameters}
     residuals = np.log(lr) - np.log(law.predict(batch_size, **values))
     n, k = len(used), num_params
-    chi2 = float(np.sum((residuals / sd) ** 2)) if known else np.nan
+    chi2 = sum_squares(residuals / sd, robust) if known else np.nan
     if bounds:
-        chi2 += float(np.sum(miss_bounds(law, values, bounds) ** 2))
+        chi2 += sum_squares(miss_bounds(law, values, bounds), robust)
     if known:
         aicc = chi2 + 2 * k + 2 * k * (k + 1) / (n - k - 1)
-        misfits = stats.chi2.sf(chi2, n - k) < MISFIT
+        misfits = not robust and stats.chi2.sf(chi2, n - k) < MISFIT
         quantile = float(stats.t.ppf(0.975, used[0].dof)) * (float(np.sqrt(chi2 / (n - k))) if misfits else 1.0)
     else:
         # the error of a cell is one more unknown, which the residuals must pay for; it is the same for every

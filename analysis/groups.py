@@ -34,6 +34,11 @@ def find_groups(frame: pd.DataFrame, notes: list[str]) -> tuple[str, ...]:
             notes.append(f"{column} follows {axis}")
             continue
         groups.append(column)
+    if "num_params" in frame.columns:
+        # a table may tell its models apart by their size alone
+        counts = frame.groupby([*groups, "batch_size"], dropna=False)["num_params"].nunique()
+        if counts.max() > 1 and is_configuration(frame, "num_params"):
+            groups.append("num_params")
     if frame["protocol"].eq("steps_to_target").any():
         return tuple(groups)  # there the number of steps is the outcome, and max_steps a bound on it
     done = frame[frame["status"] == "done"]

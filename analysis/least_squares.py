@@ -39,9 +39,14 @@ def miss_bounds(law: Law, values: Mapping[str, float], bounds: Sequence[Optimum]
 
 
 def spread_of(
-    law: Law, result: lmfit.minimizer.MinimizerResult, used: Sequence[Optimum], bounds: Sequence[Optimum]
+    law: Law,
+    result: lmfit.minimizer.MinimizerResult,
+    used: Sequence[Optimum],
+    bounds: Sequence[Optimum],
+    robust: bool = False,
 ) -> dict[str, float]:
-    """Standard error of every parameter as the fit moves it, with the covariance between cells.
+    """Standard error of every parameter as the fit moves it, with the covariance between cells; robust: a cell counts
+    with the weight (1 + z^2)^(-1/2) that the fit gave it, z its residual in standard errors.
 
     Source: the sandwich estimator, e.g. Wooldridge, Econometric Analysis, chapter 7.
     """
@@ -64,6 +69,13 @@ def spread_of(
     correlation = np.eye(len(jacobian))
     for (i, one), (j, other) in itertools.permutations(enumerate(used), 2):
         correlation[i, j] = one.covariance.get(other.batch_size, 0.0) / (sd[i] * sd[j])
+    weights = np.ones(len(jacobian))
+    if robust:
+        z = residual(at)
+        z[: len(used)] -= np.log([o.lr for o in used]) / (sd * np.log(2))
+        weights = (1 + z**2) ** -0.25  # root of the weight
+    jacobian = jacobian * weights[:, None]
+    correlation = correlation * np.outer(weights, weights)
     # A direction that the residuals hardly feel bounds none of the parameters in it; a generalised inverse would
     # leave it out and call them sure
     _, singular, directions = np.linalg.svd(jacobian, full_matrices=False)
@@ -74,17 +86,28 @@ def spread_of(
     return {p.name: float(np.sqrt(v)) for p, v in zip(law.parameters, variances, strict=True)}
 
 
+def sum_squares(z: np.ndarray, robust: bool) -> float:
+    """chi^2 of residuals in standard errors; robust: 2 sum (sqrt(1 + z^2) - 1), in which one cell counts as |z|."""
+    return float(np.sum(2 * (np.sqrt(1 + z**2) - 1))) if robust else float(z @ z)
+
+
 def minimize_residuals(
-    law: Law, batch_size: np.ndarray, lr: np.ndarray, sd: np.ndarray, bounds: Sequence[Optimum] = ()
+    law: Law,
+    batch_size: np.ndarray,
+    lr: np.ndarray,
+    sd: np.ndarray,
+    bounds: Sequence[Optimum] = (),
+    robust: bool = False,
 ) -> lmfit.minimizer.MinimizerResult:
-    """The best of the least-squares fits from every combination of start values."""
+    """The best of the least-squares fits from every combination of start values; robust: with scipy's soft_l1 loss."""
 
     def residual(params: lmfit.Parameters) -> np.ndarray:
         values = {p.name: to_value(p.log, params[p.name].value) for p in law.parameters}
         cells = (np.log(law.predict(batch_size, **values)) - np.log(lr)) / sd
         return np.concatenate([cells, miss_bounds(law, values, bounds)]) if bounds else cells
 
-    best = None
+    loss = "soft_l1" if robust else "linear"
+    best, least = None, np.inf
     for starts in itertools.product(*(p.starts(batch_size, lr) for p in law.parameters)):
         params = lmfit.Parameters()
         for p, start in zip(law.parameters, starts, strict=True):
@@ -96,8 +119,8 @@ def minimize_residuals(
             # as unbounded
             warnings.simplefilter("ignore", RuntimeWarning)
             warnings.simplefilter("ignore", UserWarning)
-            result = lmfit.minimize(residual, params, method="least_squares", scale_covar=False)
-        if best is None or result.chisqr < best.chisqr:
-            best = result
+            result = lmfit.minimize(residual, params, method="least_squares", scale_covar=False, loss=loss)
+        if best is None or sum_squares(residual(result.params), robust) < least:
+            best, least = result, sum_squares(residual(result.params), robust)
     assert best is not None
     return best

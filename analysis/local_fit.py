@@ -16,12 +16,14 @@ class Minimum:
         loss: value there.
         curvature: second derivative there, > 0, loss per octave squared.
         shifts: what each seed alone adds to x, to first order, octaves; they sum to zero.
+        lifts: what each seed alone adds to the value there, to first order; they sum to zero.
     """
 
     x: float
     loss: float
     curvature: float
     shifts: np.ndarray
+    lifts: np.ndarray
 
 
 def fit_minimum(x_L: np.ndarray, loss_LS: np.ndarray, degree: int) -> Minimum | None:
@@ -55,7 +57,9 @@ def fit_minimum(x_L: np.ndarray, loss_LS: np.ndarray, degree: int) -> Minimum | 
     slope_row = np.arange(degree + 1) * np.concatenate([[0.0], z ** np.arange(degree)])
     shifts = -(slope_row @ solve @ (loss_LS - mean_L[:, None])) / curvature
     value = float(np.polynomial.polynomial.polyval(z, c))
-    return Minimum(center + z, value, float(curvature), shifts)
+    # at a minimum a shift of x does not move the value
+    lifts = z ** np.arange(degree + 1) @ solve @ (loss_LS - mean_L[:, None])
+    return Minimum(center + z, value, float(curvature), shifts, lifts)
 
 
 def smooth_variances(batch_sizes: np.ndarray, variances: np.ndarray, dofs: np.ndarray) -> np.ndarray:
@@ -65,7 +69,7 @@ def smooth_variances(batch_sizes: np.ndarray, variances: np.ndarray, dofs: np.nd
 
     The likelihood equations of a scaled chi-square keep the mean right, which the mean of log v_B would not:
     with two seeds that is too low by a factor 3.6. Each v_B is first clipped at 9 times the median. Under 4
-    batch sizes b = 0.
+    cells, or where all have one batch size, b = 0.
 
     Args:
         variances: sample variances v_B, octaves squared.
@@ -78,7 +82,7 @@ def smooth_variances(batch_sizes: np.ndarray, variances: np.ndarray, dofs: np.nd
     clipped = np.maximum(np.minimum(variances, 9 * np.median(variances)), floor)
     weights = dofs / dofs.sum()
     a = float(np.log(weights @ clipped))
-    if len(clipped) < MIN_TREND_CELLS or clipped.max() <= floor:
+    if len(clipped) < MIN_TREND_CELLS or clipped.max() <= floor or np.ptp(batch_sizes) == 0:
         return np.full(len(clipped), np.exp(a))
     u = np.log(batch_sizes)
     design = np.stack([np.ones_like(u), u - weights @ u], axis=1)

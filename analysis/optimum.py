@@ -52,6 +52,7 @@ class Optimum:
         bound: on an edge the learning rate that the optimum lies above (edge_high) or below; else NaN.
         covariance: of log2 lr with other cells of the group, by their batch size, octaves squared.
         curvature: second derivative of the objective at the optimum, a unit of it per octave squared.
+        seeds, shifts, lifts: what each seed alone adds to log2 lr and to the objective at the optimum.
     """
 
     batch_size: int
@@ -68,6 +69,9 @@ class Optimum:
     bound: float = np.nan
     covariance: Mapping[int, float] = field(default_factory=dict)
     curvature: float = np.nan
+    seeds: tuple[int, ...] = ()
+    shifts: tuple[float, ...] = ()
+    lifts: tuple[float, ...] = ()
 
 
 def find_optima(runs: Runs) -> list[Optimum]:
@@ -176,7 +180,10 @@ def estimate(item: Located, variance: float, model_term: float, dof: float) -> O
         assert note, "a cell without a minimum says why"
         return unknown
     best = item.best
-    found = replace(unknown, lr=float(2**best.x), loss=best.loss, status="interior", curvature=best.curvature)
+    found = replace(
+        unknown, lr=float(2**best.x), loss=best.loss, status="interior", curvature=best.curvature, seeds=cell.seeds,
+        shifts=tuple(best.shifts.tolist()), lifts=tuple(best.lifts.tolist()),
+    )  # fmt: skip
     num_seeds = cell.loss_LS.shape[1]
     if num_seeds < 2:
         return replace(found, note="; ".join(text for text in ("not calibrated: one seed", note) if text))

@@ -32,7 +32,9 @@ class Drawn:
     paths: tuple[Path, ...]
 
 
-def draw(name: str, frame: pd.DataFrame, out_dir: Path, question: str = "", source: str = "") -> Drawn:
+def draw(
+    name: str, frame: pd.DataFrame, out_dir: Path, question: str = "", source: str = "", *, robust: bool = False
+) -> Drawn:
     """Analyse a table of runs and write its figure and JSON.
 
     Args:
@@ -40,8 +42,9 @@ def draw(name: str, frame: pd.DataFrame, out_dir: Path, question: str = "", sour
         frame: exactly the runs to draw, with the columns of records.
         question: title of the figure; by default the one in sweeps/NAME.yaml.
         source: what error messages call the table; by default the name.
+        robust: laws that no single wild cell moves far.
     """
-    analysis = analyse_runs(name, frame, question or read_question(name), source)
+    analysis = analyse_runs(name, frame, question or read_question(name), source, robust=robust)
     return Drawn(analysis, tuple(write_figure(analysis, out_dir)))
 
 
@@ -111,6 +114,7 @@ def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--columns", default="", help="foreign column names, like lr=peak_lr,loss=eval")
     parser.add_argument("--out", type=Path, default=Path("figures"), metavar="DIR", help="where figures go")
+    parser.add_argument("--robust", action="store_true", help="laws that no single wild batch size moves far")
     parser.add_argument("--commit", action="store_true", help="write sweeps/NAME.csv from records")
     return parser.parse_args(arguments)
 
@@ -127,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(sentence)
             source = str(options.runs or name)
             frame = rename_columns(frame, columns, source)
-            drawn = draw(name, frame, options.out, source=source)
+            drawn = draw(name, frame, options.out, source=source, robust=options.robust)
             print_report(drawn.analysis)
             further = write_histories(drawn.analysis, options.out)
             print("\n".join(str(path) for path in (*drawn.paths, *further)))

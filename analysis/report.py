@@ -9,6 +9,7 @@ from rich.table import Table
 
 from analysis.analyse import Analysis, GroupAnswer
 from analysis.claims import CLAIMS, Verdict
+from analysis.critical_batch import CriticalBatch
 from analysis.fit import Estimate
 from analysis.groups import select_group
 from analysis.objectives import TARGET, is_steps, show_objective
@@ -33,6 +34,8 @@ def print_report(analysis: Analysis, console: Console | None = None) -> None:
         print_refusals(answer, console)
         if answer.comparison.best:
             console.print(f"law: {escape(answer.comparison.text)}")
+        if answer.critical_batch:
+            print_critical_batch(answer.critical_batch, console)
         for verdict in answer.verdicts:
             print_verdict(verdict, console)
         if not answer.verdicts:
@@ -100,6 +103,21 @@ def format_estimate(estimate: Estimate) -> str:
     if not bounded or (estimate.low == 0.0 and estimate.value > 0):
         return f"{estimate.value:.3g} (unbounded)"
     return f"{estimate.value:.3g} [{estimate.low:.3g}, {estimate.high:.3g}]"
+
+
+def print_critical_batch(found: CriticalBatch, console: Console) -> None:
+    """The laws of steps against batch size, and the critical batch size by each definition."""
+    for fit in found.fits:
+        text = ", ".join(f"{name} {format_estimate(e)}" for name, e in fit.params.items())
+        text += f", AICc {fit.aicc:.1f}, rmse of ln steps {fit.rmse_log:.3f}" if fit.params else ""
+        console.print(f"steps: {fit.law.name} {escape(text or 'not fitted, ' + fit.refused)}")
+    for reading in found.readings:
+        said = [f"{law} {format_estimate(e)}" for law, e in reading.by_law.items()]
+        said.append(f"from the points {reading.from_points:.3g}" if np.isfinite(reading.from_points) else "")
+        line = ", ".join(text for text in said if text)
+        console.print(f"B_crit as {reading.name} ({reading.meaning}): {escape(line)}", soft_wrap=True)
+    if found.text:
+        console.print(f"steps: {escape(found.text)}")
 
 
 def print_verdict(verdict: Verdict, console: Console) -> None:

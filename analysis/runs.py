@@ -8,11 +8,15 @@ import pandas as pd
 
 from analysis.groups import find_groups
 from analysis.objectives import add_objective
+from analysis.rates import join_near_rates, note_missing
 from analysis.tables import SHORT_NAMES, list_columns
 from harness.config import closest
 from harness.records import ENDED, STATUSES
 
 NEEDED = ("batch_size", "optimizer.lr", "loss")
+LARGEST_LOSS = 1e100  # beyond it no training is meant, and squares overflow
+LARGEST_WHOLE = 2**53  # the largest whole number up to which floats hold them all
+MEANS_DONE = ("finished", "completed", "complete", "success", "succeeded", "ok")  # as other trackers say it
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,9 @@ def tidy_runs(frame: pd.DataFrame, source: str = "the table") -> Runs:
         raise ValueError(f"{source} has no finished runs ({counts}): an optimum needs runs with status done")
     ended = ended.assign(loss=ended["loss"].where(ended["status"] == "done", np.inf))
     groups = find_groups(ended, notes)
+    ended = join_near_rates(ended, groups, notes)
     ended = merge_duplicates(ended, [*groups, "batch_size", "optimizer.lr", "seed"], notes)
+    note_missing(ended, groups, notes)
     ended = add_objective(ended, source)
     protocol = ", ".join(sorted(str(value) for value in ended["protocol"].unique()))
     return Runs(ended, groups, protocol, tuple(notes))
@@ -89,6 +95,8 @@ def require_columns(frame: pd.DataFrame, source: str) -> None:
 
 def to_numbers(column: pd.Series, source: str, may_be_empty: bool) -> pd.Series:
     """A column as numbers; raises for text, and for an empty cell where none may be."""
+    if pd.api.types.is_bool_dtype(column) or column.map(lambda value: isinstance(value, bool | np.bool_)).any():
+        raise ValueError(f"{source}: {column.name} holds true and false, which are no numbers: name the right column")
     numbers = pd.to_numeric(column, errors="coerce")
     bad = numbers.isna() & column.notna() & (column.astype(str).str.lower() != "nan")
     if not may_be_empty:
@@ -96,7 +104,8 @@ def to_numbers(column: pd.Series, source: str, may_be_empty: bool) -> pd.Series:
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
         value = column.iloc[row]
-        what = "is empty" if pd.isna(value) else f"is {value!r}, which is no number"
+        shown = repr(value) if len(repr(value)) <= 40 else f"{repr(value)[:37]}..."
+        what = "is empty" if pd.isna(value) else f"is {shown}, which is no number"
         raise ValueError(f"{source}, run {row + 1}: {column.name} {what}: correct the cell or drop the row")
     return numbers.astype(float)
 
@@ -107,27 +116,34 @@ def check_positive(frame: pd.DataFrame, source: str) -> None:
     if (~np.isfinite(lr) | (lr <= 0)).any():
         value = lr[~np.isfinite(lr) | (lr <= 0)].iloc[0]
         raise ValueError(f"{source}: optimizer.lr={value:g} is not a number above zero: correct or drop the row")
-    wrong = ~np.isfinite(batch_size) | (batch_size < 1) | (batch_size % 1 != 0)
+    wrong = ~np.isfinite(batch_size) | (batch_size < 1) | (batch_size % 1 != 0) | (batch_size > LARGEST_WHOLE)
     if wrong.any():
         value = batch_size[wrong].iloc[0]
         raise ValueError(f"{source}: batch_size={value:g} is not a whole number above zero: correct the row")
-    if "seed" in frame.columns and (frame["seed"] % 1 != 0).any():
-        value = frame["seed"][frame["seed"] % 1 != 0].iloc[0]
+    odd = (frame["seed"] % 1 != 0) | (frame["seed"].abs() > LARGEST_WHOLE) if "seed" in frame.columns else None
+    if odd is not None and odd.any():
+        value = frame["seed"][odd].iloc[0]
         raise ValueError(f"{source}: seed={value:g} is not a whole number: correct or drop the row")
 
 
 def settle_status(frame: pd.DataFrame, source: str, notes: list[str]) -> pd.Series:
     """Status of every run: as given, or from the loss where none is given. A done run has a finite loss."""
-    finite = np.isfinite(frame["loss"])
+    finite = np.isfinite(frame["loss"]) & (frame["loss"].abs() <= LARGEST_LOSS)
+    if huge := int((np.isfinite(frame["loss"]) & ~finite).sum()):
+        notes.append(f"{huge} losses are beyond {LARGEST_LOSS:g}: taken as diverged")
+    if frame["loss"][finite].nunique() == 1 and finite.sum() > 1:
+        notes.append(f"all {int(finite.sum())} losses are the same: is {source}'s column loss the one that is meant?")
     from_loss = pd.Series(np.where(finite, "done", "diverged"), index=frame.index)
     if "status" not in frame.columns:
+        if empty := int(frame["loss"].isna().sum()):
+            notes.append(f"{empty} runs have no loss and no status: taken as diverged")
         return from_loss
     given = frame["status"].where(frame["status"].notna(), from_loss).astype(str)
     for word in given.unique():
         if word not in STATUSES:
             raise ValueError(
                 f"{source}: status={word!r} is not one of {', '.join(STATUSES)}"
-                f"{closest(word, STATUSES)}: "
+                f"{' (did you mean done?)' if word.lower() in MEANS_DONE else closest(word, STATUSES)}: "
                 "rename the values, or leave the column out and status follows from the loss"
             )
     contradicting = (given == "done") & ~finite

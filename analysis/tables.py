@@ -1,12 +1,11 @@
 """Read a table of runs from records, a csv, a parquet file or a W&B project, and give its columns our names."""
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 
-from analysis.csv_file import read_csv
-from analysis.messages import list_columns, nearest, shorten
 from analysis.wandb_project import is_project, read_project
 from harness.config import SWEEPS_DIR, closest
 from harness.records import ENDED, read_records
@@ -44,30 +43,51 @@ def read_table(source: Path) -> pd.DataFrame:
     if source.suffix not in (".csv", ".parquet"):
         raise ValueError(f"--runs={str(source)!r} is not one of a folder of records, FILE.csv, FILE.parquet")
     try:
-        frame = read_csv(source) if source.suffix == ".csv" else pd.read_parquet(source)
-    except (ValueError, OSError) as error:
-        if source.suffix == ".csv":
-            raise
-        text = shorten(" ".join(str(error).split()))
-        raise ValueError(
-            f"{source} cannot be read as parquet: {text}: it is torn or no parquet, write it anew"
-        ) from None
+        if source.suffix == ".parquet":
+            frame = pd.read_parquet(source)
+        else:
+            check_text(source)
+            with warnings.catch_warnings():
+                # pandas only warns when rows are longer than the header, and then shifts the columns
+                warnings.simplefilter("error", pd.errors.ParserWarning)
+                frame = pd.read_csv(source, index_col=False)
+    except pd.errors.EmptyDataError:
+        raise ValueError(f"{source} is empty: it needs a header line and one row a run") from None
+    except (ValueError, OSError, pd.errors.ParserWarning) as error:
+        raise ValueError(f"{source} cannot be read as {source.suffix[1:]}: {' '.join(str(error).split())}") from None
     if frame.empty:
         raise ValueError(f"{source} is empty: it needs one row a run under its header line")
     return frame
 
 
+def check_text(source: Path) -> None:
+    """Raises: ValueError for a file that is no text, is not separated by commas, or names a column twice."""
+    with source.open("rb") as file:
+        head = file.read(1 << 16)
+    if b"\0" in head or head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise ValueError("it is no text in UTF-8 (binary, or UTF-16): save it as csv in UTF-8")
+    try:
+        line = head.decode("utf-8-sig", errors="strict" if len(head) < 1 << 16 else "ignore").split("\n", 1)[0]
+    except UnicodeDecodeError:
+        raise ValueError("it is no text in UTF-8: save it as csv in UTF-8") from None
+    for separator, name in ((";", "semicolons"), ("\t", "tabs")):
+        if separator in line and "," not in line:
+            cure = "save it with commas, and with points in numbers"
+            raise ValueError(f"its columns are separated by {name}: {cure}")
+    names = [name.strip().strip('"') for name in line.split(",")]
+    if twice := [name for name in dict.fromkeys(names) if name and names.count(name) > 1]:
+        raise ValueError(f"its header names {twice[0]!r} twice: rename or drop one of them")
+
+
 def parse_columns(text: str) -> dict[str, str]:
-    """Turn `lr=peak_lr,loss=eval` into {our full name: the table's name}."""
+    """Turn `lr=peak_lr,loss=eval` into {our name: the table's name}."""
     columns: dict[str, str] = {}
     for pair in text.split(","):
         ours, equals, theirs = (part.strip() for part in pair.partition("="))
         if not (ours and equals and theirs):
             raise ValueError(f"--columns has {pair!r}, which is not OURS=THEIRS: write it like lr=peak_lr,loss=eval")
-        ours = SHORT_NAMES.get(ours, ours)
         if ours in columns or theirs in columns.values():
-            both = f"{ours}={columns[ours]}" if ours in columns else f"{theirs!r} twice"
-            raise ValueError(f"--columns has {pair!r} and also {both}: give every column one name")
+            raise ValueError(f"--columns names {ours if ours in columns else theirs!r} twice: give every column once")
         columns[ours] = theirs
     return columns
 
@@ -75,15 +95,15 @@ def parse_columns(text: str) -> dict[str, str]:
 def rename_columns(frame: pd.DataFrame, columns: Mapping[str, str], source: str = "the table") -> pd.DataFrame:
     """Rename foreign columns to ours. A short name of ours (lr, eps, optimizer ...) stands for its full name.
 
-    A column that already bears a name which `columns` gives to another one is dropped. What a W&B run measured may be
-    named without its `summary.`.
+    A column that already bears a name which `columns` gives to another one is dropped. What a foreign W&B run measured
+    may be named without its `summary.`.
     """
     renamed = {}
     for ours, theirs in columns.items():
         found = theirs if theirs in frame.columns else f"summary.{theirs}"
         if found not in frame.columns:
             raise ValueError(
-                f"--columns names {theirs!r}, which {source} lacks{nearest(theirs, frame.columns)}: "
+                f"--columns names {theirs!r}, which {source} lacks{closest(theirs, list(frame.columns))}: "
                 f"its columns are {list_columns(frame)}"
             )
         renamed[found] = SHORT_NAMES.get(ours, ours)
@@ -91,6 +111,12 @@ def rename_columns(frame: pd.DataFrame, columns: Mapping[str, str], source: str 
     frame = frame.drop(columns=clash).rename(columns=renamed)
     short = {name: full for name, full in SHORT_NAMES.items() if name in frame.columns and full not in frame.columns}
     return frame.rename(columns=short)
+
+
+def list_columns(frame: pd.DataFrame, limit: int = 12) -> str:
+    """The first names of a table's columns, for a message."""
+    names = [str(name) for name in frame.columns]
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
 def choose_table(name: str, runs_dir: Path) -> tuple[pd.DataFrame, str]:

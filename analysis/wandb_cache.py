@@ -22,7 +22,7 @@ from rich.progress import Progress
 
 LISTED, FETCHED = 1000, 100  # runs a request
 SAVE_EVERY = 2.0  # seconds of fetching that a kill may cost
-TIMEOUT = 30  # seconds of one request with its repetitions
+RETRIES, TIMEOUT = 4, 30  # of one request; seconds of it with its retries
 
 
 class NoAnswer(Exception):
@@ -79,7 +79,6 @@ def fetch_runs(entity: str, project: str, path: Path, console: Console) -> int:
     """
     # the client starts a process of its own and takes half a second to import: nothing else pays for it
     import wandb
-    from wandb.errors import CommError, UsageError
 
     kept = read_kept(path)
     try:
@@ -88,8 +87,14 @@ def fetch_runs(entity: str, project: str, path: Path, console: Console) -> int:
             Progress(console=console, transient=True, disable=not console.is_terminal) as bar,
         ):
             task = bar.add_task(f"asking W&B for the runs of {entity}/{project}", total=None)
-            # quotas of the client's own: without them it repeats a request for minutes, and then waits at exit
-            wandb.setup(wandb.Settings(silent=True, x_graphql_retry_max=3, x_graphql_retry_wait_max_seconds=4))
+            # as it comes the client repeats a request for minutes, and waits for that at exit
+            settings = wandb.Settings(
+                silent=True,
+                x_graphql_retry_max=RETRIES,
+                x_graphql_retry_wait_min_seconds=0.5,
+                x_graphql_retry_wait_max_seconds=4,
+            )
+            wandb.setup(settings)
             if not wandb.login(prompt=False):
                 raise NoAnswer("there is no W&B account: run `wandb login`, or set WANDB_API_KEY")
             api = wandb.Api(overrides={"entity": entity, "project": project}, timeout=TIMEOUT)
@@ -110,12 +115,13 @@ def fetch_runs(entity: str, project: str, path: Path, console: Console) -> int:
                         saved = time.monotonic()
             finally:
                 write_kept(path, kept)
-    except (CommError, UsageError, ValueError) as error:
+    except Exception as error:
         if "Could not find project" in str(error):
             raise ValueError(
                 f"W&B has no project {entity}/{project} that this account can see: check ENTITY and PROJECT"
             ) from None
-        if isinstance(error, ValueError):
+        # what a failed request raises differs between releases of the client, and is not all public
+        if type(error).__module__.partition(".")[0] not in ("wandb", "requests", "pydantic_core"):
             raise
         raise NoAnswer(describe(error)) from None
     return len(wanted)
@@ -124,7 +130,7 @@ def fetch_runs(entity: str, project: str, path: Path, console: Console) -> int:
 def describe(error: Exception) -> str:
     """A failed request in one line."""
     text = " ".join(str(error).split())
-    if any(word in text for word in ("401", "403", "nvalid API key", "permission")):
+    if any(word in text for word in ("401", "403", "not logged in", "nvalid API key", "permission")):
         return "W&B refuses the API key: run `wandb login --relogin`, or set WANDB_API_KEY"
     return f"W&B does not answer ({text[:120]}): the next call goes on from here"
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.laws.batch_size import linear, noise_scale, power, sqrt, sqrt_saturating, surge
+from analysis.laws.batch_size import linear, noise_scale, openai_alpha, power, sqrt, sqrt_saturating, surge
 
 Points = NDArray[np.float64]
 
@@ -90,6 +90,7 @@ NOISE_SCALE = Parameter(
     low=lambda b, lr: 1e-3 * float(b.min()),
     high=lambda b, lr: 1e6 * float(b.max()),
 )
+ALPHA = Parameter("alpha", starts=lambda b, lr: [0.75], low=lambda b, lr: 0.5, high=lambda b, lr: 1.0, log=False)
 KAPPA = Parameter(
     "kappa",
     starts=lambda b, lr: [float(np.sqrt(b.min())), float(np.sqrt(b.max()))],
@@ -111,6 +112,7 @@ LAWS = {
         Law("power", power, (COEFFICIENT, EXPONENT), "c B^p"),
         Law("noise_scale", noise_scale, (LR_MAX, NOISE_SCALE), "η_max / (1 + B_noise/B)"),
         Law("sqrt_saturating", sqrt_saturating, (LR_MAX, NOISE_SCALE), "η_max / √(1 + B_noise/B)"),
+        Law("openai_alpha", openai_alpha, (LR_MAX, NOISE_SCALE, ALPHA), "η_max / (1 + B_noise/B)^α"),
         Law("surge", surge, (LR_MAX, KAPPA, BETA_NOISE), "2 η_max / (β_n/β + β/β_n)"),
     )
 }

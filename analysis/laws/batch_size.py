@@ -106,3 +106,44 @@ def surge(batch_size: ArrayLike, *, lr_max: float, kappa: float, beta_noise: flo
     """
     beta = (1 + np.pi * kappa**2 / (2 * np.asarray(batch_size, dtype=float))) ** -0.5
     return lr_max / (0.5 * (beta_noise / beta + beta / beta_noise))
+
+
+def openai_alpha(batch_size: ArrayLike, *, lr_max: float, noise_scale: float, alpha: float) -> Curve:
+    """A plateau with a free slope below it; alpha 1 is noise_scale, alpha 1/2 is sqrt_saturating.
+
+        lr = lr_max / (1 + B_noise / B)^alpha
+
+    Args:
+        batch_size: samples a step.
+        lr_max: limit for large batches, > 0.
+        noise_scale: B_noise, samples, > 0.
+        alpha: slope far below B_noise, 1/2 to 1.
+    Returns: optimum learning rate.
+    Valid when: conjectured for Adam, between the case of SGD and that of sign descent. The same caution about plateaus
+        as for noise_scale.
+    Source: McCandlish et al., arXiv 1812.06162; kexue.fm/archives/10542.
+    """
+    return lr_max * (1 + noise_scale / np.asarray(batch_size, dtype=float)) ** -alpha
+
+
+def ema(batch_size: ArrayLike, *, lr_max: float, noise_scale: float, beta1: float) -> Curve:
+    """One Adam step with diagonal curvature: momentum averages the noise of the update but not its signal.
+
+        lr = lr_max / (r / beta + 2 beta1 / (1 + beta1) beta),   r = (1 - beta1) / (1 + beta1),
+        beta = (1 + B_simple / B)^(-1/2)
+
+    For beta1 > 1/3 it peaks at B = B_simple (1 - beta1) / (3 beta1 - 1); for smaller beta1 it only rises.
+
+    Args:
+        batch_size: samples a step.
+        lr_max: limit for large batches, > 0.
+        noise_scale: B_simple, samples, > 0.
+        beta1: Adam's, 0 to 1, known from the runs and never fitted.
+    Returns: optimum learning rate.
+    Valid when: one step at a frozen checkpoint. Over a whole run momentum's averages are correlated and the effect
+        cancels, so no surge is expected there.
+    Source: kexue.fm/archives/11301.
+    """
+    r = (1 - beta1) / (1 + beta1)
+    beta = (1 + noise_scale / np.asarray(batch_size, dtype=float)) ** -0.5
+    return lr_max / (r / beta + (1 - r) * beta)

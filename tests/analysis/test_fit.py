@@ -150,3 +150,25 @@ def test_what_even_the_best_law_leaves_unexplained_separates_nothing(best_chi2, 
     best = Fit("sqrt", {}, {"c": Estimate(1.0, 1.0, 1.0)}, best_chi2, 0.0, 0.1, dict.fromkeys(range(8), 0.0), ())
     rival = replace(best, law="power", chi2=best_chi2 + 12, aicc=12.0)
     assert compare([best, rival]).not_separable == near
+
+
+def test_one_wild_cell_moves_the_plain_fit_and_not_the_robust_one():
+    optima = plant("power", np.random.default_rng(5), sd=0.05)
+    wild = [replace(optima[0], lr=optima[0].lr * 8), *optima[1:]]
+    plain, robust = (fit_law(LAWS["power"], wild, robust=robust).params["exponent"] for robust in (False, True))
+    planted = VALUES["power"]["exponent"]
+    assert abs(plain.value - planted) > 0.15
+    assert abs(robust.value - planted) < 0.05
+    assert robust.low < planted < robust.high
+    assert robust.high - robust.low < 0.2
+
+
+def test_robust_intervals_cover_and_are_hardly_wider_without_a_wild_cell():
+    rng, hits, widths = np.random.default_rng(6), [], []
+    for _ in range(40):
+        optima = plant("power", rng)
+        plain, robust = (fit_law(LAWS["power"], optima, robust=robust).params["exponent"] for robust in (False, True))
+        hits.append(robust.low <= VALUES["power"]["exponent"] <= robust.high)
+        widths.append((robust.high - robust.low) / (plain.high - plain.low))
+    assert np.mean(hits) >= 0.88
+    assert 1.001 < np.median(widths) < 1.3  # least squares is the narrowest where all cells are as their errors say

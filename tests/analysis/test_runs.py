@@ -70,7 +70,7 @@ def test_unreadable_source(tmp_path, name, content, message):
 
 
 def test_columns_are_parsed_and_renamed():
-    assert parse_columns("lr=peak_lr, loss=eval") == {"optimizer.lr": "peak_lr", "loss": "eval"}
+    assert parse_columns("lr=peak_lr, loss=eval") == {"lr": "peak_lr", "loss": "eval"}
     frame = pd.DataFrame({"batch_size": [8], "peak_lr": [0.1], "eval": [2.0], "loss": [9.0]})
     renamed = rename_columns(frame, {"lr": "peak_lr", "loss": "eval"})
     assert renamed["loss"].tolist() == [2.0]

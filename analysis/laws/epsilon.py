@@ -1,0 +1,54 @@
+"""How Adam's epsilon moves the optimum learning rate: pure functions of numpy arrays."""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Curve = NDArray[np.float64]
+
+
+def epsilon_crossover(batch_size: ArrayLike, eps: ArrayLike, *, coefficient: float, sigma: float) -> Curve:
+    """From the square root of the batch size to the batch size itself, where epsilon exceeds the gradient's noise.
+
+        lr = coefficient sqrt(B) (1 + x),   x = eps sqrt(B) / sigma,   slope (1/2 + x) / (1 + x)
+
+    The slope is 3/4 at B_eps = (sigma / eps)^2.
+
+    Args:
+        batch_size: B, samples a step.
+        eps: outside the root, as torch has it, >= 0.
+        coefficient: learning rate at batch size 1 and eps 0, > 0.
+        sigma: standard deviation of one sample's gradient, in units of eps, > 0.
+    Returns: optimum learning rate.
+    Valid when: a fixed number of samples, B far below the noise scale, many steps; one sigma for all coordinates.
+    Source: kexue.fm/archives/10563 (the crossover); the ratio 1 + x from quadratics, within 3 %.
+    """
+    root = np.sqrt(np.asarray(batch_size, dtype=float))
+    return coefficient * root * (1 + np.asarray(eps, dtype=float) * root / sigma)
+
+
+def epsilon_crossover_inside(batch_size: ArrayLike, eps: ArrayLike, *, coefficient: float, sigma: float) -> Curve:
+    """As epsilon_crossover, with epsilon squared inside the root.
+
+        lr = coefficient sqrt(B) sqrt(1 + x^2),   x = eps sqrt(B) / sigma,   slope (1/2 + x^2) / (1 + x^2)
+
+    Args:
+        batch_size: B, samples a step.
+        eps: inside the root, as sqrt(v + eps^2), >= 0.
+        coefficient: learning rate at batch size 1 and eps 0, > 0.
+        sigma: standard deviation of one sample's gradient, in units of eps, > 0.
+    Returns: optimum learning rate.
+    Valid when: as epsilon_crossover.
+    Source: kexue.fm/archives/10563.
+    """
+    root = np.sqrt(np.asarray(batch_size, dtype=float))
+    return coefficient * root * np.sqrt(1 + (np.asarray(eps, dtype=float) * root / sigma) ** 2)
+
+
+def start_crossover(x: NDArray[np.float64], lr: NDArray[np.float64]) -> list[list[float]]:
+    """Start of both: lr / sqrt(B) is linear in eps sqrt(B), with intercept c and slope c / sigma."""
+    root = np.sqrt(x[0])
+    weights = root / lr
+    slope, intercept = np.polyfit(x[1] * root, lr / root, 1, w=weights)
+    coefficient = max(float(intercept), 0.1 * float((lr / root).min()))
+    reach = float((x[1] * root).max())
+    return [[coefficient, coefficient / slope if slope > 0 else 10 * reach]]
