@@ -17,7 +17,9 @@ import pandas as pd
 from omegaconf import OmegaConf
 
 from analysis.analyse import Analysis, analyse_runs
+from analysis.borrow import BORROW, borrow_noise
 from analysis.report import print_report
+from analysis.seed_noise import SeedNoise
 from analysis.tables import choose_table, parse_columns, read_source, read_table, rename_columns
 from analysis.wandb_project import is_project
 from analysis.write import commit_answer, write_figure, write_histories
@@ -33,7 +35,14 @@ class Drawn:
 
 
 def draw(
-    name: str, frame: pd.DataFrame, out_dir: Path, question: str = "", source: str = "", *, robust: bool = False
+    name: str,
+    frame: pd.DataFrame,
+    out_dir: Path,
+    question: str = "",
+    source: str = "",
+    *,
+    robust: bool = False,
+    borrowed: SeedNoise | None = None,
 ) -> Drawn:
     """Analyse a table of runs and write its figure and JSON.
 
@@ -43,8 +52,9 @@ def draw(
         question: title of the figure; by default the one in sweeps/NAME.yaml.
         source: what error messages call the table; by default the name.
         robust: laws that no single wild cell moves far.
+        borrowed: seed noise for batch sizes with one seed.
     """
-    analysis = analyse_runs(name, frame, question or read_question(name), source, robust=robust)
+    analysis = analyse_runs(name, frame, question or read_question(name), source, robust=robust, borrowed=borrowed)
     return Drawn(analysis, tuple(write_figure(analysis, out_dir)))
 
 
@@ -115,6 +125,7 @@ def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--columns", default="", help="foreign column names, like lr=peak_lr,loss=eval")
     parser.add_argument("--out", type=Path, default=Path("figures"), metavar="DIR", help="where figures go")
     parser.add_argument("--robust", action="store_true", help="laws that no single wild batch size moves far")
+    parser.add_argument("--borrow", default="", metavar="SOURCE", help=BORROW)
     parser.add_argument("--commit", action="store_true", help="write sweeps/NAME.csv from records")
     return parser.parse_args(arguments)
 
@@ -131,7 +142,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(sentence)
             source = str(options.runs or name)
             frame = rename_columns(frame, columns, source)
-            drawn = draw(name, frame, options.out, source=source, robust=options.robust)
+            borrowed = borrow_noise(options.borrow, columns, frame) if options.borrow else None
+            drawn = draw(name, frame, options.out, source=source, robust=options.robust, borrowed=borrowed)
             print_report(drawn.analysis)
             further = write_histories(drawn.analysis, options.out)
             print("\n".join(str(path) for path in (*drawn.paths, *further)))
