@@ -15,6 +15,7 @@ if __name__ == "__main__":
 
 import pandas as pd
 from omegaconf import OmegaConf
+from rich.console import Console
 
 from analysis.analyse import Analysis, analyse_runs
 from analysis.borrow import BORROW, borrow_noise
@@ -143,7 +144,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             source = str(options.runs or name)
             frame = rename_columns(frame, columns, source)
             borrowed = borrow_noise(options.borrow, columns, frame) if options.borrow else None
-            drawn = draw(name, frame, options.out, source=source, robust=options.robust, borrowed=borrowed)
+            with Console(stderr=True).status(f"fitting and drawing {name}"):
+                drawn = draw(name, frame, options.out, source=source, robust=options.robust, borrowed=borrowed)
             print_report(drawn.analysis)
             further = write_histories(drawn.analysis, options.out)
             print("\n".join(str(path) for path in (*drawn.paths, *further)))
