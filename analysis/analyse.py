@@ -15,6 +15,7 @@ from analysis.objectives import describe_target, is_steps, objective_to_json
 from analysis.optimum import Optimum, find_optima
 from analysis.runs import Runs, tidy_runs
 from analysis.score import Score, score_fits
+from analysis.seed_noise import SeedNoise, describe_borrowed
 
 
 @dataclass(frozen=True)
@@ -53,13 +54,20 @@ class Analysis:
 
 
 def analyse_runs(
-    sweep: str, frame: pd.DataFrame, question: str = "", source: str = "", *, robust: bool = False
+    sweep: str,
+    frame: pd.DataFrame,
+    question: str = "",
+    source: str = "",
+    *,
+    robust: bool = False,
+    borrowed: SeedNoise | None = None,
 ) -> Analysis:
     """Optima, fits and verdicts of a table of runs, group by group.
 
     A table with fewer than 3 learning rates at every batch size has no optimum: with histories its learning
     curves can be drawn, without them it is a mistake. `robust` laws do not follow a single wild cell (fit.py); claims
-    and scores stay those of plain least squares.
+    and scores stay those of plain least squares. Cells with one seed take the noise that is `borrowed`, and the notes
+    say so.
     """
     runs = tidy_runs(frame, source or sweep)
     question = question or sweep
@@ -67,7 +75,10 @@ def analyse_runs(
     if per_cell.max() < 3 and {"history.loss", "history.num_samples"} <= set(runs.frame.columns):
         return Analysis(sweep, question, runs, (), "curves", write_caption(runs))
     by_group: dict[str, list[Optimum]] = {}
-    for optimum in find_optima(runs):
+    found = find_optima(runs, borrowed)
+    if borrowed:
+        runs = replace(runs, notes=(*runs.notes, describe_borrowed(borrowed, sum(bool(o.borrowed) for o in found))))
+    for optimum in found:
         by_group.setdefault(label_group(optimum.group), []).append(optimum)
     answers = []
     for optima in by_group.values():
@@ -80,7 +91,8 @@ def analyse_runs(
     across = tuple(check_horizons([(answer.group, answer.fits) for answer in answers], runs.protocol))
     if across:
         answers[-1] = replace(answers[-1], verdicts=answers[-1].verdicts + across)
-    return Analysis(sweep, question, runs, tuple(answers), "optimum", write_caption(runs))
+    caption = write_caption(runs) + (f" · seed variance borrowed from {borrowed.source}" if borrowed else "")
+    return Analysis(sweep, question, runs, tuple(answers), "optimum", caption)
 
 
 def write_caption(runs: Runs) -> str:
@@ -151,6 +163,7 @@ def optimum_to_json(optimum: Optimum, protocol: str) -> dict[str, object]:
         "batch_size": optimum.batch_size, "lr": optimum.lr, "low": optimum.low, "high": optimum.high,
         "status": optimum.status, "num_runs": optimum.num_runs, **optimum.group,
         **objective_to_json(optimum.loss, optimum.group, protocol), "sd_log2": optimum.sd_log2, "note": optimum.note,
+        **({"borrowed": optimum.borrowed} if optimum.borrowed else {}),
     }  # fmt: skip
 
 

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from analysis.optimum import PRIOR_CORRELATION, PRIOR_WEIGHT, Optimum
+from analysis.optimum import Optimum
+from analysis.seed_noise import PRIOR_CORRELATION, PRIOR_WEIGHT
 
 
 def pool_errors(
@@ -23,7 +24,7 @@ def pool_errors(
         seeds, moves: of every cell, its seeds and what each alone adds; they sum to zero.
     Returns: as named; with one seed each no error is known, and all are 1, uncorrelated, with dof NaN.
     Valid when: seeds scatter alike in all cells, and any two cells with a seed in common are equally correlated.
-    Source: the sample variance and covariance of a mean; the prior of rho as in optimum.py.
+    Source: the sample variance and covariance of a mean; the prior of rho as in seed_noise.py.
     """
     counts = np.array([len(each) for each in seeds], dtype=float)
     dof = float(np.sum(counts - 1))

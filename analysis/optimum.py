@@ -13,12 +13,11 @@ The estimator, in log2 of the learning rate:
 At an edge the optimum lies beyond the lowest point, as a rule by half a spacing or more: that is its bound.
 A learning rate counts only where every seed of the cell has a run; where one of them diverged the loss is
 infinite, which can never be the lowest and ends the window. With 3 or 4 finite learning rates a 3-point
-parabola replaces the cubic and m is left out; with one seed there is no interval.
+parabola replaces the cubic and m is left out; with one seed there is no interval, unless v_B is borrowed.
 Under protocol steps_to_target "loss" reads as ln steps to the target (objectives.py); a run that was censored at
 max_steps has an infinite one, as one that diverged, and the cell says so.
 """
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -26,11 +25,9 @@ import numpy as np
 from scipy import stats
 
 from analysis.cells import MIN_LRS, split_cells
-from analysis.local_fit import MIN_TREND_CELLS, smooth_variances
 from analysis.locate import Located, locate
 from analysis.runs import Runs
-
-PRIOR_CORRELATION, PRIOR_WEIGHT = 0.2, 14.0  # of cells over shared seeds, as measured; in degrees of freedom of pairs
+from analysis.seed_noise import SeedNoise, is_noisy, pool_noise, share_seeds
 
 
 @dataclass(frozen=True)
@@ -52,6 +49,7 @@ class Optimum:
         bound: on an edge the learning rate that the optimum lies above (edge_high) or below; else NaN.
         covariance: of log2 lr with other cells of the group, by their batch size, octaves squared.
         curvature: second derivative of the objective at the optimum, a unit of it per octave squared.
+        borrowed: the sweep whose seed variance the interval has, where the cell has one seed; else nothing.
         seeds, shifts, lifts: what each seed alone adds to log2 lr and to the objective at the optimum.
     """
 
@@ -69,13 +67,14 @@ class Optimum:
     bound: float = np.nan
     covariance: Mapping[int, float] = field(default_factory=dict)
     curvature: float = np.nan
+    borrowed: str = ""
     seeds: tuple[int, ...] = ()
     shifts: tuple[float, ...] = ()
     lifts: tuple[float, ...] = ()
 
 
-def find_optima(runs: Runs) -> list[Optimum]:
-    """Optimum of every cell, by group and batch size.
+def find_optima(runs: Runs, borrowed: SeedNoise | None = None) -> list[Optimum]:
+    """Optimum of every cell, by group and batch size; cells with one seed take the noise that is borrowed.
 
     Raises: ValueError where no cell has 3 learning rates.
     """
@@ -91,39 +90,35 @@ def find_optima(runs: Runs) -> list[Optimum]:
     for cell in cells:
         by_group.setdefault(repr(sorted(cell.group.items(), key=str)), []).append(locate(cell))
     for members in by_group.values():
-        optima.extend(estimate_group(members))
+        optima.extend(estimate_group(members, borrowed))
     return optima
 
 
-def estimate_group(located: list[Located]) -> list[Optimum]:
+def estimate_group(located: list[Located], borrowed: SeedNoise | None = None) -> list[Optimum]:
     """Intervals of one group's cells, with seed variance and model term pooled over them."""
-    noisy = [item for item in located if item.best is not None and item.cell.loss_LS.shape[1] > 1]
-    variances = dict.fromkeys(range(len(noisy)), np.nan)
-    dof, model_term = np.nan, 0.0
-    if noisy:
-        batch_sizes = np.array([item.cell.batch_size for item in noisy], dtype=float)
-        dofs = np.array([item.cell.loss_LS.shape[1] - 1 for item in noisy], dtype=float)
-        raw = np.array([float(item.best.shifts @ item.best.shifts) for item in noisy if item.best]) / dofs
-        variances = dict(enumerate(smooth_variances(batch_sizes, raw, dofs)))
-        dof = max(1.0, 0.75 * dofs.sum() - (len(noisy) >= MIN_TREND_CELLS))
-        model_term = pool_model_term(noisy)
-    by_cell = {id(item): variances[index] for index, item in enumerate(noisy)}
-    rho = pool_correlation(noisy, variances)
+    noisy = [item for item in located if is_noisy(item)]
+    own = pool_noise(noisy) if noisy else None
+    noise_of = {id(item): own for item in noisy}
+    if borrowed:
+        noise_of |= {id(item): borrowed for item in located if item.best and item.cell.loss_LS.shape[1] == 1}
+    known = [(item, noise) for item in located if (noise := noise_of.get(id(item)))]
+    by_cell = {id(item): noise.at(item.cell.batch_size) for item, noise in known}
+    model_term = pool_model_term(noisy or [item for item, _ in known])
+    typical = own or borrowed
     optima = []
     for item in located:
-        found = estimate(item, by_cell.get(id(item), np.nan), model_term, dof)
+        noise = noise_of.get(id(item))
+        found = estimate(item, noise, model_term)
         others = {
             other.cell.batch_size: share_seeds(item, other)
-            * rho
+            * min(noise.correlation, its.correlation)
             * float(np.sqrt(by_cell[id(item)] * by_cell[id(other)]))
             + min(item.cell.heldout, other.cell.heldout)
-            for other in noisy
-            if other is not item and id(item) in by_cell
+            for other, its in known
+            if other is not item and noise
         }
-        if item.edge:
-            found = bound_edge(
-                found, item, float(np.median(list(variances.values()))) if noisy else np.nan, model_term, dof
-            )
+        if item.edge and typical:
+            found = bound_edge(found, item, float(np.median(list(typical.variances))), model_term, typical.dof)
         optima.append(replace(found, covariance=others))
     return optima
 
@@ -132,28 +127,6 @@ def pool_model_term(located: Sequence[Located]) -> float:
     """What the shape of the fit makes uncertain, octaves squared: mean square of cubic less parabola over the cells."""
     gaps = [item.best.x - item.parabola.x for item in located if item.best and item.parabola]
     return float(np.mean(np.square(gaps))) if gaps else 0.0
-
-
-def pool_correlation(noisy: Sequence[Located], variances: Mapping[int, float]) -> float:
-    """One correlation of the shifts of two cells that share seeds, drawn towards what was measured on lr_vs_bs."""
-    total, count = PRIOR_CORRELATION * PRIOR_WEIGHT, PRIOR_WEIGHT
-    for (i, one), (j, other) in itertools.combinations(enumerate(noisy), 2):
-        assert one.best is not None
-        assert other.best is not None
-        at = {seed: shift for seed, shift in zip(other.cell.seeds, other.best.shifts, strict=False)}
-        products = [
-            shift * at[seed] for seed, shift in zip(one.cell.seeds, one.best.shifts, strict=False) if seed in at
-        ]
-        if len(products) > 1:
-            total += float(np.sum(products)) / float(np.sqrt(variances[i] * variances[j]))
-            count += len(products) - 1
-    return float(np.clip(total / count, 0.0, 0.95))
-
-
-def share_seeds(one: Located, other: Located) -> float:
-    """n_ij / (S_i S_j): the variance of a mean over the seeds that two cells share."""
-    common = len(set(one.cell.seeds) & set(other.cell.seeds))
-    return common / (one.cell.loss_LS.shape[1] * other.cell.loss_LS.shape[1])
 
 
 def bound_edge(found: Optimum, item: Located, variance: float, model_term: float, dof: float) -> Optimum:
@@ -166,8 +139,8 @@ def bound_edge(found: Optimum, item: Located, variance: float, model_term: float
     return replace(found, bound=float(2 ** ((x_L[i] + x_L[inner]) / 2)), sd_log2=sd, dof=dof)
 
 
-def estimate(item: Located, variance: float, model_term: float, dof: float) -> Optimum:
-    """One cell's optimum from its local fit and the pooled variances."""
+def estimate(item: Located, noise: SeedNoise | None, model_term: float) -> Optimum:
+    """One cell's optimum from its local fit and the pooled variances; without noise it has no interval."""
     cell = item.cell
     note = "; ".join(text for text in (item.note, cell.note) if text)
     mean_L = cell.loss_LS.mean(axis=1)
@@ -184,10 +157,12 @@ def estimate(item: Located, variance: float, model_term: float, dof: float) -> O
         unknown, lr=float(2**best.x), loss=best.loss, status="interior", curvature=best.curvature, seeds=cell.seeds,
         shifts=tuple(best.shifts.tolist()), lifts=tuple(best.lifts.tolist()),
     )  # fmt: skip
-    num_seeds = cell.loss_LS.shape[1]
-    if num_seeds < 2:
+    if noise is None:
         return replace(found, note="; ".join(text for text in ("not calibrated: one seed", note) if text))
-    sd = float(np.sqrt(variance / num_seeds + model_term + cell.heldout))
+    if noise.source:
+        note = "; ".join(text for text in (f"one seed: its variance is borrowed from {noise.source}", note) if text)
+    dof, num_seeds = noise.dof, cell.loss_LS.shape[1]
+    sd = float(np.sqrt(noise.at(cell.batch_size) / num_seeds + model_term + cell.heldout))
     half = float(stats.t.ppf(0.975, dof)) * sd
     usable = cell.x_L[np.isfinite(mean_L)]
     located = usable[0] <= best.x - half and best.x + half <= usable[-1]
@@ -196,5 +171,5 @@ def estimate(item: Located, variance: float, model_term: float, dof: float) -> O
         note = "; ".join(part for part in (text, note) if part)
     return replace(
         found, low=float(2 ** (best.x - half)), high=float(2 ** (best.x + half)), sd_log2=sd, dof=dof,
-        status="interior" if located else "flat", note=note,
+        status="interior" if located else "flat", note=note, borrowed=noise.source,
     )  # fmt: skip

@@ -15,12 +15,16 @@ if __name__ == "__main__":
 
 import pandas as pd
 from omegaconf import OmegaConf
+from rich.console import Console
 
 from analysis.analyse import Analysis, analyse_runs
+from analysis.borrow import BORROW, borrow_noise
 from analysis.report import print_report
-from analysis.tables import choose_table, parse_columns, read_table, rename_columns
+from analysis.seed_noise import SeedNoise
+from analysis.tables import choose_table, parse_columns, read_source, read_table, rename_columns
+from analysis.wandb_project import is_project
 from analysis.write import commit_answer, write_figure, write_histories
-from harness.config import SWEEPS_DIR
+from harness.config import SWEEPS_DIR, closest
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,14 @@ class Drawn:
 
 
 def draw(
-    name: str, frame: pd.DataFrame, out_dir: Path, question: str = "", source: str = "", *, robust: bool = False
+    name: str,
+    frame: pd.DataFrame,
+    out_dir: Path,
+    question: str = "",
+    source: str = "",
+    *,
+    robust: bool = False,
+    borrowed: SeedNoise | None = None,
 ) -> Drawn:
     """Analyse a table of runs and write its figure and JSON.
 
@@ -42,8 +53,9 @@ def draw(
         question: title of the figure; by default the one in sweeps/NAME.yaml.
         source: what error messages call the table; by default the name.
         robust: laws that no single wild cell moves far.
+        borrowed: seed noise for batch sizes with one seed.
     """
-    analysis = analyse_runs(name, frame, question or read_question(name), source, robust=robust)
+    analysis = analyse_runs(name, frame, question or read_question(name), source, robust=robust, borrowed=borrowed)
     return Drawn(analysis, tuple(write_figure(analysis, out_dir)))
 
 
@@ -55,14 +67,17 @@ def read_question(name: str) -> str:
     return str(OmegaConf.to_container(OmegaConf.load(path))["sweep"]["question"])  # type: ignore[index,call-overload]
 
 
-def select_tables(names: Sequence[str], runs: Path | None) -> Iterator[tuple[str, pd.DataFrame, str]]:
+def select_tables(names: Sequence[str], source: str | None) -> Iterator[tuple[str, pd.DataFrame, str]]:
     """Name, table and a sentence on its source, for every sweep that is to be drawn."""
-    if runs is None:
+    runs = Path(source or "")
+    if source is None:
         names = names or sorted(path.stem for path in SWEEPS_DIR.glob("*.csv"))
         if not names:
             raise ValueError(f"no sweep in {SWEEPS_DIR} has a committed answer: give --runs, or train one first")
         for name in names:
             yield name, *choose_table(name, Path("runs"))
+    elif is_project(source):
+        yield from split_sweeps(names, source)
     elif not runs.is_dir() or any(runs.glob("*.parquet")):
         if len(names) > 1:
             raise ValueError(f"--runs={str(runs)!r} is one table, and {len(names)} names are given: give one name")
@@ -78,6 +93,22 @@ def select_tables(names: Sequence[str], runs: Path | None) -> Iterator[tuple[str
             yield name, read_table(runs / name), f"{name}: records in {runs / name}"
 
 
+def split_sweeps(names: Sequence[str], source: str) -> Iterator[tuple[str, pd.DataFrame, str]]:
+    """The sweeps of a W&B project, each for itself; all runs as one where they name no sweep."""
+    frame, sentence = read_source(source)
+    if "sweep" not in frame.columns:
+        if len(names) > 1:
+            raise ValueError(f"{source} names no sweeps, and {len(names)} names are given: give one name")
+        yield names[0] if names else source.rpartition("/")[2], frame, sentence
+        return
+    there = sorted(str(name) for name in frame["sweep"].dropna().unique())
+    for name in names or there:
+        if name not in there:
+            raise ValueError(f"{name!r} is not one of the sweeps of {source}: {', '.join(there)}{closest(name, there)}")
+        rows = frame[frame["sweep"] == name].dropna(axis="columns", how="all").reset_index(drop=True)
+        yield name, rows, f"{name}: {len(rows)} of the runs below\n{sentence}" if len(there) > 1 else sentence
+
+
 class OneLineParser(argparse.ArgumentParser):
     """An argument parser that tells a mistake in one line."""
 
@@ -90,11 +121,12 @@ def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = OneLineParser(prog="plot.py", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="sweeps to draw; all committed ones by default")
     parser.add_argument(
-        "--runs", type=Path, metavar="DIR|FILE", help="runs_dir, a folder of records, a csv or a parquet"
+        "--runs", metavar="SOURCE", help="runs_dir, a folder of records, a csv, a parquet or wandb:ENTITY/PROJECT"
     )
     parser.add_argument("--columns", default="", help="foreign column names, like lr=peak_lr,loss=eval")
     parser.add_argument("--out", type=Path, default=Path("figures"), metavar="DIR", help="where figures go")
     parser.add_argument("--robust", action="store_true", help="laws that no single wild batch size moves far")
+    parser.add_argument("--borrow", default="", metavar="SOURCE", help=BORROW)
     parser.add_argument("--commit", action="store_true", help="write sweeps/NAME.csv from records")
     return parser.parse_args(arguments)
 
@@ -106,12 +138,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         columns = parse_columns(options.columns) if options.columns else {}
         if options.commit and not options.names:
             raise ValueError("--commit needs a NAME: say which sweep's records become its committed answer")
-        runs = options.runs or (Path("runs") if options.commit else None)
+        runs = options.runs or ("runs" if options.commit else None)
         for name, frame, sentence in select_tables(options.names, runs):
             print(sentence)
             source = str(options.runs or name)
             frame = rename_columns(frame, columns, source)
-            drawn = draw(name, frame, options.out, source=source, robust=options.robust)
+            borrowed = borrow_noise(options.borrow, columns, frame) if options.borrow else None
+            with Console(stderr=True).status(f"fitting and drawing {name}"):
+                drawn = draw(name, frame, options.out, source=source, robust=options.robust, borrowed=borrowed)
             print_report(drawn.analysis)
             further = write_histories(drawn.analysis, options.out)
             print("\n".join(str(path) for path in (*drawn.paths, *further)))

@@ -13,10 +13,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 from scipy import stats
 
 from analysis.analyse import GroupAnswer, analyse_runs
+from analysis.borrow import BORROW, borrow_noise
 from analysis.figures.style import short_number
 from analysis.fit import Fit, fit_law
 from analysis.groups import label_group, select_group
@@ -24,7 +26,7 @@ from analysis.laws import LAWS
 from analysis.next_runs import propose_runs
 from analysis.optimum import Optimum
 from analysis.score import start_at
-from analysis.tables import choose_table, parse_columns, read_table, rename_columns
+from analysis.tables import parse_columns, read_source, rename_columns
 from harness.config import read_number
 
 DRAWS = 100
@@ -66,7 +68,8 @@ def advise_lr(answer: GroupAnswer, batch_size: int, *, rng: np.random.Generator 
     located = [o for o in answer.optima if o.status == "interior" and np.isfinite(o.sd_log2)]
     if not answer.comparison.best or not located:
         raise ValueError(
-            f"no law to go by: {answer.comparison.text or 'one seed gives no errors'}; run more of the sweep"
+            f"no law to go by: {answer.comparison.text or 'one seed gives no errors'}; run more of the sweep, or with "
+            "one seed --borrow another's noise"
         )
     rng = rng or np.random.default_rng(0)
     fits = {fit.law: fit for fit in answer.fits if not fit.refused}
@@ -138,9 +141,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; 0, or 2 after one line on stderr for a mistake of the user's."""
     parser = argparse.ArgumentParser(prog="python -m analysis.recommend", description=__doc__.split(":")[0])
     parser.add_argument(
-        "--runs", default="lr_vs_bs", help="folder of records, csv, parquet, or a committed sweep's name"
+        "--runs",
+        default="lr_vs_bs",
+        help="folder of records, csv, parquet, wandb:ENTITY/PROJECT, a committed sweep",
     )
     parser.add_argument("--columns", default="", help="OURS=THEIRS,... for foreign column names")
+    parser.add_argument("--borrow", default="", metavar="SOURCE", help=BORROW)
     parser.add_argument(
         "settings", nargs="+", help="batch_size=2048, and values that choose a group: num_samples=131072"
     )
@@ -152,9 +158,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"batch_size={settings.pop('batch_size', '')!r} is no whole number above zero: e.g. batch_size=2048"
             )
         batch_size = int(settings.pop("batch_size"))
-        path = Path(options.runs)
-        frame = read_table(path) if path.exists() or path.suffix else choose_table(options.runs, Path("runs"))[0]
-        frame = rename_columns(frame, parse_columns(options.columns) if options.columns else {}, options.runs)
+        frame = read_source(options.runs)[0]
+        columns = parse_columns(options.columns) if options.columns else {}
+        frame = rename_columns(frame, columns, options.runs)
         for column, text in settings.items():
             if column not in frame:
                 raise ValueError(
@@ -167,7 +173,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 )
             frame = frame[same]
         console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
-        analysis = analyse_runs(path.stem, frame)
+        borrowed = borrow_noise(options.borrow, columns, frame) if options.borrow else None
+        analysis = analyse_runs(Path(options.runs).stem, frame, borrowed=borrowed)
+        if borrowed:
+            console.print(f"note: {escape(analysis.runs.notes[-1])}", style="yellow")
         for answer in analysis.groups:
             rows = select_group(analysis.runs.frame, answer.group)
             print_advice(answer, advise_lr(answer, batch_size), rows, console)

@@ -52,8 +52,9 @@ def build_optima_table(answer: GroupAnswer, *, steps: bool) -> Table:
     for o in answer.optima:
         interval = f"{o.low:.3g} .. {o.high:.3g}" if np.isfinite(o.low) else "-"
         style = "" if o.status == "interior" else "yellow"
+        status = f"{o.status}, borrowed" if o.borrowed else o.status
         loss = show_objective(o.loss, steps)
-        table.add_row(str(o.batch_size), f"{o.lr:.3g}", interval, loss, str(o.num_runs), o.status, style=style)
+        table.add_row(str(o.batch_size), f"{o.lr:.3g}", interval, loss, str(o.num_runs), status, style=style)
     return table
 
 

@@ -1,4 +1,4 @@
-"""Read a table of runs from records, a csv or a parquet file, and give its columns this project's names."""
+"""Read a table of runs from records, a csv, a parquet file or a W&B project, and give its columns our names."""
 
 import warnings
 from collections.abc import Mapping
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from analysis.wandb_project import is_project, read_project
 from harness.config import SWEEPS_DIR, closest
 from harness.records import ENDED, read_records
 
@@ -18,6 +19,19 @@ SHORT_NAMES = {
     "model": "model.name",
     "task": "task.name",
 }
+
+
+def read_source(text: str) -> tuple[pd.DataFrame, str]:
+    """The runs that a command line names: wandb:ENTITY/PROJECT, a folder of records, a file, or a committed sweep.
+
+    Returns: the table and a sentence that says where it comes from.
+    """
+    if is_project(text):
+        return read_project(text)
+    path = Path(text)
+    if path.exists() or path.suffix:
+        return read_table(path), f"{path.stem}: {path}"
+    return choose_table(text, Path("runs"))
 
 
 def read_table(source: Path) -> pd.DataFrame:
@@ -81,16 +95,18 @@ def parse_columns(text: str) -> dict[str, str]:
 def rename_columns(frame: pd.DataFrame, columns: Mapping[str, str], source: str = "the table") -> pd.DataFrame:
     """Rename foreign columns to ours. A short name of ours (lr, eps, optimizer ...) stands for its full name.
 
-    A column that already bears a name which `columns` gives to another one is dropped.
+    A column that already bears a name which `columns` gives to another one is dropped. What a foreign W&B run measured
+    may be named without its `summary.`.
     """
     renamed = {}
     for ours, theirs in columns.items():
-        if theirs not in frame.columns:
+        found = theirs if theirs in frame.columns else f"summary.{theirs}"
+        if found not in frame.columns:
             raise ValueError(
                 f"--columns names {theirs!r}, which {source} lacks{closest(theirs, list(frame.columns))}: "
                 f"its columns are {list_columns(frame)}"
             )
-        renamed[theirs] = SHORT_NAMES.get(ours, ours)
+        renamed[found] = SHORT_NAMES.get(ours, ours)
     clash = [name for name in renamed.values() if name in frame.columns and name not in renamed]
     frame = frame.drop(columns=clash).rename(columns=renamed)
     short = {name: full for name, full in SHORT_NAMES.items() if name in frame.columns and full not in frame.columns}
