@@ -11,20 +11,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from rich.console import Console
 from rich.progress import track
 from scipy import stats
 
 from analysis.analyse import GroupAnswer, analyse_runs
+from analysis.figures.style import short_number
 from analysis.fit import Fit, fit_law
-from analysis.groups import label_group
+from analysis.groups import label_group, select_group
 from analysis.laws import LAWS
+from analysis.next_runs import propose_runs
 from analysis.optimum import Optimum
 from analysis.score import start_at
 from analysis.tables import choose_table, parse_columns, read_table, rename_columns
 from harness.config import read_number
 
 DRAWS = 100
+SHOWN, MIN_GAIN = 4, 0.005  # next runs that are printed, and what they must take off the half-width, octaves
 RULES = {"linear": 1.0, "square-root": 0.5}
 
 
@@ -105,21 +109,7 @@ def predict(
     return fit.law, float(np.exp(middle)), float(np.exp(middle - half)), float(np.exp(middle + half))
 
 
-def choose_next(advice: Advice) -> str:
-    """The runs to add: seeds inside the range, and beyond it those that make the batch size one of the located ones.
-
-    A rule of thumb: no other runs free the answer from the law.
-    """
-    if advice.beyond <= 1:
-        return f"two more seeds of every run at batch size {advice.nearest.batch_size}"
-    octaves = np.log2(advice.high / advice.low)
-    spread = np.log2(max(law[1] for law in advice.laws) / min(law[1] for law in advice.laws))
-    grid = ", ".join(f"{advice.lr * 2**shift:.3g}" for shift in (-1.5, -0.75, 0, 0.75, 1.5))
-    text = f"lr {grid} at batch size {advice.batch_size} itself, 2 seeds: 10 runs that lean on no law"
-    return f"{text}; the laws differ by {spread:.2g} octaves of the interval's {octaves:.2g}"
-
-
-def print_advice(answer: GroupAnswer, advice: Advice, console: Console) -> None:
+def print_advice(answer: GroupAnswer, advice: Advice, rows: pd.DataFrame, console: Console) -> None:
     if label_group(answer.group):
         console.print(f"\n[bold cyan]{label_group(answer.group)}[/bold cyan]")
     console.print(
@@ -136,7 +126,12 @@ def print_advice(answer: GroupAnswer, advice: Advice, console: Console) -> None:
         console.print(
             f"  the {rule} rule from batch size {advice.nearest.batch_size} gives {lr:.3g}, loss + {excess:.2g}"
         )
-    console.print(f"  next runs: {choose_next(advice)}")
+    halves = {name: float(np.log(high / low)) / 2 for name, _, low, high in advice.laws}
+    now, candidates = propose_runs(answer, rows, advice.batch_size, halves)
+    console.print(f"  runs that would narrow it most for what they cost, from +- {now:.2f} octave:")
+    for runs in [runs for runs in candidates if runs.half < now - MIN_GAIN][:SHOWN] or candidates[:1]:
+        cost = f"{runs.num_runs} runs" + (f", {short_number(runs.cost)} samples" if np.isfinite(runs.cost) else "")
+        console.print(f"    {runs.text}: {cost} -> +- {runs.half:.2f}", highlight=False, markup=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -172,8 +167,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 )
             frame = frame[same]
         console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
-        for answer in analyse_runs(path.stem, frame).groups:
-            print_advice(answer, advise_lr(answer, batch_size), console)
+        analysis = analyse_runs(path.stem, frame)
+        for answer in analysis.groups:
+            rows = select_group(analysis.runs.frame, answer.group)
+            print_advice(answer, advise_lr(answer, batch_size), rows, console)
     except ValueError as error:
         print(" ".join(str(error).split()), file=sys.stderr)
         return 2
