@@ -66,8 +66,7 @@ def analyse_runs(
 
     A table with fewer than 3 learning rates at every batch size has no optimum: with histories its learning
     curves can be drawn, without them it is a mistake. `robust` laws do not follow a single wild cell (fit.py); claims
-    and scores stay those of plain least squares. Cells with one seed take the noise that is `borrowed`, and the notes
-    say so.
+    stay those of plain least squares. Cells with one seed take the noise that is `borrowed`, and the notes say so.
     """
     runs = tidy_runs(frame, source or sweep)
     question = question or sweep
@@ -84,7 +83,7 @@ def analyse_runs(
     for optima in by_group.values():
         fits = tuple(fit_laws(optima, robust=robust))
         verdicts = tuple(check_claims(runs, optima))
-        scores = score_fits(fits, optima)
+        scores = score_fits(fits, optima, robust=robust)
         steps = is_steps(select_group(runs.frame, optima[0].group))
         critical = measure_critical_batch(optima) if steps else None
         answers.append(GroupAnswer(optima[0].group, tuple(optima), fits, compare(fits), verdicts, scores, critical))

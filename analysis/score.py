@@ -26,25 +26,27 @@ class Score:
     drift: float
 
 
-def score_fits(fits: Sequence[Fit], optima: Sequence[Optimum]) -> tuple[Score, ...]:
+def score_fits(fits: Sequence[Fit], optima: Sequence[Optimum], *, robust: bool = False) -> tuple[Score, ...]:
     """Scores of all laws that could be fitted."""
-    return tuple(score_fit(fit, optima) for fit in fits if not fit.refused)
+    return tuple(score_fit(fit, optima, robust=robust) for fit in fits if not fit.refused)
 
 
-def score_fit(fit: Fit, optima: Sequence[Optimum]) -> Score:
+def score_fit(fit: Fit, optima: Sequence[Optimum], *, robust: bool = False) -> Score:
     """Score one law.
 
         left_out = sqrt(mean_B ln^2(lr_B / law fitted without B)),    the same for the larger half
 
+    Args:
+        robust: how the fit was made, and so its refits are; what is missed still counts by its square.
     Valid when: errors of the optima are small beside those of the laws; their own noise is part of the score.
     Source: cross-validation, e.g. Hastie, Tibshirani and Friedman, The Elements of Statistical Learning, chapter 7.
     """
     law = start_at(LAWS[fit.law], fit)
     used = [o for o in optima if o.batch_size in fit.residuals]
     rest = [o for o in optima if o.batch_size not in fit.residuals]  # bounds and what is left out stay what they are
-    alone = [miss(law, [*(o for o in used if o is not one), *rest], [one]) for one in used]
+    alone = [miss(law, [*(o for o in used if o is not one), *rest], [one], robust) for one in used]
     half = len(used) // 2
-    larger = miss(law, used[:-half], used[-half:]) if half else np.array([np.nan])
+    larger = miss(law, used[:-half], used[-half:], robust) if half else np.array([np.nan])
     return Score(fit.law, rms(np.concatenate(alone)), rms(larger), float(np.mean(larger)))
 
 
@@ -57,9 +59,9 @@ def start_at(law: Law, fit: Fit) -> Law:
     return replace(law, parameters=tuple(replace(p, starts=only(fit.params[p.name].value)) for p in law.parameters))
 
 
-def miss(law: Law, known: Sequence[Optimum], unknown: Sequence[Optimum]) -> np.ndarray:
+def miss(law: Law, known: Sequence[Optimum], unknown: Sequence[Optimum], robust: bool) -> np.ndarray:
     """ln(optimum / law) at the unknown cells, the law fitted to the known ones; NaN where these do not bear it."""
-    fit = fit_law(law, known)
+    fit = fit_law(law, known, robust=robust)
     if fit.refused:
         return np.full(len(unknown), np.nan)
     batch_size, lr = (np.array([getattr(o, name) for o in unknown], dtype=float) for name in ("batch_size", "lr"))

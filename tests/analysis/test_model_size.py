@@ -70,6 +70,16 @@ def test_the_largest_model_is_scored_by_the_smaller_ones():
     assert all(e.low < e.value < e.high for _, _, e in (*loss.largest, *rate.largest))
 
 
+def test_the_largest_model_takes_no_part_in_its_own_prediction():
+    frame = plant_sizes()
+    higher = frame.assign(loss=frame["loss"].where(frame["num_params"] < SIZES[-1], 1.1 * frame["loss"]))
+    (before, _), (after, _) = analyse_sizes(frame), analyse_sizes(higher)
+    for (_, y, e), (_, y_higher, e_same) in zip(before.largest, after.largest, strict=True):
+        assert y_higher == pytest.approx(1.1 * y, rel=1e-6)
+        assert e_same.value == pytest.approx(e.value, rel=1e-6)
+    assert after.left_out > 0.03 > before.left_out
+
+
 def test_one_seed_takes_its_error_from_the_misfit():
     loss, rate = analyse_sizes(plant_sizes(num_seeds=1))
     assert np.isnan(loss.fit.chi2)

@@ -43,6 +43,22 @@ def test_too_few_cells_give_no_score():
     assert score.left_out < 0.2
 
 
+def test_a_robust_fit_is_scored_by_robust_refits():
+    # the first cell misses the law by ln 8 and all others lie on it, so that what is left is ln 8 in one of 8 cells
+    lrs = 0.002 * np.array(BATCH_SIZES, dtype=float) ** 0.4
+    lrs[0] *= 8
+    optima = [
+        Optimum(b, float(lr), lr / 1.1, lr * 1.1, "interior", 3, 1.0, 0.1, 50.0, {})
+        for b, lr in zip(BATCH_SIZES, lrs, strict=True)
+    ]
+    plain, robust = (
+        score_fit(fit_law(LAWS["power"], optima, robust=robust), optima, robust=robust) for robust in (False, True)
+    )
+    exact = np.log(8) / np.sqrt(len(optima))
+    assert robust.left_out == pytest.approx(exact, rel=0.02)
+    assert plain.left_out > 1.1 * exact
+
+
 def test_scores_reach_the_json():
     fits = to_json(analyse_runs("s", plant_table(lambda b: 0.002 * b**0.5)))["fits"]
     best = {fit["law"]: fit for fit in fits}
