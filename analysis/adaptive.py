@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from analysis.cells import Cell, choose_seeds
+from analysis.cells import HELDOUT_VARIANCE, Cell, choose_seeds
 from analysis.locate import locate
 from analysis.objectives import TARGET
 from analysis.optimum import Optimum, estimate_group, pool_model_term
@@ -29,11 +29,14 @@ SLOPE = 0.5  # of ln lr in ln batch size, until two optima tell
 
 
 class Spot(NamedTuple):
-    """A cell that is to be located. group: values of the other axes; num_steps: of one run."""
+    """A cell that is to be located. group: values of the other axes; num_steps: of one run; num_heldout: examples
+    behind a loss, 0 where it is not taken on any.
+    """
 
     group: str
     batch_size: int
     num_steps: int
+    num_heldout: int = 0
 
 
 class Point(NamedTuple):
@@ -220,9 +223,10 @@ def half_width(optimum: Optimum) -> float:
 
 def as_cell(spot: Spot, table: pd.DataFrame) -> Cell:
     kept, note = choose_seeds(table)
+    heldout = HELDOUT_VARIANCE / spot.num_heldout if spot.num_heldout > 1 else 0.0
     return Cell(
         spot.batch_size, {"group": spot.group}, np.log2(kept.index.to_numpy(dtype=float)), kept.to_numpy(dtype=float),
-        int(kept.size), note, seeds=tuple(int(seed) for seed in kept.columns),
+        int(kept.size), note, seeds=tuple(int(seed) for seed in kept.columns), heldout=heldout,
     )  # fmt: skip
 
 

@@ -62,9 +62,10 @@ def next_round(sweep: Sweep, records: pd.DataFrame | None, propose: Propose) -> 
             return Round(replace(sweep, runs=runs), added, results)
 
 
-def spots_of(adaptive: Adaptive) -> list[tuple[str, int, int]]:
-    """(group, batch size, steps of one run) of every cell, as analysis/adaptive.py takes them."""
-    return [(name_group(cell), cell.batch_size, cell.num_steps) for cell in adaptive.cells]
+def spots_of(adaptive: Adaptive) -> list[tuple[str, int, int, int]]:
+    """(group, batch size, steps of one run, held-out examples) of every cell, as analysis/adaptive.py takes them."""
+    sizes = ((cell.batch_size, cell.num_steps, int(cell.task.get("num_heldout") or 0)) for cell in adaptive.cells)
+    return [(name_group(cell), *size) for cell, size in zip(adaptive.cells, sizes, strict=True)]
 
 
 def name_group(cell: RunConfig) -> str:

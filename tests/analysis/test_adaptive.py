@@ -6,6 +6,8 @@ import pytest
 from scipy.interpolate import CubicSpline
 
 from analysis.adaptive import SPACING, Point, Spot, estimate_spots, propose, surround
+from analysis.optimum import find_optima
+from analysis.runs import tidy_runs
 from tests.analysis.planting import BATCH_SIZES, read_real_seeds
 
 STEPS = [32768 // batch_size for batch_size in BATCH_SIZES]
@@ -134,3 +136,15 @@ def test_steps_to_a_target_count_where_that_is_the_protocol():
 def test_one_side_of_a_bracket_is_enough_before_a_wall():
     x_L = np.array([-8.0, -7.25, -6.5, -5.75])
     assert surround(x_L, np.array([2.0, 1.0, 1.1, np.inf]), 2) == pytest.approx([-7.25, -8.0, -8.75, -6.5])
+
+
+def test_intervals_are_those_of_the_table_that_is_printed():
+    """The held-out set's own error, which no seed makes smaller, is in both."""
+    spots = [spot._replace(num_heldout=1024) for spot in SPOTS]
+    loss, _ = plant_experiment(np.random.default_rng(4))
+    results, _ = answer(loss, spots, tol=10.0)
+    columns = {"spot": "batch_size", "lr": "optimizer.lr"}
+    frame = results.rename(columns=columns).assign(**{"task.num_heldout": 1024})
+    printed = find_optima(tidy_runs(frame.assign(batch_size=[BATCH_SIZES[i] for i in frame["batch_size"]])))
+    own = sorted(estimate_spots(spots, results), key=lambda o: o.batch_size)
+    assert [o.sd_log2 for o in own] == pytest.approx([o.sd_log2 for o in printed])
