@@ -130,6 +130,9 @@ def print_advice(answer: GroupAnswer, advice: Advice, rows: pd.DataFrame, consol
             f"  the {rule} rule from batch size {advice.nearest.batch_size} gives {lr:.3g}, loss + {excess:.2g}"
         )
     halves = {name: float(np.log(high / low)) / 2 for name, _, low, high in advice.laws}
+    if not any(len(o.shifts) > 1 for o in answer.optima):  # its noise is borrowed: nothing of its own to go by
+        console.print("  next runs: a second seed of every run, so that this table's own noise is known")
+        return
     now, candidates = propose_runs(answer, rows, advice.batch_size, halves)
     console.print(f"  runs that would narrow it most for what they cost, from +- {now:.2f} octave:")
     for runs in [runs for runs in candidates if runs.half < now - MIN_GAIN][:SHOWN] or candidates[:1]:

@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from harness.__main__ import since_when
+from harness.launch import since_when
 from harness.config import run_id
 from harness.corpus import read_corpus
 from harness.plan import Stack, make_plan, shape_of
