@@ -9,9 +9,9 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from harness.launch import since_when
 from harness.config import run_id
 from harness.corpus import read_corpus
+from harness.launch import since_when
 from harness.plan import Stack, make_plan, shape_of
 from harness.plan_file import name_request, open_plan, read_plan, read_stack, revise
 from harness.records import (
