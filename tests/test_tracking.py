@@ -113,13 +113,13 @@ def test_what_was_sent_is_not_sent_again_and_a_new_attempt_is(make_run, tmp_path
         ("auto", "disabled", "disabled"),
     ],
 )
-def test_mode_without_an_account_is_offline(asked, variable, mode, monkeypatch, tmp_path):
-    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    monkeypatch.delenv("WANDB_MODE", raising=False)
-    if variable:
-        monkeypatch.setenv("WANDB_MODE", variable)
-    assert choose_mode(asked) == mode
+def test_mode_without_an_account_is_offline(asked, variable, mode, tmp_path):
+    """In a process of its own: the client remembers a key for as long as its process lives."""
+    known = {name: value for name, value in os.environ.items() if name not in {"WANDB_API_KEY", "WANDB_MODE"}}
+    known |= {"NETRC": str(tmp_path / "none")} | ({"WANDB_MODE": variable} if variable else {})
+    command = [sys.executable, "-c", f"from harness.tracking import choose_mode; print(choose_mode({asked!r}))"]
+    done = subprocess.run(command, capture_output=True, text=True, env=known, timeout=60)
+    assert done.stdout.split() == [mode], done.stderr
 
 
 def test_wrong_arguments_are_told(tmp_path):
