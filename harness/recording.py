@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from harness.overwriting import overwrite
+
 COMPILED = ".compiled"  # folder of runs_dir
 Function = Callable[..., list[Tensor]]
 Note = Callable[[dict[str, Any]], None]
@@ -51,7 +53,10 @@ def record(
             devices = [tensors[0].device] if tensors[0].is_cuda else []
             with torch.random.fork_rng(devices=devices):
                 if machine_code is None:
-                    recorded[shapes] = trace(function, tensors)
+                    graph = trace(function, tensors)
+                    overwrite(graph.graph)
+                    graph.recompile()
+                    recorded[shapes] = graph
                 else:
                     assert not recorded, "machine code is for one shape"
                     recorded[shapes] = compile_function(

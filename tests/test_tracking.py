@@ -16,7 +16,6 @@ from wandb.proto.wandb_internal_pb2 import Record
 
 from harness.config import flatten, run_id
 from harness.records import read_mirrored, write_records
-from harness.tracking import choose_mode
 
 CURVE = {"step": [1, 2, 4], "num_samples": [8, 16, 32], "loss": [3.0, 2.5, 1 / 3], "train_loss": [3.5, 2.0, 0.1 + 0.2]}
 
