@@ -54,9 +54,7 @@ def record(
             with torch.random.fork_rng(devices=devices):
                 if machine_code is None:
                     graph = trace(function, tensors)
-                    overwrite(graph.graph)
-                    graph.recompile()
-                    recorded[shapes] = graph
+                    recorded[shapes] = graph if tensors[0].is_cuda else overwrite(graph, tensors)
                 else:
                     assert not recorded, "machine code is for one shape"
                     recorded[shapes] = compile_function(
