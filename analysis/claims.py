@@ -22,6 +22,7 @@ MIN_STEPS = 128
 MAX_EPS = 1e-6
 NOISE_SCALE_SHARE = 4  # the claim holds for batch sizes up to a quarter of the noise scale
 LEVELLING = 10.0  # difference in chi2 from which two laws count as told apart
+MEASURED = ("exponent", "ratio")  # the number of a verdict that its rule judges
 SLOPES = {"sgd": 1.0, "adam": 0.5, "adamw": 0.5, "signsgd": 0.5}
 
 
@@ -125,6 +126,12 @@ def judge(low: float, high: float, predicted: float, rival: float) -> tuple[str,
     if low <= rival <= high:
         return "inconclusive", f"the interval holds {rival:g} too"
     return "confirmed", ""
+
+
+def read_measured(verdict: Verdict) -> tuple[float, float, float]:
+    """The number that a verdict's rule judges, with its 95 % interval; NaN where it was not measured."""
+    value = next((verdict.numbers[name] for name in MEASURED if name in verdict.numbers), np.nan)
+    return value, verdict.numbers.get("low", np.nan), verdict.numbers.get("high", np.nan)
 
 
 def is_above(value: object | None, limit: float) -> bool:

@@ -65,12 +65,7 @@ def measure_critical_batch(optima: Sequence[Optimum]) -> CriticalBatch:
     Args:
         optima: of one group, with ln steps as loss; only those whose minimum was located count.
     """
-    located = [o for o in optima if o.lifts]
-    if any(len(o.seeds) > 1 for o in located):
-        located = [o for o in located if len(o.seeds) > 1]
-    x = np.array([[float(o.batch_size) for o in located]])
-    steps = np.exp([o.loss for o in located])
-    points = Points(x, steps, *pool_values(located, log=True))
+    points = gather_points(optima)
     fits = tuple(fit_points(POINT_LAWS[name], points) for name in ("hyperbola", "hyperbola_power"))
     fitted = [fit for fit in fits if not fit.refused]
     if not fitted:
@@ -83,6 +78,18 @@ def measure_critical_batch(optima: Sequence[Optimum]) -> CriticalBatch:
         for name in DEFINITIONS
     )  # fmt: skip
     return CriticalBatch(fits, readings, compare_corners(fitted))
+
+
+def gather_points(optima: Sequence[Optimum]) -> Points:
+    """Steps at the best learning rate of every located batch size, with their errors.
+
+    Where some have several seeds, those with one, whose error nobody knows, are left out.
+    """
+    located = [o for o in optima if o.lifts]
+    if any(len(o.seeds) > 1 for o in located):
+        located = [o for o in located if len(o.seeds) > 1]
+    x = np.array([[float(o.batch_size) for o in located]])
+    return Points(x, np.exp([o.loss for o in located]), *pool_values(located, log=True))
 
 
 def compare_corners(fitted: Sequence[PointFit]) -> str:

@@ -31,7 +31,7 @@ from analysis.minima import pool_rates, pool_values
 from analysis.optimum import Optimum, estimate_group
 from analysis.report import format_estimate
 from analysis.runs import Runs, tidy_runs
-from analysis.tables import choose_table, parse_columns, read_table, rename_columns
+from analysis.tables import parse_columns, read_source, rename_columns
 
 
 @dataclass(frozen=True)
@@ -169,15 +169,16 @@ def sizes_to_json(answers: Sequence[SizeAnswer]) -> object:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; 0, or 2 after one line on stderr for a mistake of the user's."""
     parser = argparse.ArgumentParser(prog="python -m analysis.model_size", description=__doc__.split(":")[0])
-    parser.add_argument("--runs", required=True, help="folder of records, csv, parquet, or a committed sweep's name")
+    parser.add_argument(
+        "--runs", required=True, help="folder of records, csv, parquet, wandb:ENTITY/PROJECT, a committed sweep"
+    )
     parser.add_argument("--columns", default="", help="OURS=THEIRS,... for foreign column names")
     parser.add_argument("--robust", action="store_true", help="let no single cell pull the fit far")
     parser.add_argument("--out", type=Path, help="also write what is printed to this file, as JSON")
     parser.add_argument("settings", nargs="*", help="COLUMN=VALUE: only runs with it")
     options = parser.parse_args(arguments)
     try:
-        path = Path(options.runs)
-        frame = read_table(path) if path.exists() or path.suffix else choose_table(options.runs, Path("runs"))[0]
+        frame = read_source(options.runs)[0]
         frame = rename_columns(frame, parse_columns(options.columns) if options.columns else {}, options.runs)
         for setting in options.settings:
             column, _, text = setting.partition("=")

@@ -163,7 +163,12 @@ def add_cell(cells: Cells, batch_size: int) -> Cells:
 
 
 def expect_half(
-    fits: Sequence[Fit], cells: Cells, batch_size: int, scales: Mapping[str, float] | None = None, *, new: bool = False
+    fits: Sequence[Fit],
+    cells: Cells,
+    batch_size: float,
+    scales: Mapping[str, float] | None = None,
+    *,
+    new: bool = False,
 ) -> float:
     """Half-width of the union of the laws' intervals, octaves. `scales` multiply each law's. `new`: the last cell is
     not in the fits yet and lies where the first of them says.

@@ -19,17 +19,18 @@ from rich.console import Console
 
 from analysis.analyse import Analysis, analyse_runs
 from analysis.borrow import BORROW, borrow_noise
+from analysis.figures.style import SCREEN, STYLES, Style
 from analysis.report import print_report
 from analysis.seed_noise import SeedNoise
 from analysis.tables import choose_table, parse_columns, read_source, read_table, rename_columns
 from analysis.wandb_project import is_project
-from analysis.write import commit_answer, write_figure, write_histories
+from analysis.write import commit_answer, write_figure, write_further
 from harness.config import SWEEPS_DIR, closest
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """What a call of draw made: the analysis, and the paths of NAME.png, NAME.svg and NAME.json."""
+    """What a call of draw made: the analysis, and the paths of NAME.png, NAME.svg and NAME.json, or of more formats."""
 
     analysis: Analysis
     paths: tuple[Path, ...]
@@ -44,6 +45,7 @@ def draw(
     *,
     robust: bool = False,
     borrowed: SeedNoise | None = None,
+    style: Style = SCREEN,
 ) -> Drawn:
     """Analyse a table of runs and write its figure and JSON.
 
@@ -56,7 +58,7 @@ def draw(
         borrowed: seed noise for batch sizes with one seed.
     """
     analysis = analyse_runs(name, frame, question or read_question(name), source, robust=robust, borrowed=borrowed)
-    return Drawn(analysis, tuple(write_figure(analysis, out_dir)))
+    return Drawn(analysis, tuple(write_figure(analysis, out_dir, style)))
 
 
 def read_question(name: str) -> str:
@@ -125,6 +127,7 @@ def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--columns", default="", help="foreign column names, like lr=peak_lr,loss=eval")
     parser.add_argument("--out", type=Path, default=Path("figures"), metavar="DIR", help="where figures go")
+    parser.add_argument("--style", choices=sorted(STYLES), default="screen", help="paper: print sizes, and pdf too")
     parser.add_argument("--robust", action="store_true", help="laws that no single wild batch size moves far")
     parser.add_argument("--borrow", default="", metavar="SOURCE", help=BORROW)
     parser.add_argument("--commit", action="store_true", help="write sweeps/NAME.csv from records")
@@ -144,10 +147,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             source = str(options.runs or name)
             frame = rename_columns(frame, columns, source)
             borrowed = borrow_noise(options.borrow, columns, frame) if options.borrow else None
+            style = STYLES[options.style]
             with Console(stderr=True).status(f"fitting and drawing {name}"):
-                drawn = draw(name, frame, options.out, source=source, robust=options.robust, borrowed=borrowed)
+                drawn = draw(
+                    name, frame, options.out, source=source, robust=options.robust, borrowed=borrowed, style=style
+                )
             print_report(drawn.analysis)
-            further = write_histories(drawn.analysis, options.out)
+            further = write_further(drawn.analysis, options.out, style)
             print("\n".join(str(path) for path in (*drawn.paths, *further)))
             if options.commit:
                 print(commit_answer(name, frame))

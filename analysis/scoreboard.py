@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from rich.console import Console
@@ -13,12 +14,14 @@ from rich.progress import track
 from rich.table import Table
 
 from analysis.analyse import analyse_runs, clean
-from analysis.claims import Verdict
+from analysis.claims import Verdict, read_measured
+from analysis.figures.scoreboard import draw_scoreboard
+from analysis.figures.style import STYLES
 from analysis.groups import label_group
+from analysis.write import save_figure
 from harness.config import SWEEPS_DIR
 
 COLUMNS = ("claim", "sweep", "group", "protocol", "predicted", "measured, 95 % interval", "verdict", "why")
-MEASURED = ("exponent", "ratio")  # the number of a verdict that its rule judges
 COLOURS = {"confirmed": "green", "refuted": "red", "inconclusive": "yellow"}
 
 
@@ -34,9 +37,8 @@ def judge_sweeps(paths: Sequence[Path]) -> Iterator[tuple[str, Verdict]]:
 def write_row(sweep: str, verdict: Verdict) -> tuple[str, ...]:
     """One line of the scoreboard."""
     numbers = verdict.numbers
-    value = next((numbers[name] for name in MEASURED if name in numbers), np.nan)
-    bounds = [numbers.get(name, np.nan) for name in ("low", "high")]
-    measured = f"{value:.3g} [{bounds[0]:.3g}, {bounds[1]:.3g}]" if np.isfinite([value, *bounds]).all() else "-"
+    value, low, high = read_measured(verdict)
+    measured = f"{value:.3g} [{low:.3g}, {high:.3g}]" if np.isfinite([value, low, high]).all() else "-"
     group = label_group(verdict.group)
     return (
         verdict.claim, sweep, group, verdict.protocol, f"{numbers['predicted']:.3g}", measured, verdict.verdict,
@@ -51,10 +53,12 @@ def write_markdown(rows: Sequence[tuple[str, ...]]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the scoreboard; with --out write scoreboard.md and scoreboard.json too."""
+    """Print the scoreboard; with --out write scoreboard.md, .json and the figure too."""
     parser = argparse.ArgumentParser(prog="python -m analysis.claims", description=__doc__.split(":")[0])
-    parser.add_argument("--out", type=Path, help="folder for scoreboard.md and scoreboard.json")
-    out = parser.parse_args(arguments).out
+    parser.add_argument("--out", type=Path, help="folder for scoreboard.md, scoreboard.json and the figure")
+    parser.add_argument("--style", choices=sorted(STYLES), default="screen", help="of the figure")
+    options = parser.parse_args(arguments)
+    out, style = options.out, STYLES[options.style]
     paths = sorted(SWEEPS_DIR.glob("*.csv"))
     console = Console(width=None if Console().is_terminal else 200)
     judged = [
@@ -81,7 +85,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             (out / "scoreboard.md").write_text(write_markdown(rows), encoding="utf-8")
             text = json.dumps(clean(content), indent=1, ensure_ascii=False, allow_nan=False)
             (out / "scoreboard.json").write_text(text + "\n", encoding="utf-8")
+            with mpl.rc_context(style.rc):  # type: ignore[arg-type]
+                drawn = save_figure(draw_scoreboard(judged, style), out / "scoreboard", style) if judged else []
         except OSError as error:
             parser.exit(2, f"--out={str(out)!r} cannot be written to ({error.strerror}): give another folder\n")
-        print(out / "scoreboard.md")
+        print("\n".join(str(path) for path in (out / "scoreboard.md", *drawn)))
     return 0

@@ -10,9 +10,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.analyse import Analysis, to_json
-from analysis.figures import FIGURES
-from analysis.figures.histories import draw_histories, has_histories
-from analysis.figures.style import STYLE
+from analysis.figures import FIGURES, FURTHER
+from analysis.figures.style import SCREEN, Style
 from analysis.runs import tidy_runs
 from analysis.tables import count_missing, read_table
 from harness.config import PATHS, SWEEPS_DIR
@@ -20,33 +19,37 @@ from harness.config import PATHS, SWEEPS_DIR
 PROVENANCE_KEPT = ("provenance.torch", "provenance.code")
 
 
-def write_figure(analysis: Analysis, out_dir: Path) -> list[Path]:
+def write_figure(analysis: Analysis, out_dir: Path, style: Style = SCREEN) -> list[Path]:
     """Write NAME.png, NAME.svg and NAME.json, the same bytes for the same runs, and return their paths."""
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"{str(out_dir)!r} cannot be written to ({error.strerror}): give another folder") from error
-    png, svg, text = (out_dir / f"{analysis.sweep}.{suffix}" for suffix in ("png", "svg", "json"))
-    with mpl.rc_context(STYLE):  # type: ignore[arg-type]
-        save_figure(FIGURES[analysis.figure](analysis), png, svg)
+    with mpl.rc_context(style.rc):  # type: ignore[arg-type]
+        paths = save_figure(FIGURES[analysis.figure](analysis, style), out_dir / analysis.sweep, style)
+    text = out_dir / f"{analysis.sweep}.json"
     content = json.dumps(to_json(analysis), indent=1, ensure_ascii=False, allow_nan=False)
     publish(text, lambda path: path.write_text(content + "\n", encoding="utf-8"))
-    return [png, svg, text]
+    return [*paths, text]
 
 
-def write_histories(analysis: Analysis, out_dir: Path) -> list[Path]:
-    """Write NAME-curves.png and .svg of a sweep over learning rates, where its runs bring their learning curves."""
-    if analysis.figure != "optimum" or not has_histories(analysis):
-        return []
-    paths = [out_dir / f"{analysis.sweep}-curves.{suffix}" for suffix in ("png", "svg")]
-    with mpl.rc_context(STYLE):  # type: ignore[arg-type]
-        save_figure(draw_histories(analysis), *paths)
+def write_further(analysis: Analysis, out_dir: Path, style: Style = SCREEN) -> list[Path]:
+    """Write NAME-FIGURE.png and .svg of every further figure that the runs have the data for."""
+    paths = []
+    with mpl.rc_context(style.rc):  # type: ignore[arg-type]
+        for name, (applies, draw) in FURTHER.items():
+            if analysis.figure == "optimum" and applies(analysis):
+                paths += save_figure(draw(analysis, style), out_dir / f"{analysis.sweep}-{name}", style)
     return paths
 
 
-def save_figure(figure: Figure, png: Path, svg: Path) -> None:
-    publish(png, lambda path: figure.savefig(path, format="png", metadata={"Software": None}))
-    publish(svg, lambda path: figure.savefig(path, format="svg", metadata={"Date": None}))
+def save_figure(figure: Figure, stem: Path, style: Style) -> list[Path]:
+    """Write STEM.FORMAT in each format of the style, with no date inside, and return the paths."""
+    dateless = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
+    paths = [stem.with_name(f"{stem.name}.{form}") for form in style.formats]
+    for path, form in zip(paths, style.formats, strict=True):
+        publish(path, lambda at, form=form: figure.savefig(at, format=form, metadata=dateless[form]))  # type: ignore[misc]
+    return paths
 
 
 def commit_answer(name: str, frame: pd.DataFrame) -> str:

@@ -95,7 +95,7 @@ def draw_sweep(settings: dict[str, Any], sweep: Sweep, folder: Path) -> None:
     """Figure, table of optima, laws and verdicts of exactly the composed runs."""
     from analysis.analyse import analyse_runs
     from analysis.report import print_report
-    from analysis.write import write_figure, write_histories
+    from analysis.write import write_figure, write_further
 
     out = Path(settings["figures_dir"])
     try:
@@ -110,14 +110,15 @@ def draw_sweep(settings: dict[str, Any], sweep: Sweep, folder: Path) -> None:
         print(f"no figure: {error}")
         return
     try:
-        paths = write_histories(analysis, out)
+        paths = write_further(analysis, out)
     except StoreError:
         raise
-    except Exception as error:  # the answer stands without its second figure
-        print(f"no learning curves: {type(error).__name__}: {error}")
+    except Exception as error:  # the answer stands without its further figures
+        print(f"no further figures: {type(error).__name__}: {error}")
         return
-    for path in paths[:1]:
-        print(path)
+    for path in paths:
+        if path.suffix == ".png":
+            print(path)
 
 
 @contextmanager

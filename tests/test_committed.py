@@ -52,6 +52,10 @@ def test_options_that_came_later_retrain_nothing(path):
         if "task.corpus_sha256" in row and not pd.isna(row["task.corpus_sha256"]):
             values["task"]["corpus_sha256"] = row["task.corpus_sha256"]
         rest = {name: row[name] for name in ("protocol", "num_steps", "num_samples", "batch_size", "seed", "precision")}
+        if row["protocol"] == "steps_to_target":  # the steps follow from max_steps; whole numbers with gaps are floats
+            defaults = OmegaConf.to_container(OmegaConf.load(CONF_DIR / "protocol/steps_to_target.yaml"))
+            rest |= match_types({name: x for name in defaults if not pd.isna(x := row.get(name))}, defaults)
+            rest |= {"num_steps": None, "num_samples": None}
         assert run_id(make_run_config({**values, **rest})) == row["run_id"]
 
 

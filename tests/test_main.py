@@ -87,16 +87,16 @@ def test_a_sweep_is_trained_recorded_drawn_and_mirrored(trained):
     assert {p.name.split("-")[-1] for p in offline} == set(frame["run_id"])
 
 
-def test_learning_curves_that_cannot_be_drawn_leave_the_answer(trained, tmp_path, monkeypatch, capsys):
+def test_further_figures_that_cannot_be_drawn_leave_the_answer(trained, tmp_path, monkeypatch, capsys):
     def fail(*arguments):
         raise ValueError("no such panel")
 
     folder = trained[0] / "runs" / "smoke"
-    monkeypatch.setattr("analysis.write.write_histories", fail)
+    monkeypatch.setattr("analysis.write.write_further", fail)
     sweep = Sweep("smoke", "Why?", dict.fromkeys(records(trained[0])["run_id"]))
     draw_sweep({"figures_dir": str(tmp_path)}, sweep, folder)
     said = capsys.readouterr().out
-    assert f"{tmp_path}/smoke.png\nno learning curves: ValueError: no such panel" in said
+    assert f"{tmp_path}/smoke.png\nno further figures: ValueError: no such panel" in said
     assert {p.name for p in tmp_path.iterdir()} == {"smoke.png", "smoke.svg", "smoke.json"}
 
 

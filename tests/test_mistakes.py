@@ -68,7 +68,7 @@ PLOT = [
     (["--runs", "words.csv"], "loss"),
     (["lr_vs_bz"], "did you mean lr_vs_bs"),
     (["--runs", "no_loss.csv", "--columns", "loss"], "--columns"),
-    (["--style=nice"], "unrecognized arguments"),
+    (["--style=nice"], "invalid choice"),
 ]
 
 

@@ -1,4 +1,4 @@
-"""The figures, by name: each takes an Analysis and returns a matplotlib figure."""
+"""The figures, by name: each takes an Analysis and a Style and returns a matplotlib figure."""
 
 from collections.abc import Callable
 
@@ -6,9 +6,21 @@ from matplotlib.figure import Figure
 
 from analysis.analyse import Analysis
 from analysis.figures.curves import draw_curves
+from analysis.figures.extrapolation import draw_extrapolation, has_extrapolation
+from analysis.figures.histories import draw_histories, has_histories
 from analysis.figures.optimum import draw_optimum
+from analysis.figures.slopes import draw_slopes, has_protocols
+from analysis.figures.steps_examples import draw_steps_examples, has_steps
+from analysis.figures.style import Style
 
-FIGURES: dict[str, Callable[[Analysis], Figure]] = {
+FIGURES: dict[str, Callable[[Analysis, Style], Figure]] = {
     "optimum": draw_optimum,
     "curves": draw_curves,
+}
+# written as NAME-FIGURE beside the figure of a sweep over learning rates: whether the runs have the data, and how
+FURTHER: dict[str, tuple[Callable[[Analysis], bool], Callable[[Analysis, Style], Figure]]] = {
+    "curves": (has_histories, draw_histories),
+    "extrapolation": (has_extrapolation, draw_extrapolation),
+    "slopes": (has_protocols, draw_slopes),
+    "steps-examples": (has_steps, draw_steps_examples),
 }

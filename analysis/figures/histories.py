@@ -16,19 +16,24 @@ from analysis.analyse import Analysis
 from analysis.figures.style import (
     FAINT,
     INK,
+    SCREEN,
+    Style,
     hide_labels,
+    measure_caption,
+    measure_heading,
     name_loss_unit,
     short_number,
     use_log_lr,
     use_round_numbers,
-    write_footer,
+    write_caption,
+    write_heading,
 )
 from analysis.groups import label_group, select_group
 from analysis.objectives import TARGET
 
 COLUMNS, ROWS = 4, 3  # most panels that a page shows
-PANEL, GAP = (2.55, 2.0), (0.3, 0.75)  # inches
-LEFT, RIGHT, ABOVE, BELOW = 0.8, 1.1, 0.85, 0.95
+PANEL, GAP = (2.55, 2.0), (0.3, 0.95)  # inches before the style's scale
+LEFT, RIGHT, BELOW = 0.8, 1.1, 0.7
 SAMPLES, LOSS = "history.num_samples", "history.loss"
 COLOURS = ListedColormap(colormaps["viridis"](np.linspace(0.0, 0.92, 128)))  # the yellow end is faint on white
 Curve = tuple[float, np.ndarray, np.ndarray, bool]  # learning rate, samples, loss, whether it diverged
@@ -40,7 +45,7 @@ def has_histories(analysis: Analysis) -> bool:
     return {SAMPLES, LOSS} <= set(frame.columns) and bool(frame[SAMPLES].map(lambda points: np.size(points) > 1).any())
 
 
-def draw_histories(analysis: Analysis) -> Figure:
+def draw_histories(analysis: Analysis, style: Style = SCREEN) -> Figure:
     """A panel a batch size, a row a group where there are several; every learning rate's mean over seeds.
 
     The learning rate nearest the optimum is thick; a run that diverged ends with a cross. More groups or batch sizes
@@ -48,15 +53,14 @@ def draw_histories(analysis: Analysis) -> Figure:
     """
     frame = analysis.runs.frame
     sizes = sorted(int(size) for size in frame["batch_size"].unique())
+    across = COLUMNS // 2 if style.narrow else COLUMNS
     shown_sizes = thin(sizes, COLUMNS * ROWS if len(analysis.groups) == 1 else COLUMNS)
     answers = [analysis.groups[i] for i in thin(range(len(analysis.groups)), ROWS)]
-    columns = min(COLUMNS, len(shown_sizes))
+    columns = min(across, len(shown_sizes))
     num_rows = -(-len(answers) * len(shown_sizes) // columns)
-    fig, axes = lay_out_grid(
-        num_rows,
-        columns,
-        textwrap.fill(analysis.question, 30 + 30 * columns) + f"\nLearning curves, {analysis.runs.protocol}",
-    )
+    title = textwrap.fill(analysis.question, 30 + 30 * columns) + f"\nLearning curves, {analysis.runs.protocol}"
+    caption = caption_of(analysis, len(shown_sizes), len(sizes), len(answers))
+    fig, axes = lay_out_grid(num_rows, columns, title, caption, style)
     lrs = sorted(float(lr) for lr in frame["optimizer.lr"].unique())
     norm = LogNorm(lrs[0], max(lrs[-1], 1.001 * lrs[0]))
     panels = iter(axes)
@@ -84,8 +88,7 @@ def draw_histories(analysis: Analysis) -> Figure:
             ax.set_xlabel("training samples" if index + columns >= len(shown_sizes) else "")
     for ax in panels:
         ax.set_visible(False)
-    add_colour_bar(fig, norm)
-    write_footer(fig, write_caption(analysis, len(shown_sizes), len(sizes), len(answers)))
+    add_colour_bar(fig, axes[0], norm, style)
     return fig
 
 
@@ -128,7 +131,7 @@ def draw_curves(
             ax.plot(x[-1], height, "x", ms=4.5, mew=1.2, color=colours[lr], zorder=4, clip_on=False)
     if early := sum(curve[3] and not len(curve[1]) for curve in curves):
         text = f"× {early} diverged before the first point"
-        ax.text(0.98, 0.97, text, transform=ax.transAxes, ha="right", va="top", fontsize=7, color=FAINT)
+        ax.text(0.98, 0.97, text, transform=ax.transAxes, ha="right", va="top", fontsize="small", color=FAINT)
     xs = np.concatenate([curve[1] for curve in curves])
     if len(xs):
         low, high = float(xs.min()), float(xs.max())
@@ -137,13 +140,15 @@ def draw_curves(
     ax.set_ylim(*limits)
 
 
-def lay_out_grid(num_rows: int, num_columns: int, title: str) -> tuple[Figure, list[Axes]]:
+def lay_out_grid(num_rows: int, num_columns: int, title: str, caption: str, style: Style) -> tuple[Figure, list[Axes]]:
     """Panels of one size, row by row, a title above and room for the caption below and the colour bar at the right."""
-    above = ABOVE + 0.2 * title.count("\n")
+    above = 0.1 + measure_heading(title, style)
     width = LEFT + num_columns * PANEL[0] + (num_columns - 1) * GAP[0] + RIGHT
-    height = above + num_rows * PANEL[1] + (num_rows - 1) * GAP[1] + BELOW
-    fig = Figure(figsize=(width, height))
-    fig.text(0.15 / width, 1 - 0.12 / height, title, va="top", fontsize=12, color=INK, weight="bold")
+    below = BELOW + measure_caption(caption, width, style)
+    height = above + num_rows * PANEL[1] + (num_rows - 1) * GAP[1] + below
+    fig = Figure(figsize=(style.scale * width, style.scale * height))
+    write_heading(fig, title, style)
+    write_caption(fig, caption, style)
     places = [
         (LEFT + column * (PANEL[0] + GAP[0]), height - above - PANEL[1] - row * (PANEL[1] + GAP[1]))
         for row in range(num_rows) for column in range(num_columns)
@@ -151,13 +156,15 @@ def lay_out_grid(num_rows: int, num_columns: int, title: str) -> tuple[Figure, l
     return fig, [fig.add_axes((x / width, y / height, PANEL[0] / width, PANEL[1] / height)) for x, y in places]
 
 
-def add_colour_bar(fig: Figure, norm: LogNorm) -> None:
-    width, height = fig.get_size_inches()
-    ax = fig.add_axes(((width - 0.85) / width, (height - ABOVE - PANEL[1]) / height, 0.14 / width, PANEL[1] / height))
+def add_colour_bar(fig: Figure, first: Axes, norm: LogNorm, style: Style) -> None:
+    """The colours of the learning rates, at the height of the first panel."""
+    width = float(fig.get_figwidth()) / style.scale
+    place = first.get_position()
+    ax = fig.add_axes(((width - 0.85) / width, place.y0, 0.14 / width, place.height))
     bar = fig.colorbar(ScalarMappable(norm, COLOURS), cax=ax)
     bar.outline.set_visible(False)
     use_log_lr(ax.yaxis, float(norm.vmin or 1.0), float(norm.vmax or 1.0))
-    ax.set_title("learning rate\n(thick: best)", fontsize=8)
+    ax.set_title("learning rate\n(thick: best)", fontsize=style.caption)
 
 
 def thin(values: Sequence[int], most: int) -> list[int]:
@@ -167,7 +174,7 @@ def thin(values: Sequence[int], most: int) -> list[int]:
     return [values[round(i * (len(values) - 1) / (most - 1))] for i in range(most)]
 
 
-def write_caption(analysis: Analysis, shown_sizes: int, sizes: int, shown_groups: int) -> str:
+def caption_of(analysis: Analysis, shown_sizes: int, sizes: int, shown_groups: int) -> str:
     """The caption of the sweep, with what is not shown."""
     parts = [analysis.caption]
     if shown_sizes < sizes:

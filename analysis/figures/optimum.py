@@ -15,6 +15,8 @@ from analysis.figures.style import (
     INK,
     MARKERS,
     PALETTE,
+    SCREEN,
+    Style,
     lay_out,
     name_loss_unit,
     place_legend,
@@ -22,7 +24,6 @@ from analysis.figures.style import (
     use_exponential,
     use_log_batch_size,
     use_log_lr,
-    write_footer,
 )
 from analysis.fit import Fit
 from analysis.groups import select_group
@@ -31,30 +32,29 @@ from analysis.objectives import OBJECTIVE, TARGET, is_steps, name_objective
 from analysis.optimum import Optimum
 
 MAX_ROWS = 4
+RUNG = 0.028  # height of a batch size in the strips above and below the curves, as a share of the panel
 PANEL_LEFTS = (0.75, 6.45)  # inches; the gaps hold the legends
 MAX_COLOURS = len(PALETTE)
+SIDE_BY_SIDE = 1.04  # ratio by which the points of groups at one batch size stand apart
 
 
-def draw_optimum(analysis: Analysis) -> Figure:
+def draw_optimum(analysis: Analysis, style: Style = SCREEN) -> Figure:
     """Up to 4 groups: a row each, loss curves left, optimum and laws right. More: a colour each, best law only."""
     answers = analysis.groups
+    shown = answers if len(answers) <= MAX_ROWS else answers[:MAX_COLOURS]
+    more = f" · {len(answers) - len(shown)} more groups are in {analysis.sweep}.json" * (len(shown) < len(answers))
     num_rows = len(answers) if len(answers) <= MAX_ROWS else 1
-    fig, panels = lay_out(num_rows, textwrap.fill(analysis.question, 110), PANEL_LEFTS)
-    caption = analysis.caption
-    if len(answers) <= MAX_ROWS:
-        for (left, right), answer in zip(panels, answers, strict=True):
-            heading = f"{answer.label}: " if answer.label else ""
-            rows = select_group(analysis.runs.frame, answer.group)
-            draw_losses(left, rows, answer.optima)
-            left.set_title(f"{heading}{name_objective(rows, 'loss')} against learning rate")
-            draw_laws(right, answer)
-            right.set_title(f"{heading}best learning rate against batch size")
-    else:
-        shown = answers[:MAX_COLOURS]
+    fig, panels = lay_out(num_rows, textwrap.fill(analysis.question, 110), analysis.caption + more, PANEL_LEFTS, style)
+    if len(answers) > MAX_ROWS:
         draw_groups(panels[0][0], panels[0][1], shown, analysis.runs.frame)
-        if len(shown) < len(answers):
-            caption += f" · {len(answers) - len(shown)} more groups are in {analysis.sweep}.json"
-    write_footer(fig, caption)
+        return fig
+    for (left, right), answer in zip(panels, answers, strict=True):
+        heading = f"{answer.label}: " if answer.label else ""
+        rows = select_group(analysis.runs.frame, answer.group)
+        draw_losses(left, rows, answer.optima)
+        left.set_title(f"{heading}{name_objective(rows, 'loss')} against learning rate")
+        draw_laws(right, answer)
+        right.set_title(f"{heading}best learning rate against batch size")
     return fig
 
 
@@ -65,14 +65,15 @@ def draw_losses(ax: Axes, frame: pd.DataFrame, optima: Sequence[Optimum]) -> Non
     finite = frame[np.isfinite(frame[OBJECTIVE])]
     lowest = float(finite[OBJECTIVE].min())
     minima = finite.groupby("batch_size")[OBJECTIVE].min()
-    # losses of much too high learning rates would flatten everything else: the axis ends where 80 % of the
-    # runs lie; steps to a target are logarithms already
-    top = max(float(finite[OBJECTIVE].quantile(0.8)), float(minima.max()) + 0.3 * float(minima.max() - lowest))
+    # losses of much too high learning rates would flatten everything else; steps to a target are logarithms already
+    highest, (half, most) = float(minima.max()), (float(q) for q in finite[OBJECTIVE].quantile([0.5, 0.8]))
+    top = max(min(most, max(half, highest + 1.5 * (highest - lowest))), highest + 0.3 * (highest - lowest))
     top = float(finite[OBJECTIVE].max()) if is_steps(frame) else top
     pad = 0.05 * (top - lowest) or 0.05
     # crosses of diverged runs stand in a strip above the curves, every batch size at its own height
     late = frame["censored"]
-    strip = 0.028 * len(batch_sizes) if late.any() or (frame["status"] == "diverged").any() else 0.0
+    strip = RUNG * len(batch_sizes) if late.any() or (frame["status"] == "diverged").any() else 0.0
+    foot = RUNG * (len(batch_sizes) + 1) if any(np.isfinite(o.low) for o in optima) else 0.0
     below_strip = Rectangle((0, 0), 1, 1 - strip, transform=ax.transAxes)
     for size in batch_sizes:
         rows = frame[frame["batch_size"] == size]
@@ -84,7 +85,7 @@ def draw_losses(ax: Axes, frame: pd.DataFrame, optima: Sequence[Optimum]) -> Non
         (line,) = ax.plot(means.index, means.to_numpy(), "-", color=colour, label=str(size))
         for artist in (points, line):
             artist.set_clip_path(below_strip)
-        height = 0.986 - 0.028 * batch_sizes.index(size)
+        height = 0.986 - RUNG * batch_sizes.index(size)
         for ended, marker in ((rows["status"] == "diverged", "x"), (late[rows.index], 6)):  # 6: a caret upwards
             lrs = rows[ended]["optimizer.lr"]
             ax.plot(
@@ -94,11 +95,18 @@ def draw_losses(ax: Axes, frame: pd.DataFrame, optima: Sequence[Optimum]) -> Non
     for o in optima:
         if o.status == "interior":
             if np.isfinite(o.low):
-                ax.plot([o.low, o.high], [o.loss, o.loss], "-", color=INK, lw=1.8, zorder=5)
+                # intervals stand in a strip below the curves, where those of near minima lie apart
+                at = RUNG * (batch_sizes.index(o.batch_size) + 1)
+                ax.plot(
+                    [o.low, o.high], [at, at], "-", color=colours[o.batch_size], lw=1.8,
+                    transform=ax.get_xaxis_transform(), zorder=5,
+                )  # fmt: skip
+                ax.plot([o.lr], [at], "o", ms=2.6, color=INK, transform=ax.get_xaxis_transform(), zorder=6)
             ax.plot(o.lr, o.loss, "o", ms=5, mfc=colours[o.batch_size], mec=INK, mew=1, zorder=6)
         elif np.isfinite(o.loss):
             ax.plot(o.lr, o.loss, "o", ms=5, mfc="white", mec=colours[o.batch_size], mew=1.2, zorder=6)
-    ax.set_ylim(lowest - pad, lowest - pad + (top + 2 * pad - lowest) / (1 - strip))
+    height = (top + 2 * pad - lowest) / (1 - strip - foot)
+    ax.set_ylim(lowest - pad - foot * height, lowest - pad + (1 - foot) * height)
     use_log_lr(ax.xaxis, float(frame["optimizer.lr"].min()), float(frame["optimizer.lr"].max()))
     ax.set_xlabel("learning rate")
     ax.set_ylabel(name_objective(frame, "final held-out loss" + name_loss_unit(frame)))
@@ -114,13 +122,17 @@ def draw_laws(ax: Axes, answer: GroupAnswer) -> None:
     batch_sizes = [o.batch_size for o in optima]
     grid = np.geomspace(min(batch_sizes) / 1.3, max(batch_sizes) * 1.3, 200)
     fits = sorted((fit for fit in answer.fits if not fit.refused), key=lambda fit: fit.aicc)
-    names = list(LAWS)
+    names, handles = list(LAWS), []
     for fit in fits:
-        best = fit.law == answer.comparison.best
+        best, colour = fit.law == answer.comparison.best, PALETTE[names.index(fit.law) % MAX_COLOURS]
         ax.plot(
-            grid, predict(fit, grid), "-" if best else "--", color=PALETTE[names.index(fit.law) % MAX_COLOURS],
-            lw=3.0 if best else 1.1, alpha=0.75 if best else 0.9, zorder=2, label=label_fit(fit),
+            grid, predict(fit, grid), ls=choose_dashes(fit.law, answer), color=colour, lw=3.0 if best else 1.1,
+            alpha=0.75 if best else 0.9, zorder=2,
         )  # fmt: skip
+        near = "~ " if fit.law in answer.comparison.not_separable else ""
+        handles.append(
+            Line2D([], [], ls="-" if best else "--", color=colour, lw=3.0 if best else 1.3, label=near + label_fit(fit))
+        )
     mark_optima(ax, optima, INK, "o")
     lrs = [value for o in optima for value in (o.lr, o.low, o.high) if np.isfinite(value)]
     low, high = min(lrs) / 1.4, max(lrs) * 1.4
@@ -131,17 +143,27 @@ def draw_laws(ax: Axes, answer: GroupAnswer) -> None:
     ax.set_xlabel("batch size")
     ax.set_ylabel("best learning rate η*")
     if fits:
-        place_legend(ax, "law, AICc (less is better)")
+        near = "\n(~ not told apart from the best)" if answer.comparison.not_separable else ""
+        place_legend(ax, f"law, AICc (less is better){near}", handles)
+
+
+def choose_dashes(law: str, answer: GroupAnswer) -> str | tuple[float, tuple[float, float]]:
+    """Whole for the best law; those that cannot be told from it take turns, since they lie on one another."""
+    near = answer.comparison.not_separable
+    if law == answer.comparison.best:
+        return "-"
+    return (4.0 * near.index(law), (4.0, 4.0 * max(1, len(near) - 1))) if law in near else "--"
 
 
 def draw_groups(left: Axes, right: Axes, answers: Sequence[GroupAnswer], frame: pd.DataFrame) -> None:
     """A colour for each group: loss, or steps to a target, at the optimum on the left, the optimum with its best law
     on the right."""
     handles = []
-    for answer, colour, marker in zip(answers, PALETTE, MARKERS, strict=False):
+    for index, (answer, colour, marker) in enumerate(zip(answers, PALETTE, MARKERS, strict=False)):
+        apart = SIDE_BY_SIDE ** (index - (len(answers) - 1) / 2)
         sizes = [o.batch_size for o in answer.optima]
-        left.plot(sizes, [o.loss for o in answer.optima], "-", color=colour, marker=marker, ms=4)
-        mark_optima(right, answer.optima, colour, marker)
+        left.plot([apart * s for s in sizes], [o.loss for o in answer.optima], "-", color=colour, marker=marker, ms=4)
+        mark_optima(right, answer.optima, colour, marker, apart=apart)
         best = next((fit for fit in answer.fits if fit.law == answer.comparison.best and not fit.refused), None)
         # the legend stands right of the panel, where a long line would be cut off
         label = textwrap.fill(answer.label, 28) + (f"\n{best.law}, {best.aicc:.1f}" if best else "")
@@ -165,21 +187,29 @@ def draw_groups(left: Axes, right: Axes, answers: Sequence[GroupAnswer], frame: 
     place_legend(right, "group\nbest law, AICc", handles)
 
 
-def mark_optima(ax: Axes, optima: Sequence[Optimum], colour: str, marker: str) -> None:
-    """Optima with interval bars; an edge is an arrow towards where the optimum lies, a flat cell is hollow."""
+def mark_optima(
+    ax: Axes, optima: Sequence[Optimum], colour: str, marker: str, *, hollow: bool = False, apart: float = 1.0
+) -> None:
+    """Optima with interval bars; an edge is an arrow towards where the optimum lies, a flat cell is hollow.
+
+    Args:
+        hollow: all are.
+        apart: factor that moves them sideways, so that those of several groups lie beside one another.
+    """
     for o in optima:
+        x = apart * o.batch_size
         if o.status in ("edge_low", "edge_high"):
             tip = o.lr * (1.35 if o.status == "edge_high" else 1 / 1.35)
             ax.annotate(
-                "", xy=(o.batch_size, tip), xytext=(o.batch_size, o.lr), zorder=5,
+                "", xy=(x, tip), xytext=(x, o.lr), zorder=5,
                 arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 1.4},
             )  # fmt: skip
-            ax.plot(o.batch_size, o.lr, marker="_", ms=8, color=colour, zorder=5)
+            ax.plot(x, o.lr, marker="_", ms=8, color=colour, zorder=5)
             continue
         if np.isfinite(o.low):
-            ax.plot([o.batch_size] * 2, [o.low, o.high], "-", color=colour, lw=1.5, zorder=4)
-        face = colour if o.status == "interior" else "white"
-        ax.plot(o.batch_size, o.lr, marker=marker, ms=5, mfc=face, mec=colour, zorder=5)
+            ax.plot([x] * 2, [o.low, o.high], "-", color=colour, lw=1.5, zorder=4)
+        face = colour if o.status == "interior" and not hollow else "white"
+        ax.plot(x, o.lr, marker=marker, ms=5, mfc=face, mec=colour, zorder=5)
 
 
 def predict(fit: Fit, batch_size: np.ndarray) -> np.ndarray:

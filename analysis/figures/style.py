@@ -1,7 +1,8 @@
-"""One style for every figure: colours that the colour-blind can tell apart, logarithmic axes with readable ticks."""
+"""The styles of all figures: colours that the colour-blind can tell apart, logarithmic axes with readable ticks."""
 
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import matplotlib as mpl
 import numpy as np
@@ -18,30 +19,64 @@ INK = "#222222"
 FAINT = "#888888"
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
-STYLE = {
-    "figure.dpi": 100,
-    "savefig.dpi": 150,
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "axes.titlesize": 9.5,
+NARROW = 7.5  # width of one panel with its legend, inches before the style's scale
+
+COMMON = {
     "axes.titlelocation": "left",
     "axes.titlecolor": INK,
-    "axes.labelsize": 9,
     "axes.edgecolor": INK,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
-    "grid.color": "#e4e4e4",
-    "grid.linewidth": 0.6,
     "axes.axisbelow": True,
+    "grid.color": "#e4e4e4",
     "legend.frameon": False,
-    "legend.fontsize": 8,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-    "lines.linewidth": 1.4,
     "svg.hashsalt": "scaling-harness",
     "svg.fonttype": "path",
 }
+
+
+@dataclass(frozen=True)
+class Style:
+    """How figures look.
+
+    Attributes:
+        rc: matplotlib's settings.
+        scale: of all lengths; sizes of text and lines stand in rc.
+        caption: size of the caption line's text, points.
+        heading: whether the question stands above the panels; a paper has its own caption.
+        narrow: whether panels stand below one another instead of side by side.
+        formats: of the files.
+    """
+
+    rc: Mapping[str, object]
+    scale: float
+    caption: float
+    heading: bool
+    narrow: bool
+    formats: tuple[str, ...]
+
+
+SCREEN = Style(
+    {
+        **COMMON, "figure.dpi": 100, "savefig.dpi": 150, "font.family": "DejaVu Sans", "font.size": 9,
+        "axes.titlesize": 9.5, "axes.labelsize": 9, "grid.linewidth": 0.6, "legend.fontsize": 8,
+        "legend.title_fontsize": 8.5, "legend.handlelength": 1.6, "xtick.labelsize": 8, "ytick.labelsize": 8,
+        "lines.linewidth": 1.4,
+    },
+    scale=1.0, caption=8, heading=True, narrow=False, formats=("png", "svg"),
+)  # fmt: skip
+# 6 inches wide, a page's column of text; text in a pdf stays text (TrueType), as publishers ask
+PAPER = Style(
+    {
+        **COMMON, "figure.dpi": 100, "savefig.dpi": 300, "font.family": "DejaVu Serif", "font.size": 7.5,
+        "mathtext.fontset": "dejavuserif", "axes.titlesize": 8, "axes.labelsize": 7.5, "axes.linewidth": 0.7,
+        "grid.linewidth": 0.4, "legend.fontsize": 7, "legend.title_fontsize": 7, "legend.handlelength": 1.6,
+        "xtick.labelsize": 7, "ytick.labelsize": 7, "lines.linewidth": 1.1, "pdf.fonttype": 42,
+    },
+    scale=6.0 / NARROW, caption=6.5, heading=False, narrow=True, formats=("png", "svg", "pdf"),
+)  # fmt: skip
+STYLES = {"screen": SCREEN, "paper": PAPER}
 
 
 def shade(count: int) -> list[tuple[float, float, float, float]]:
@@ -119,18 +154,25 @@ def set_ticks(axis: Axis, ticks: Sequence[float], label: object) -> None:
     axis.set_major_formatter(FuncFormatter(label))  # type: ignore[arg-type]
 
 
-def lay_out(num_rows: int, title: str, lefts: Sequence[float], width: float = 13.2) -> tuple[Figure, list[list[Axes]]]:
-    """A figure with panels of one size in rows, a title above and room for a line below. All lengths are
-    inches.
+def lay_out(
+    num_rows: int, title: str, caption: str, lefts: Sequence[float], style: Style, width: float = 13.2
+) -> tuple[Figure, list[list[Axes]]]:
+    """A figure with panels of one size in rows, a title above and a caption below; the panels of a row one below the
+    other in a narrow style. All lengths are inches, before the style's scale.
 
     Args:
         lefts: where each panel of a row begins.
     """
+    if style.narrow and len(lefts) > 1:
+        fig, panels = lay_out(num_rows * len(lefts), title, caption, lefts[:1], style, NARROW)
+        flat = [ax for row in panels for ax in row]
+        return fig, [flat[i : i + len(lefts)] for i in range(0, len(flat), len(lefts))]
     panel, gap = (4.2, 3.1), 0.95
-    above, below = 0.75 + 0.2 * title.count("\n"), 0.85
+    above, below = measure_heading(title, style), 0.65 + measure_caption(caption, width, style)
     height = above + num_rows * panel[1] + (num_rows - 1) * gap + below
-    fig = Figure(figsize=(width, height))
-    fig.text(0.15 / width, 1 - 0.12 / height, title, va="top", fontsize=12, color=INK, weight="bold")
+    fig = Figure(figsize=(style.scale * width, style.scale * height))
+    write_heading(fig, title, style)
+    write_caption(fig, caption, style)
     rows = []
     for row in range(num_rows):
         bottom = height - above - panel[1] - row * (panel[1] + gap)
@@ -138,18 +180,41 @@ def lay_out(num_rows: int, title: str, lefts: Sequence[float], width: float = 13
     return fig, rows
 
 
-def write_footer(fig: Figure, text: str) -> None:
-    """The caption line at the foot of a figure, folded where it is too long."""
-    folded = textwrap.fill(text, int(fig.get_figwidth() * 14))
-    fig.text(0.15 / fig.get_figwidth(), 0.08 / fig.get_figheight(), folded, va="bottom", fontsize=8, color=FAINT)
+def measure_heading(title: str, style: Style) -> float:
+    """Room above the first panel for its own title and the figure's, inches before the style's scale."""
+    return 0.75 + 0.2 * title.count("\n") if style.heading else 0.35
+
+
+def write_heading(fig: Figure, title: str, style: Style) -> None:
+    """The question above the panels, where the style has it."""
+    if style.heading:
+        width, height = fig.get_size_inches()
+        fig.text(0.15 / width, 1 - 0.12 / height, title, va="top", fontsize=12, color=INK, weight="bold")
+
+
+def fold_caption(text: str, width: float, style: Style) -> str:
+    """Text in lines that a figure is wide enough for; width in inches before the style's scale."""
+    return textwrap.fill(text, int(width * style.scale * 112 / style.caption))
+
+
+def measure_caption(text: str, width: float, style: Style) -> float:
+    """Room for the caption, inches before the style's scale."""
+    lines = 1 + fold_caption(text, width, style).count("\n")
+    return 0.06 + lines * 1.25 * style.caption / 72 / style.scale
+
+
+def write_caption(fig: Figure, text: str, style: Style) -> None:
+    """The caption at the foot of a figure, folded where it is too long."""
+    width, height = fig.get_size_inches()
+    fig.text(0.15 * style.scale / width, 0.06 * style.scale / height, fold_caption(text, width / style.scale, style),
+             va="bottom", fontsize=style.caption, color=FAINT)  # fmt: skip
 
 
 def place_legend(ax: Axes, title: str, handles: Sequence[Artist] | None = None) -> None:
     """A legend to the right of a panel, where it hides nothing."""
     lines = list(handles) if handles is not None else ax.get_legend_handles_labels()[0]
-    legend = ax.legend(handles=lines, title=title, loc="center left", bbox_to_anchor=(1.01, 0.5), handlelength=1.6)
+    legend = ax.legend(handles=lines, title=title, loc="center left", bbox_to_anchor=(1.01, 0.5))
     legend.set_alignment("left")
-    legend.get_title().set_fontsize(8.5)
 
 
 def name_loss_unit(frame: pd.DataFrame) -> str:

@@ -58,7 +58,7 @@ def lr_power(
         params_exponent, samples_exponent: a and b, of either sign.
     Returns: optimum learning rate.
     Valid when: a description over the range that was measured, of one architecture, optimizer and schedule.
-    Source: DeepSeek LLM, arXiv 2401.02954; Step Law, arXiv 2503.04715.
+    Source: Step Law, arXiv 2503.04715; DeepSeek LLM, arXiv 2401.02954, has a power of compute, N D, alone.
     """
     n, d = np.asarray(num_params, dtype=float), np.asarray(num_samples, dtype=float)
     return coefficient * n**params_exponent * d**samples_exponent
@@ -86,7 +86,7 @@ def lr_power_batch(
         params_exponent, samples_exponent, batch_exponent: a, b and p, of either sign.
     Returns: optimum learning rate.
     Valid when: as lr_power, and every batch size far below the noise scale.
-    Source: DeepSeek LLM, arXiv 2401.02954, with the power of B of kexue.fm/archives/10542.
+    Source: Step Law, arXiv 2503.04715, with the power of B of kexue.fm/archives/10542.
     """
     b = np.asarray(batch_size, dtype=float)
     plane = {"params_exponent": params_exponent, "samples_exponent": samples_exponent}

@@ -10,7 +10,7 @@ from analysis.analyse import analyse_runs
 from analysis.figures.histories import LOSS, SAMPLES, draw_histories, has_histories, span, thin
 from analysis.figures.style import round_numbers, short_number
 from analysis.plot import main
-from analysis.write import write_histories
+from analysis.write import write_further
 
 POINTS = np.array([4096, 8192, 16384, 32768])
 STRETCH = np.array([2.0, 1.5, 1.2, 1.0])
@@ -101,14 +101,14 @@ def test_seeds_whose_curves_have_other_points_are_drawn_each():
 
 def test_files_are_written_where_there_are_histories_and_left_out_where_not(tmp_path, capsys):
     analysis = analyse_runs("s", plant())
-    assert [path.name for path in write_histories(analysis, tmp_path)] == ["s-curves.png", "s-curves.svg"]
+    assert [path.name for path in write_further(analysis, tmp_path)] == ["s-curves.png", "s-curves.svg"]
     assert (tmp_path / "s-curves.png").read_bytes().startswith(b"\x89PNG")
     first = (tmp_path / "s-curves.svg").read_bytes()
-    write_histories(analysis, tmp_path)
+    write_further(analysis, tmp_path)
     assert (tmp_path / "s-curves.svg").read_bytes() == first
     bare = analyse_runs("s", plant_table(lambda b: 0.002 * b**0.5))
     assert not has_histories(bare)
-    assert write_histories(bare, tmp_path / "none") == []
+    assert [path.name for path in write_further(bare, tmp_path)] == ["s-extrapolation.png", "s-extrapolation.svg"]
     assert not has_histories(analyse_runs("s", plant().assign(**{SAMPLES: None, LOSS: None})))
     plant().to_parquet(tmp_path / "t.parquet")
     assert main(["t", "--runs", str(tmp_path / "t.parquet"), "--out", str(tmp_path)]) == 0

@@ -14,7 +14,7 @@ from planting import BATCH_SIZES, plant_table
 from analysis import plot, tables, write
 from analysis.analyse import analyse_runs
 from analysis.figures import FIGURES
-from analysis.figures.style import STYLE
+from analysis.figures.style import PAPER, SCREEN
 from analysis.plot import draw, main
 
 SCRIPT = Path(plot.__file__)
@@ -40,7 +40,8 @@ def test_command_from_a_folder_with_a_foreign_analysis_package(table, tmp_path):
     assert "sqrt is best" in done.stdout
     assert "confirmed" in done.stdout
     assert done.stderr == ""
-    assert {p.name for p in (tmp_path / "figures").iterdir()} == {f"planted.{s}" for s in ("png", "svg", "json")}
+    drawn = {f"planted.{s}" for s in ("png", "svg", "json")} | {f"planted-extrapolation.{s}" for s in ("png", "svg")}
+    assert {p.name for p in (tmp_path / "figures").iterdir()} == drawn
     assert (tmp_path / "figures/planted.png").read_bytes().startswith(b"\x89PNG")
     assert len((tmp_path / "figures/planted.svg").read_bytes()) > 10_000
     content = json.loads((tmp_path / "figures/planted.json").read_text())
@@ -113,13 +114,16 @@ def test_groups_are_columns_of_the_optima_and_fits(tmp_path):
     assert len(content["verdicts"]) == 1  # the claim is about a small eps only
 
 
+@pytest.mark.parametrize("style", [SCREEN, PAPER], ids=["screen", "paper"])
 @pytest.mark.parametrize("count", [3, 6])
-def test_figure_keeps_its_text_inside_and_apart(count):
+def test_figure_keeps_its_text_inside_and_apart(count, style):
     groups = [
         plant_table(lambda b: 0.002 * b**0.5, num_seeds=2).assign(**{"optimizer.name": f"o{i}"}) for i in range(count)
     ]
-    with mpl.rc_context(STYLE):
-        figure = FIGURES["optimum"](analyse_runs("many", pd.concat(groups, ignore_index=True), "Does it fit? " * 12))
+    with mpl.rc_context(style.rc):
+        figure = FIGURES["optimum"](
+            analyse_runs("many", pd.concat(groups, ignore_index=True), "Does it fit? " * 12), style
+        )
         figure.draw_without_rendering()
         boxes = [ax.get_tightbbox() for ax in figure.axes]
     assert len(boxes) == (6 if count == 3 else 2)

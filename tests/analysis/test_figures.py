@@ -1,0 +1,86 @@
+"""Oracle: matplotlib's own boxes of what it drew, and planted optima for what is drawn."""
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+from analysis.analyse import analyse_runs
+from analysis.figures import FURTHER
+from analysis.figures.scoreboard import draw_scoreboard
+from analysis.figures.style import PAPER, SCREEN
+from analysis.plot import main
+from analysis.scoreboard import judge_sweeps
+from harness.config import SWEEPS_DIR
+from tests.analysis.planting import plant_table
+from tests.analysis.test_critical_batch import plant_steps
+
+STYLES = pytest.mark.parametrize("style", [SCREEN, PAPER], ids=["screen", "paper"])
+
+
+def plant_protocols():
+    """Optima that go as the root of the batch size, do not move, and runs to a target."""
+    root, still = plant_table(lambda b: 0.002 * b**0.5), plant_table(lambda b: 0.02).assign(protocol="fixed_steps")
+    return pd.concat([root, still, plant_steps()], ignore_index=True)
+
+
+def check_boxes(figure):
+    """Panels with all that belongs to them (ticks, labels, legend) and headline and caption lie apart and inside."""
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw_without_rendering()
+    drawn = [ax for ax in figure.axes if ax.get_visible()]
+    boxes = [ax.get_tightbbox(renderer) for ax in drawn] + [t.get_window_extent(renderer) for t in figure.texts]
+    for i, box in enumerate(boxes):
+        assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1
+        assert figure.bbox.y0 <= box.y0 < box.y1 <= figure.bbox.y1
+        assert not any(box.overlaps(other) for other in boxes[i + 1 :])
+
+
+@STYLES
+@pytest.mark.parametrize("name", ["extrapolation", "slopes", "steps-examples"])
+def test_further_figures_keep_their_texts_inside_and_the_caption_apart(name, style):
+    applies, draw = FURTHER[name]
+    analysis = analyse_runs("protocols", plant_protocols(), "Does it depend on what is held fixed? " * 3)
+    assert applies(analysis)
+    with mpl.rc_context(style.rc):
+        check_boxes(draw(analysis, style))
+
+
+@STYLES
+def test_the_scoreboard_keeps_its_texts_inside(style):
+    judged = list(judge_sweeps([SWEEPS_DIR / "lr_vs_bs_horizon.csv", SWEEPS_DIR / "lr_vs_bs_sgd.csv"]))
+    with mpl.rc_context(style.rc):
+        figure = draw_scoreboard(judged, style)
+        check_boxes(figure)
+    (ax,) = figure.axes
+    assert [len(label.get_text()) > 0 for label in ax.get_yticklabels()] == [True] * len(judged)
+    told = [text.get_text() for text in ax.texts]
+    assert told == ["no bounded number"] * sum("low" not in v.numbers or np.isnan(v.numbers["low"]) for _, v in judged)
+
+
+def test_what_the_runs_do_not_bear_is_not_drawn():
+    few = analyse_runs("few", plant_table(lambda b: 0.002 * b**0.5, batch_sizes=(8, 16, 32, 64)), "Few?")
+    assert [name for name, (applies, _) in FURTHER.items() if applies(few)] == []
+
+
+def test_extrapolated_laws_are_those_of_the_smaller_half():
+    """sqrt from four sizes runs through the other four, a root's; the points left out are hollow."""
+    analysis = analyse_runs("root", plant_table(lambda b: 0.002 * b**0.5), "A root?")
+    (ax,) = FURTHER["extrapolation"][1](analysis, SCREEN).axes
+    lines = {line.get_label().partition(",")[0]: line for line in ax.lines}
+    x, y = lines["sqrt"].get_data()
+    assert np.abs(np.log(y / (0.002 * np.sqrt(x)))).max() < 0.15
+    miss = {label: float(line.get_label().split(",")[1]) for label, line in lines.items() if "," in line.get_label()}
+    assert miss["sqrt"] < 0.15 < 0.9 < miss["linear"]
+    hollow = [line.get_xdata()[0] for line in ax.lines if line.get_markerfacecolor() == "white"]
+    assert hollow == [128, 256, 512, 1024]
+
+
+def test_paper_style_writes_a_pdf_and_the_same_bytes_twice(tmp_path):
+    plant_table(lambda b: 0.002 * b**0.5).to_csv(tmp_path / "planted.csv", index=False)
+    for out in ("one", "two"):
+        assert main(["--runs", str(tmp_path / "planted.csv"), "--style", "paper", "--out", str(tmp_path / out)]) == 0
+    for name in ("planted.pdf", "planted.png", "planted.svg", "planted-extrapolation.pdf"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    assert b"CreationDate" not in (tmp_path / "one" / "planted.pdf").read_bytes()
