@@ -71,7 +71,15 @@ def module_task(
         module.eval()
         return call(params, batch)
 
-    return Task(init, sample, loss, heldout, heldout_loss, names_of_embeddings(module), module)
+    def outputs(params: Mapping[str, Tensor], batch: Batch) -> Any:
+        module.eval()
+        with stackable_attention(batch[0].device):
+            return functional_call(module, dict(params), (batch[0],))
+
+    embeddings = names_of_embeddings(module)
+    return Task(
+        init, sample, loss, heldout, heldout_loss, embeddings, module, outputs=outputs, criterion=criterion
+    )
 
 
 def stackable_attention(device: torch.device) -> contextlib.AbstractContextManager:

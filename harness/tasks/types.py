@@ -19,3 +19,6 @@ class Task(NamedTuple):
     module: nn.Module | None = None  # what loss calls, where that is a module
     # The module's buffers, live: training alone changes them in place (BatchNorm's running statistics)
     buffers: Mapping[str, Tensor] | None = None
+    # The held-out loss in two parts, where there is a module: outputs(params, batch) and criterion(outputs, targets)
+    outputs: Callable[[Mapping[str, Tensor], Batch], Tensor] | None = None
+    criterion: Callable[[Tensor, Tensor], Tensor] | None = None

@@ -1,0 +1,136 @@
+"""Derivatives of a mean loss along directions, and products with its Hessian, piece by piece so that memory is bounded.
+
+Shapes: K directions, N parameters of one run, M samples.
+"""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+from torch.func import grad, jvp, vmap
+
+from harness.parameters import Layout, flatten_params, unflatten_params
+from harness.tasks import Batch, Task
+
+SAMPLES_AT_ONCE = 512
+DIRECTIONS_AT_ONCE = 8
+Loss = Callable[[Mapping[str, Tensor], Batch], Tensor]
+
+
+def pieces_of(batch: Batch, size: int = SAMPLES_AT_ONCE) -> list[tuple[float, Batch]]:
+    """Pieces of a batch, each with its share of the samples."""
+    count = len(batch[0])
+    cut = [tuple(part[first : first + size] for part in batch) for first in range(0, count, size)]
+    return [(len(piece[0]) / count, piece) for piece in cut]
+
+
+def losses_along(
+    loss: Loss, params_N: Tensor, layout: Layout, batch: Batch, points_KN: Tensor
+) -> Tensor:
+    """Mean loss at params + each of K displacements, in float64."""
+
+    def value(displacement_N: Tensor, piece: Batch) -> Tensor:
+        return loss(unflatten_params(params_N + displacement_N, layout), piece)
+
+    at_all = vmap(value, in_dims=(0, None))
+    total_K = torch.zeros(len(points_KN), dtype=torch.float64, device=params_N.device)
+    for share, piece in pieces_of(batch):
+        few = points_KN.split(DIRECTIONS_AT_ONCE)
+        total_K += share * torch.cat([at_all(points, piece) for points in few]).double()
+    return total_K
+
+
+def derivatives_along(
+    loss: Loss, params_N: Tensor, layout: Layout, batch: Batch, directions_KN: Tensor
+) -> Tensor:
+    """First, second and third derivative of the mean loss along each direction, (K, 3) in float64.
+
+        d_n = (d/dt)^n L(params + t u) at t = 0:    g.u,    u.H u,    and the third
+
+    By nested forward-mode differentiation: no gradient is taken, and no memory but a few times that of one evaluation.
+    """
+
+    def value(direction_N: Tensor, piece: Batch) -> Tensor:
+        def along(t: Tensor) -> Tensor:
+            return loss(unflatten_params(params_N + t * direction_N, layout), piece)
+
+        zero = torch.zeros((), dtype=params_N.dtype, device=params_N.device)
+        one = torch.ones_like(zero)
+
+        def first(t: Tensor) -> tuple[Tensor, Tensor]:
+            return jvp(along, (t,), (one,))
+
+        def second(t: Tensor) -> tuple[Tensor, Tensor]:
+            (_, slope), (_, bend) = jvp(first, (t,), (one,))
+            return slope, bend
+
+        (slope, bend), (_, twist) = jvp(second, (zero,), (one,))
+        return torch.stack((slope, bend, twist))
+
+    return average(value, batch, directions_KN)
+
+
+def gauss_newton_along(task: Task, params_N: Tensor, layout: Layout, batch: Batch, directions_KN: Tensor) -> Tensor:
+    """u.G u for each direction, (K, 1) in float64: the curvature of the criterion along what u does to the outputs.
+
+        u.G u = d^2/ds^2 mean criterion(z + s J u),    z the module's outputs, J their Jacobian
+
+    Positive for a convex criterion; without what the outputs' own second derivatives add to H. A task without a module
+    has no outputs: NaN.
+    """
+    if task.outputs is None or task.criterion is None:
+        return torch.full((len(directions_KN), 1), torch.nan, dtype=torch.float64)
+    outputs, criterion = task.outputs, task.criterion
+
+    def value(direction_N: Tensor, piece: Batch) -> Tensor:
+        def of_params(own_N: Tensor) -> Tensor:
+            return outputs(unflatten_params(own_N, layout), piece)
+
+        z, moved = jvp(of_params, (params_N,), (direction_N,))
+        zero = torch.zeros((), dtype=z.dtype, device=z.device)
+        one = torch.ones_like(zero)
+
+        def slope(s: Tensor) -> Tensor:
+            return jvp(lambda r: criterion(z + r * moved, piece[-1]), (s,), (one,))[1]
+
+        return jvp(slope, (zero,), (one,))[1][None]
+
+    return average(value, batch, directions_KN)
+
+
+def average(value: Callable[[Tensor, Batch], Tensor], batch: Batch, directions_KN: Tensor) -> Tensor:
+    """Mean over the samples of what `value` gives for a direction and a piece of them, in float64."""
+    at_all = vmap(value, in_dims=(0, None))
+    total = 0.0
+    with torch.no_grad():
+        for share, piece in pieces_of(batch):
+            parts = [at_all(few, piece) for few in directions_KN.split(DIRECTIONS_AT_ONCE)]
+            total = total + share * torch.cat(parts).double()
+    assert isinstance(total, Tensor), "a batch has at least one sample"
+    return total
+
+
+def hessian_products(loss: Loss, params_N: Tensor, layout: Layout, batch: Batch, directions_KN: Tensor) -> Tensor:
+    """H v for each direction, (K, N)."""
+
+    def product(direction_N: Tensor, piece: Batch) -> Tensor:
+        def slope(own_N: Tensor) -> Tensor:
+            return flatten_params(grad(loss)(unflatten_params(own_N, layout), piece))
+
+        return jvp(slope, (params_N,), (direction_N,))[1]
+
+    at_all = vmap(product, in_dims=(0, None))
+    total_KN = torch.zeros_like(directions_KN)
+    for share, piece in pieces_of(batch):
+        total_KN += share * torch.cat([at_all(few, piece) for few in directions_KN.split(DIRECTIONS_AT_ONCE)])
+    return total_KN
+
+
+def sample_gradients(loss: Loss, params_N: Tensor, layout: Layout, batch: Batch) -> Tensor:
+    """The gradient of every sample's own loss, (M, N)."""
+
+    def one(sample: Batch) -> Tensor:
+        params = unflatten_params(params_N, layout)
+        return flatten_params(grad(loss)(params, tuple(part[None] for part in sample)))
+
+    return torch.cat([vmap(one)(piece) for _, piece in pieces_of(batch)])

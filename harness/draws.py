@@ -1,0 +1,136 @@
+"""Gradients of fresh batches, drawn with replacement from a pool of per-sample gradients, and the updates they make.
+
+A batch's gradient is then a product of counts with the pool, so that thousands cost little, and noise is exactly
+Sigma / B with the pool's own Sigma at every batch size.
+
+Shapes: K draws, M samples of the pool, N parameters.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from harness.parameters import Layout
+
+MEMORY_LEFT = 1e-3  # weight of the batches before those that an average is made of
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Per-sample gradients at frozen parameters, and what follows from them.
+
+    Attributes:
+        grads_MN: one row a sample.
+        mean_N: gradient of the pool.
+        variance_N: of one sample's gradient, entry by entry.
+    """
+
+    grads_MN: Tensor
+    mean_N: Tensor
+    variance_N: Tensor
+
+    @classmethod
+    def of(cls, grads_MN: Tensor) -> "Pool":
+        mean_N = grads_MN.mean(0)
+        return cls(grads_MN, mean_N, grads_MN.square().mean(0) - mean_N.square())
+
+
+def permute_samples(grads_MN: Tensor, generator: torch.Generator) -> Tensor:
+    """Every entry's samples in an order of its own: the same marginals, and no correlation between entries.
+
+    Each column is turned by a random offset: two of N columns share theirs with probability 1 / M.
+    """
+    count, width = grads_MN.shape
+    offset_N = torch.randint(count, (width,), generator=generator)
+    turned = torch.empty_like(grads_MN)
+    row_M = torch.arange(count)
+    for columns in torch.arange(width).split(1024):
+        turned[:, columns] = grads_MN[(row_M[:, None] + offset_N[columns]) % count, columns]
+    return turned
+
+
+def draw_gradients(
+    pool: Pool, batch_size: int, num_draws: int, generator: torch.Generator, beta1: float = 0.0
+) -> Tensor:
+    """K gradients of fresh batches, (K, N); with beta1 the average m of the gradients of all batches so far.
+
+        m = (1 - beta1) sum_j beta1^j g_j,    Cov m = (1 - beta1)/(1 + beta1) Sigma / B
+
+    cut off where the weights that are left are below a thousandth, and made to add up to one.
+    """
+    count = len(pool.grads_MN)
+    share_KM = torch.zeros(num_draws, count, dtype=pool.grads_MN.dtype)
+    left = 1.0
+    while left > MEMORY_LEFT:
+        weight = left * (1 - beta1)
+        drawn_KB = torch.randint(count, (num_draws, batch_size), generator=generator)
+        share_KM.scatter_add_(1, drawn_KB, torch.full(drawn_KB.shape, weight / batch_size, dtype=share_KM.dtype))
+        left *= beta1
+    return (share_KM / (1 - left)) @ pool.grads_MN
+
+
+@dataclass(frozen=True)
+class Probed:
+    """An optimizer whose one step is measured, at a learning rate of one.
+
+    Attributes:
+        beta1: of the average that it takes the gradients' place.
+        direction: (gradients (K, N), pool, batch size, layout) -> what is subtracted from the parameters, (K, N).
+    """
+
+    direction: Callable[[Tensor, Pool, int, Layout], Tensor]
+    beta1: float = 0.0
+
+
+def sgd(grads_KN: Tensor, pool: Pool, batch_size: int, layout: Layout) -> Tensor:
+    """u = m; momentum is that of an average, (1 - beta1) times torch's sum."""
+    return grads_KN
+
+
+def signsgd(grads_KN: Tensor, pool: Pool, batch_size: int, layout: Layout) -> Tensor:
+    """u = sign(m), sign(0) = 0."""
+    return grads_KN.sign()
+
+
+def softsign_by(eps: float) -> Callable[[Tensor, Pool, int, Layout], Tensor]:
+    """u = g / sqrt(g^2 + eps^2)."""
+
+    def direction(grads_KN: Tensor, pool: Pool, batch_size: int, layout: Layout) -> Tensor:
+        size_KN = torch.hypot(grads_KN, torch.tensor(eps, dtype=grads_KN.dtype))
+        return torch.where(size_KN > 0, grads_KN / size_KN, 0.0)
+
+    return direction
+
+
+def adam(grads_KN: Tensor, pool: Pool, batch_size: int, layout: Layout) -> Tensor:
+    """u = m / sqrt(v), v at its mean g^2 + sigma^2 / B: what a long memory (beta2 -> 1) tends to at frozen parameters."""
+    v_N = pool.mean_N.square() + pool.variance_N / batch_size
+    return torch.where(v_N > 0, grads_KN / v_N.sqrt(), 0.0)
+
+
+def muon(grads_KN: Tensor, pool: Pool, batch_size: int, layout: Layout) -> Tensor:
+    """u = U V^T of every matrix's gradient U S V^T, by singular values; tensors that are no matrices stay where they are."""
+    pieces = []
+    for piece, shape in zip(grads_KN.split(layout.sizes, dim=1), layout.shapes, strict=True):
+        if len(shape) == 2 and min(shape) > 1:
+            u, _, vt = torch.linalg.svd(piece.view(-1, *shape), full_matrices=False)
+            pieces.append((u @ vt).flatten(1))
+        else:
+            pieces.append(torch.zeros_like(piece))
+    return torch.cat(pieces, dim=1)
+
+
+PROBED: Mapping[str, Probed] = {
+    "sgd": Probed(sgd),
+    "sgd_momentum_0.9": Probed(sgd, beta1=0.9),
+    "signsgd": Probed(signsgd),
+    "softsign_1e-4": Probed(softsign_by(1e-4)),
+    "softsign_1e-3": Probed(softsign_by(1e-3)),
+    "softsign_1e-2": Probed(softsign_by(1e-2)),
+    "adam_0": Probed(adam),
+    "adam_0.5": Probed(adam, beta1=0.5),
+    "adam_0.9": Probed(adam, beta1=0.9),
+    "muon": Probed(muon),
+}

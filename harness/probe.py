@@ -1,0 +1,205 @@
+"""Measurements at a frozen checkpoint: gradient, noise and curvature, and what one step of an optimizer does there.
+
+The loss is that of samples that no batch is drawn from (the evaluation samples), in eval mode, so that the gradient g in
+u.g has nothing in common with the noise in u. Batches are drawn with replacement from a pool of other samples.
+
+Shapes: N parameters, M samples of the pool, K draws, C columns of H and Sigma, E learning rates.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.curvature import (
+    derivatives_along,
+    gauss_newton_along,
+    hessian_products,
+    losses_along,
+    pieces_of,
+    sample_gradients,
+)
+from harness.draws import PROBED, Pool, Probed, draw_gradients, permute_samples
+from harness.one_step import find_minimum
+from harness.parameters import Layout, flatten_params, unflatten_params
+from harness.tasks import Batch, Task
+
+ALL_COLUMNS = 4096  # parameters up to which H and Sigma are kept whole
+NUM_COLUMNS = 256  # of larger models
+RATES = 2.0 ** torch.arange(-2.0, 2.25, 0.5, dtype=torch.float64)  # times the predicted learning rate
+CHEAP_DRAWS = 128  # more draws for E[u.g], which needs products alone
+CHANGES = 3  # times that the learning rates are moved where the minimum lies at their edge
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A task at frozen parameters, with the samples that are set aside for measuring.
+
+    Attributes:
+        loss: in eval mode, the mean over a batch.
+        pool: per-sample gradients that batches are drawn from.
+        samples: the evaluation samples.
+        gradient_N: of the loss on them.
+    """
+
+    task: Task
+    layout: Layout
+    params_N: Tensor
+    loss: Callable[[Mapping[str, Tensor], Batch], Tensor]
+    pool: Pool
+    samples: Batch
+    gradient_N: Tensor
+
+
+def freeze(
+    task: Task, layout: Layout, params_N: Tensor, pool_batch: Batch, samples: Batch, *, permute: bool = False
+) -> Checkpoint:
+    """Gradients of the pool's samples one by one, and of the evaluation samples as one.
+
+    Args:
+        permute: the order of the pool's samples is another in every coordinate, so that their noise is uncorrelated.
+    """
+    loss = task.heldout_loss or task.loss
+    grads_MN = sample_gradients(loss, params_N, layout, pool_batch)
+    if permute:
+        grads_MN = permute_samples(grads_MN, torch.Generator().manual_seed(0))
+    gradient_N = torch.zeros_like(params_N)
+    for share, piece in pieces_of(samples):
+        with torch.enable_grad():
+            own_N = params_N.detach().clone().requires_grad_()
+            loss(unflatten_params(own_N, layout), piece).backward()
+        assert own_N.grad is not None, "the loss depends on the parameters"
+        gradient_N += share * own_N.grad
+    return Checkpoint(task, layout, params_N, loss, Pool.of(grads_MN), samples, gradient_N)
+
+
+def measure_scales(at: Checkpoint, num_draws: int, generator: torch.Generator) -> dict[str, float]:
+    """Sizes of gradient, noise and curvature, each with its standard error as NAME_se where it is a sampled mean.
+
+        grad_sq = g.g (pool times evaluation samples, hence unbiased)     noise_trace = tr Sigma
+        grad_curvature = g.H g      noise_curvature = tr(Sigma H), from the deviations of single samples
+        trace = tr H, by Rademacher vectors (Hutchinson)                  ..._gauss_newton: with G for H
+    """
+    pool, count = at.pool, len(at.pool.grads_MN)
+    overlap_M = (at.pool.grads_MN @ at.gradient_N).double()
+    noise_M = (pool.grads_MN - pool.mean_N).square().sum(1).double()
+    few = torch.randperm(count, generator=generator)[: 4 * num_draws]
+    deviations_KN = pool.grads_MN[few] - pool.mean_N
+    signs_KN = torch.randint(0, 2, (num_draws, len(at.params_N)), generator=generator).to(at.params_N.dtype) * 2 - 1
+    found = dict(mean_and_error("grad_sq", overlap_M)) | dict(mean_and_error("noise_trace", noise_M))
+    for name, kind in (("", bend_along), ("_gauss_newton", bend_of_outputs_along)):
+        found |= mean_and_error(f"noise_curvature{name}", kind(at, deviations_KN))
+        found |= mean_and_error(f"trace{name}", kind(at, signs_KN))
+        found[f"grad_curvature{name}"] = float(kind(at, at.gradient_N[None])[0])
+    return found
+
+
+def bend_along(at: Checkpoint, directions_KN: Tensor) -> Tensor:
+    """u.H u."""
+    return derivatives_along(at.loss, at.params_N, at.layout, at.samples, directions_KN)[:, 1]
+
+
+def bend_of_outputs_along(at: Checkpoint, directions_KN: Tensor) -> Tensor:
+    """u.G u."""
+    return gauss_newton_along(at.task, at.params_N, at.layout, at.samples, directions_KN)[:, 0]
+
+
+def mean_and_error(name: str, values_K: Tensor) -> dict[str, float]:
+    error = values_K.std() / len(values_K) ** 0.5
+    return {name: float(values_K.mean()), f"{name}_se": float(error)}
+
+
+def measure_step(
+    at: Checkpoint, probed: Probed, batch_size: int, num_draws: int, generator: torch.Generator
+) -> dict[str, float]:
+    """One optimizer at one batch size: what its update looks like, and the learning rate that is best for one step.
+
+        overlap = E[u.g]      curvature = E[u.H u], curvature_gauss_newton     third = E[(d/dt)^3 L(params + t u)]
+        lr, lr_se      argmin over lr of E L(params - lr u) - L(params) and the standard error of its logarithm
+        decrease       minus that minimum
+
+    The mean over K draws has a control variate: u.g of each draw is taken out and its mean over many more draws put
+    in, since dot products are cheap and nearly all of the scatter of a small step is in them.
+
+        E dL(lr) = mean_k[L(params - lr u_k) - L(params) + lr u_k.g] - lr E[u.g]
+
+    Source: THEORY of one step, kexue.fm/archives/11260; the control variate is this project's own.
+    """
+    many = draw_gradients(at.pool, batch_size, CHEAP_DRAWS + num_draws, generator, probed.beta1)
+    directions_KN = probed.direction(many, at.pool, batch_size, at.layout)
+    overlap_K = (directions_KN @ at.gradient_N).double()
+    found = mean_and_error("overlap", overlap_K)
+    directions_KN, own_K = directions_KN[:num_draws], overlap_K[:num_draws]
+    derivatives_K3 = derivatives_along(at.loss, at.params_N, at.layout, at.samples, directions_KN)
+    found |= mean_and_error("curvature", derivatives_K3[:, 1])
+    found |= mean_and_error("curvature_gauss_newton", bend_of_outputs_along(at, directions_KN))
+    found |= mean_and_error("third", derivatives_K3[:, 2])
+    return found | measure_minimum(at, directions_KN, own_K, found)
+
+
+def measure_minimum(
+    at: Checkpoint, directions_KN: Tensor, own_K: Tensor, found: Mapping[str, float]
+) -> dict[str, float]:
+    """lr, lr_se, decrease of measure_step; NaN where no minimum lies within the learning rates tried."""
+    bend = found["curvature"] if found["curvature"] > 0 else found["curvature_gauss_newton"]
+    centre = abs(found["overlap"]) / abs(bend) if bend else float("nan")
+    before = float(losses_along(at.loss, at.params_N, at.layout, at.samples, torch.zeros_like(directions_KN[:1])))
+    for _ in range(CHANGES):
+        rates_E = centre * RATES
+        moved = torch.stack([
+            losses_along(at.loss, at.params_N, at.layout, at.samples, -float(lr) * directions_KN) for lr in rates_E
+        ])  # fmt: skip
+        change_KE = (moved - before).T + rates_E * own_K[:, None]
+        lr, error, decrease, side = find_minimum(rates_E.numpy(), change_KE.numpy(), found["overlap"])
+        if side == 0:
+            return {"lr": lr, "lr_se": error, "decrease": decrease}
+        centre *= 4.0**side
+    return {"lr": float("nan"), "lr_se": float("nan"), "decrease": float("nan")}
+
+
+def keep_arrays(at: Checkpoint, generator: torch.Generator) -> dict[str, Tensor]:
+    """What predictions are made from: gradients, variances, and columns of H, of G and of Sigma.
+
+    All columns of a small model; of a large one some, drawn with the probabilities that are kept beside them, more
+    often where noise is large.
+    """
+    size, pool = len(at.params_N), at.pool
+    if size <= ALL_COLUMNS:
+        columns_C = torch.arange(size)
+        probability_C = torch.ones(size, dtype=torch.float64)
+    else:
+        weight_N = pool.variance_N.double().sqrt() + at.gradient_N.double().abs()
+        chance_N = weight_N / weight_N.sum() / 2 + 0.5 / size
+        columns_C = torch.multinomial(chance_N, NUM_COLUMNS, replacement=True, generator=generator)
+        probability_C = chance_N[columns_C] * NUM_COLUMNS
+    units_CN = torch.zeros(len(columns_C), size, dtype=at.params_N.dtype)
+    units_CN[torch.arange(len(columns_C)), columns_C] = 1
+    centred_MN = pool.grads_MN - pool.mean_N
+    arrays = {
+        "gradient": at.gradient_N, "pool_gradient": pool.mean_N, "variance": pool.variance_N,
+        "columns": columns_C, "probability": probability_C,
+        "hessian": hessian_products(at.loss, at.params_N, at.layout, at.samples, units_CN),
+        "noise": centred_MN[:, columns_C].T @ centred_MN / len(centred_MN),
+    }  # fmt: skip
+    for name, shape, grads in zip(at.layout.names, at.layout.shapes, centred_MN.split(at.layout.sizes, 1), strict=True):
+        if len(shape) == 2 and min(shape) > 1:
+            noise_Mnm = grads.view(-1, *shape)
+            arrays[f"gram.{name}"] = torch.einsum("bij,bik->jk", noise_Mnm, noise_Mnm) / len(noise_Mnm)
+    return {name: tensor.contiguous() for name, tensor in arrays.items()}
+
+
+def probe(at: Checkpoint, batch_sizes: list[int], num_draws: int, seed: int) -> dict[str, Any]:
+    """Everything: scales, and a row an optimizer and batch size as lists."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = []
+    with torch.no_grad():
+        scales = measure_scales(at, num_draws, generator)
+        for name, probed in PROBED.items():
+            if name == "muon" and not any(len(shape) == 2 for shape in at.layout.shapes):
+                continue
+            for batch_size in batch_sizes:
+                row = measure_step(at, probed, batch_size, num_draws, generator)
+                rows.append({"optimizer": name, "batch_size": batch_size, **row})
+    return scales | {key: [row[key] for row in rows] for key in rows[0]}
