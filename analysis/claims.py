@@ -22,6 +22,7 @@ MIN_STEPS = 128
 MAX_EPS = 1e-6
 NOISE_SCALE_SHARE = 4  # the claim holds for batch sizes up to a quarter of the noise scale
 LEVELLING = 10.0  # difference in chi2 from which two laws count as told apart
+COLOURS = {"confirmed": "green", "refuted": "red", "inconclusive": "yellow"}  # on a terminal
 MEASURED = ("exponent", "ratio")  # the number of a verdict that its rule judges
 SLOPES = {"sgd": 1.0, "adam": 0.5, "adamw": 0.5, "signsgd": 0.5}
 

@@ -20,12 +20,15 @@ from rich.console import Console
 from analysis.analyse import Analysis, analyse_runs
 from analysis.borrow import BORROW, borrow_noise
 from analysis.figures.style import SCREEN, STYLES, Style
+from analysis.one_step import is_probed
+from analysis.probes import analyse_probes, commit_probes, print_probes, write_probes
 from analysis.report import print_report
 from analysis.seed_noise import SeedNoise
 from analysis.tables import choose_table, parse_columns, read_source, read_table, rename_columns
 from analysis.wandb_project import is_project
 from analysis.write import commit_answer, write_figure, write_further
 from harness.config import SWEEPS_DIR, closest
+from harness.records import PROBES
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,12 @@ def split_sweeps(names: Sequence[str], source: str) -> Iterator[tuple[str, pd.Da
         yield name, rows, f"{name}: {len(rows)} of the runs below\n{sentence}" if len(there) > 1 else sentence
 
 
+def find_arrays(name: str, source: str | None) -> Path | None:
+    """The folder of records that probed checkpoints' arrays lie in, if there is one."""
+    runs = Path(source or "runs")
+    return next((folder for folder in (runs, runs / name) if (folder / PROBES).is_dir()), None)
+
+
 class OneLineParser(argparse.ArgumentParser):
     """An argument parser that tells a mistake in one line."""
 
@@ -148,6 +157,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             frame = rename_columns(frame, columns, source)
             borrowed = borrow_noise(options.borrow, columns, frame) if options.borrow else None
             style = STYLES[options.style]
+            if is_probed(frame):
+                answer = analyse_probes(name, frame, read_question(name), find_arrays(name, runs))
+                print_probes(answer)
+                print("\n".join(map(str, write_probes(answer, options.out, style))))
+                if options.commit:
+                    print(commit_probes(answer))
+                continue
             with Console(stderr=True).status(f"fitting and drawing {name}"):
                 drawn = draw(
                     name, frame, options.out, source=source, robust=options.robust, borrowed=borrowed, style=style

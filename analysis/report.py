@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from analysis.analyse import Analysis, GroupAnswer
-from analysis.claims import CLAIMS, Verdict
+from analysis.claims import CLAIMS, COLOURS, Verdict
 from analysis.critical_batch import CriticalBatch
 from analysis.fit import Estimate
 from analysis.groups import select_group
@@ -123,7 +123,7 @@ def print_critical_batch(found: CriticalBatch, console: Console) -> None:
 
 def print_verdict(verdict: Verdict, console: Console) -> None:
     """Claim, verdict, numbers, and the rule by which the verdict follows."""
-    colour = {"confirmed": "green", "refuted": "red", "inconclusive": "yellow"}[verdict.verdict]
+    colour = COLOURS[verdict.verdict]
     numbers = ", ".join(f"{name} {value:.3g}" for name, value in verdict.numbers.items())
     reason = f" ({verdict.reason})" if verdict.reason else ""
     console.print(

@@ -162,6 +162,8 @@ def count_missing(local: pd.DataFrame, committed: pd.DataFrame) -> int:
 
 def is_compared(column: str) -> bool:
     """Whether a column tells two runs apart, the corpus hash aside."""
+    if column.startswith(("probe.", "predicted.", "check.")):
+        return False
     if column == "task.corpus_sha256":
         return False
     scalars = ("batch_size", "seed", "protocol", "precision", "num_steps", "num_samples", "max_steps")

@@ -49,7 +49,7 @@ _natural = ("a whole number from 0 to 2^63 - 1", lambda v: 0 <= v < 2**63 and v 
 LIMITS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "batch_size": _count, "num_steps": _count, "num_samples": _count, "seed": _natural,
     "num_heldout": _examples, "context": _count, "num_evals": _count, "num_examples": _examples,
-    "target_examples": _examples,
+    "target_examples": _examples, "pool_samples": _examples, "probe_samples": _examples, "num_draws": _count,
     "embedding": _count, "hidden": _count, "depth": _count, "workers": _count, "width": _count,
     "max_norm": _positive, "micro_batch": _count,
     "target_loss": _finite, "max_steps": _count, "eval_every": _count, "eval_share": _positive, "smoothing": _positive,
@@ -59,7 +59,7 @@ LIMITS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "warmup": _share, "decay": _share, "final": _share,
     "dimension": _count, "num_inputs": _count, "teacher_hidden": _count, "teacher": _natural,
     "power": _not_negative, "std": _not_negative, "label_noise": _not_negative, "correlation": _average,
-    "mean": _finite, "start": _finite, "timescale": _positive,
+    "coupling": _positive,    "mean": _finite, "start": _finite, "timescale": _positive,
 }  # fmt: skip
 
 
@@ -90,6 +90,11 @@ class RunConfig:
     eval_every: int | None = None
     eval_share: float | None = None
     smoothing: float | None = None
+    # Of protocol one_step, see conf/protocol/one_step.yaml
+    pool_samples: int | None = None
+    probe_samples: int | None = None
+    num_draws: int | None = None
+    permute_samples: bool | None = None
 
     @property
     def hyperparameters(self) -> dict[str, float]:

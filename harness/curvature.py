@@ -3,6 +3,7 @@
 Shapes: K directions, N parameters of one run, M samples.
 """
 
+import warnings
 from collections.abc import Callable, Mapping
 
 import torch
@@ -12,8 +13,13 @@ from torch.func import grad, jvp, vmap
 from harness.parameters import Layout, flatten_params, unflatten_params
 from harness.tasks import Batch, Task
 
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # of torch about itself, where forward mode is first used
+    import torch._decomp.decompositions_for_jvp
+
 SAMPLES_AT_ONCE = 512
-DIRECTIONS_AT_ONCE = 8
+NUMBERS_AT_ONCE = 2**18  # entries of the directions that are followed at once, at least LEAST of them
+LEAST, MOST = 8, 512
 Loss = Callable[[Mapping[str, Tensor], Batch], Tensor]
 
 
@@ -24,9 +30,22 @@ def pieces_of(batch: Batch, size: int = SAMPLES_AT_ONCE) -> list[tuple[float, Ba
     return [(len(piece[0]) / count, piece) for piece in cut]
 
 
-def losses_along(
-    loss: Loss, params_N: Tensor, layout: Layout, batch: Batch, points_KN: Tensor
-) -> Tensor:
+def at_once(directions_KN: Tensor) -> int:
+    """How many directions are followed at once: few of a large model, for memory, many of a small one, for speed."""
+    return min(MOST, max(LEAST, NUMBERS_AT_ONCE // directions_KN.shape[1]))
+
+
+def value_and_tangent(function: Callable[[Tensor], Tensor], at: Tensor, towards: Tensor) -> tuple[Tensor, Tensor]:
+    """f(at) and its derivative along a direction."""
+    value, slope = jvp(function, (at,), (towards,))[:2]
+    return value, slope
+
+
+def tangent(function: Callable[[Tensor], Tensor], at: Tensor, towards: Tensor) -> Tensor:
+    return value_and_tangent(function, at, towards)[1]
+
+
+def losses_along(loss: Loss, params_N: Tensor, layout: Layout, batch: Batch, points_KN: Tensor) -> Tensor:
     """Mean loss at params + each of K displacements, in float64."""
 
     def value(displacement_N: Tensor, piece: Batch) -> Tensor:
@@ -35,14 +54,12 @@ def losses_along(
     at_all = vmap(value, in_dims=(0, None))
     total_K = torch.zeros(len(points_KN), dtype=torch.float64, device=params_N.device)
     for share, piece in pieces_of(batch):
-        few = points_KN.split(DIRECTIONS_AT_ONCE)
+        few = points_KN.split(at_once(points_KN))
         total_K += share * torch.cat([at_all(points, piece) for points in few]).double()
     return total_K
 
 
-def derivatives_along(
-    loss: Loss, params_N: Tensor, layout: Layout, batch: Batch, directions_KN: Tensor
-) -> Tensor:
+def derivatives_along(loss: Loss, params_N: Tensor, layout: Layout, batch: Batch, directions_KN: Tensor) -> Tensor:
     """First, second and third derivative of the mean loss along each direction, (K, 3) in float64.
 
         d_n = (d/dt)^n L(params + t u) at t = 0:    g.u,    u.H u,    and the third
@@ -57,15 +74,14 @@ def derivatives_along(
         zero = torch.zeros((), dtype=params_N.dtype, device=params_N.device)
         one = torch.ones_like(zero)
 
-        def first(t: Tensor) -> tuple[Tensor, Tensor]:
-            return jvp(along, (t,), (one,))
+        def first(t: Tensor) -> Tensor:
+            return tangent(along, t, one)[None]
 
-        def second(t: Tensor) -> tuple[Tensor, Tensor]:
-            (_, slope), (_, bend) = jvp(first, (t,), (one,))
-            return slope, bend
+        def second(t: Tensor) -> Tensor:
+            return torch.cat(value_and_tangent(first, t, one))
 
-        (slope, bend), (_, twist) = jvp(second, (zero,), (one,))
-        return torch.stack((slope, bend, twist))
+        lower, higher = value_and_tangent(second, zero, one)
+        return torch.cat((lower, higher[1:]))
 
     return average(value, batch, directions_KN)
 
@@ -86,14 +102,14 @@ def gauss_newton_along(task: Task, params_N: Tensor, layout: Layout, batch: Batc
         def of_params(own_N: Tensor) -> Tensor:
             return outputs(unflatten_params(own_N, layout), piece)
 
-        z, moved = jvp(of_params, (params_N,), (direction_N,))
+        z, moved = value_and_tangent(of_params, params_N, direction_N)
         zero = torch.zeros((), dtype=z.dtype, device=z.device)
         one = torch.ones_like(zero)
 
         def slope(s: Tensor) -> Tensor:
-            return jvp(lambda r: criterion(z + r * moved, piece[-1]), (s,), (one,))[1]
+            return tangent(lambda r: criterion(z + r * moved, piece[-1]), s, one)
 
-        return jvp(slope, (zero,), (one,))[1][None]
+        return tangent(slope, zero, one)[None]
 
     return average(value, batch, directions_KN)
 
@@ -101,13 +117,12 @@ def gauss_newton_along(task: Task, params_N: Tensor, layout: Layout, batch: Batc
 def average(value: Callable[[Tensor, Batch], Tensor], batch: Batch, directions_KN: Tensor) -> Tensor:
     """Mean over the samples of what `value` gives for a direction and a piece of them, in float64."""
     at_all = vmap(value, in_dims=(0, None))
-    total = 0.0
+    pieces = []
     with torch.no_grad():
         for share, piece in pieces_of(batch):
-            parts = [at_all(few, piece) for few in directions_KN.split(DIRECTIONS_AT_ONCE)]
-            total = total + share * torch.cat(parts).double()
-    assert isinstance(total, Tensor), "a batch has at least one sample"
-    return total
+            parts = [at_all(few, piece) for few in directions_KN.split(at_once(directions_KN))]
+            pieces.append(share * torch.cat(parts).double())
+    return torch.stack(pieces).sum(0)
 
 
 def hessian_products(loss: Loss, params_N: Tensor, layout: Layout, batch: Batch, directions_KN: Tensor) -> Tensor:
@@ -117,12 +132,12 @@ def hessian_products(loss: Loss, params_N: Tensor, layout: Layout, batch: Batch,
         def slope(own_N: Tensor) -> Tensor:
             return flatten_params(grad(loss)(unflatten_params(own_N, layout), piece))
 
-        return jvp(slope, (params_N,), (direction_N,))[1]
+        return tangent(slope, params_N, direction_N)
 
     at_all = vmap(product, in_dims=(0, None))
     total_KN = torch.zeros_like(directions_KN)
     for share, piece in pieces_of(batch):
-        total_KN += share * torch.cat([at_all(few, piece) for few in directions_KN.split(DIRECTIONS_AT_ONCE)])
+        total_KN += share * torch.cat([at_all(few, piece) for few in directions_KN.split(at_once(directions_KN))])
     return total_KN
 
 

@@ -105,13 +105,13 @@ def softsign_by(eps: float) -> Callable[[Tensor, Pool, int, Layout], Tensor]:
 
 
 def adam(grads_KN: Tensor, pool: Pool, batch_size: int, layout: Layout) -> Tensor:
-    """u = m / sqrt(v), v at its mean g^2 + sigma^2 / B: what a long memory (beta2 -> 1) tends to at frozen parameters."""
+    """u = m / sqrt(v), v at its mean g^2 + sigma^2 / B: what a long memory (beta2 -> 1) tends to at a checkpoint."""
     v_N = pool.mean_N.square() + pool.variance_N / batch_size
     return torch.where(v_N > 0, grads_KN / v_N.sqrt(), 0.0)
 
 
 def muon(grads_KN: Tensor, pool: Pool, batch_size: int, layout: Layout) -> Tensor:
-    """u = U V^T of every matrix's gradient U S V^T, by singular values; tensors that are no matrices stay where they are."""
+    """u = U V^T of every matrix's gradient U S V^T, by singular values; what is no matrix stays where it is."""
     pieces = []
     for piece, shape in zip(grads_KN.split(layout.sizes, dim=1), layout.shapes, strict=True):
         if len(shape) == 2 and min(shape) > 1:
@@ -126,9 +126,9 @@ PROBED: Mapping[str, Probed] = {
     "sgd": Probed(sgd),
     "sgd_momentum_0.9": Probed(sgd, beta1=0.9),
     "signsgd": Probed(signsgd),
-    "softsign_1e-4": Probed(softsign_by(1e-4)),
-    "softsign_1e-3": Probed(softsign_by(1e-3)),
-    "softsign_1e-2": Probed(softsign_by(1e-2)),
+    "softsign_0.001": Probed(softsign_by(0.001)),
+    "softsign_0.03": Probed(softsign_by(0.03)),
+    "softsign_1": Probed(softsign_by(1.0)),
     "adam_0": Probed(adam),
     "adam_0.5": Probed(adam, beta1=0.5),
     "adam_0.9": Probed(adam, beta1=0.9),

@@ -4,7 +4,7 @@ import platform
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -21,7 +21,8 @@ from harness.measure import note_fact
 from harness.metrics import METRICS
 from harness.plan import Plan, Stack, name_program
 from harness.plan_file import read_plan, revise
-from harness.program import make_program
+from harness.probe import probe_run
+from harness.program import Program, make_program
 from harness.protocols import measure_target
 from harness.records import code_sha256, write_records
 from harness.store import StoreError
@@ -159,11 +160,21 @@ def train_rows(job: Job) -> list[dict[str, Any]]:
     num_params = {"num_params": progress.params_RN.shape[1]}
     rows = [summarise(progress, lane, loss) | num_params for lane, loss in enumerate(losses)]
     rows = [row | outcome(config, row) for config, row in zip(stack.runs.values(), rows, strict=True)]
+    if stack.first.protocol == "one_step":
+        if not is_held(job.lease):
+            raise Lost
+        rows = [row | probed for row, probed in zip(rows, probe_runs(job, program, progress, rows), strict=True)]
     if plan.save_weights:
         if not is_held(job.lease):
             raise Lost
         save_weights(job.folder, plan.sweep, stack, program, progress, rows)  # before the records: these end it
     return rows
+
+
+def probe_runs(job: Job, program: Program, progress: Progress, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """What one step does from the parameters that each run has reached; nothing of a run that diverged."""
+    for (name, config), params_N, row in zip(job.stack.runs.items(), progress.params_RN, rows, strict=True):
+        yield probe_run(program, config, params_N, job.folder, name) if row["status"] == "done" else {}
 
 
 def note(job: Job, fact: dict[str, Any]) -> None:

@@ -3,25 +3,40 @@
 Shapes: K draws, E learning rates, rising.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
 
-def find_minimum(lr_E: np.ndarray, change_KE: np.ndarray, overlap: float) -> tuple[float, float, float, int]:
-    """Argmin of mean_k change_k(lr) - lr overlap, the standard error of its logarithm, minus the minimum, and a side.
+class Minimum(NamedTuple):
+    """Where the mean loss after one step is least.
+
+    side is -1 or 1 where the lowest learning rate lies at an end of those tried, and nothing else is known then.
+    """
+
+    lr: float = np.nan
+    lr_se: float = np.nan  # standard error of ln lr
+    decrease: float = np.nan  # of the loss, there
+    decrease_se: float = np.nan
+    side: int = 0
+
+
+def find_minimum(lr_E: np.ndarray, change_KE: np.ndarray, overlap: float, overlap_se: float) -> Minimum:
+    """Argmin of mean_k change_k(lr) - lr overlap.
 
     The curve is a polynomial through the origin, a2 lr^2 + a3 lr^3 + a4 lr^4 beside the slope -overlap that is known,
-    fitted around the lowest point; the error is the jackknife's over draws.
-
-    Returns: side is -1 or 1 where the lowest learning rate lies at an edge of those tried, and nothing else is known
-        then; 0 where it is between.
+    fitted around the lowest point. The errors are the jackknife's over draws, and that of the slope: lr* follows it
+    about in proportion, the decrease with its square.
     """
     lr, decrease, side = locate(lr_E, change_KE.mean(0), overlap)
     if side:
-        return np.nan, np.nan, np.nan, side
+        return Minimum(side=side)
     count = len(change_KE)
-    left_out = [locate(lr_E, np.delete(change_KE, k, 0).mean(0), overlap)[0] for k in range(count)]
-    error = np.sqrt((count - 1) / count * np.sum((np.log(left_out) - np.mean(np.log(left_out))) ** 2))
-    return lr, float(error), decrease, 0
+    left_out = np.array([locate(lr_E, np.delete(change_KE, k, 0).mean(0), overlap)[:2] for k in range(count)])
+    scatter = np.sqrt((count - 1) / count * np.sum((left_out - left_out.mean(0)) ** 2, axis=0))
+    slope_se = overlap_se / abs(overlap)
+    lr_se = float(np.hypot(scatter[0] / lr, slope_se))
+    return Minimum(lr, lr_se, decrease, float(np.hypot(scatter[1], 2 * decrease * slope_se)))
 
 
 def locate(lr_E: np.ndarray, change_E: np.ndarray, overlap: float) -> tuple[float, float, int]:

@@ -13,11 +13,11 @@ from typing import Any
 
 from harness.config import PATHS, RunConfig, flatten
 from harness.machine import describe_processor
-from harness.protocols import TARGET_KEYS
+from harness.protocols import PROBE_KEYS, TARGET_KEYS
 from harness.records import code_sha256
 
 # Fields of a run that its step does not depend on
-COURSE = ("num_steps", "num_samples", "protocol", "schedule", *TARGET_KEYS)
+COURSE = ("num_steps", "num_samples", "protocol", "schedule", *TARGET_KEYS, *PROBE_KEYS)
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,21 @@
 """Measurements at a frozen checkpoint: gradient, noise and curvature, and what one step of an optimizer does there.
 
-The loss is that of samples that no batch is drawn from (the evaluation samples), in eval mode, so that the gradient g in
-u.g has nothing in common with the noise in u. Batches are drawn with replacement from a pool of other samples.
+The loss is that of samples that no batch is drawn from (the evaluation samples), in eval mode, so that the gradient g
+in u.g has nothing in common with the noise in u. Batches are drawn with replacement from a pool of other samples.
 
 Shapes: N parameters, M samples of the pool, K draws, C columns of H and Sigma, E learning rates.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from torch import Tensor
 
+from harness.config import RunConfig
 from harness.curvature import (
     derivatives_along,
     gauss_newton_along,
@@ -23,9 +26,14 @@ from harness.curvature import (
 )
 from harness.draws import PROBED, Pool, Probed, draw_gradients, permute_samples
 from harness.one_step import find_minimum
-from harness.parameters import Layout, flatten_params, unflatten_params
+from harness.parameters import Layout, unflatten_params
+from harness.program import Program
+from harness.records import PROBES, probe_path
+from harness.store import publish, subfolder
 from harness.tasks import Batch, Task
 
+BATCH_SIZES = [4**k for k in range(8)]
+FIRST_SAMPLE = 2**40  # of those that are measured with: far beyond training's
 ALL_COLUMNS = 4096  # parameters up to which H and Sigma are kept whole
 NUM_COLUMNS = 256  # of larger models
 RATES = 2.0 ** torch.arange(-2.0, 2.25, 0.5, dtype=torch.float64)  # times the predicted learning rate
@@ -78,22 +86,31 @@ def freeze(
 def measure_scales(at: Checkpoint, num_draws: int, generator: torch.Generator) -> dict[str, float]:
     """Sizes of gradient, noise and curvature, each with its standard error as NAME_se where it is a sampled mean.
 
-        grad_sq = g.g (pool times evaluation samples, hence unbiased)     noise_trace = tr Sigma
-        grad_curvature = g.H g      noise_curvature = tr(Sigma H), from the deviations of single samples
+    The numbers:
+
+        grad_sq = g.g       grad_curvature = g.H g      the one g of the pool and the other of the evaluation samples,
+                                                        so that neither is too large by its own noise
+        noise_trace = tr Sigma      noise_curvature = tr(Sigma H), from the deviations of single samples
         trace = tr H, by Rademacher vectors (Hutchinson)                  ..._gauss_newton: with G for H
     """
     pool, count = at.pool, len(at.pool.grads_MN)
-    overlap_M = (at.pool.grads_MN @ at.gradient_N).double()
+    overlap_M = (pool.grads_MN @ at.gradient_N).double()
+    product_N = hessian_products(at.loss, at.params_N, at.layout, at.samples, at.gradient_N[None])[0]
+    bent_M = (pool.grads_MN @ product_N).double()
     noise_M = (pool.grads_MN - pool.mean_N).square().sum(1).double()
-    few = torch.randperm(count, generator=generator)[: 4 * num_draws]
+    few = torch.randperm(count, generator=generator)[: 8 * num_draws]
     deviations_KN = pool.grads_MN[few] - pool.mean_N
     signs_KN = torch.randint(0, 2, (num_draws, len(at.params_N)), generator=generator).to(at.params_N.dtype) * 2 - 1
-    found = dict(mean_and_error("grad_sq", overlap_M)) | dict(mean_and_error("noise_trace", noise_M))
+    found = mean_and_error("grad_sq", overlap_M) | mean_and_error("grad_curvature", bent_M)
+    for name in ("grad_sq_se", "grad_curvature_se"):  # the evaluation samples' own noise is about as large
+        found[name] *= (1 + count / len(at.samples[0])) ** 0.5
+    found |= mean_and_error("noise_trace", noise_M)
     for name, kind in (("", bend_along), ("_gauss_newton", bend_of_outputs_along)):
         found |= mean_and_error(f"noise_curvature{name}", kind(at, deviations_KN))
         found |= mean_and_error(f"trace{name}", kind(at, signs_KN))
-        found[f"grad_curvature{name}"] = float(kind(at, at.gradient_N[None])[0])
-    return found
+    both = torch.stack((pool.mean_N + at.gradient_N, pool.mean_N - at.gradient_N))
+    plus, minus = bend_of_outputs_along(at, both)
+    return found | {"grad_curvature_gauss_newton": float(plus - minus) / 4}
 
 
 def bend_along(at: Checkpoint, directions_KN: Tensor) -> Tensor:
@@ -113,11 +130,11 @@ def mean_and_error(name: str, values_K: Tensor) -> dict[str, float]:
 
 def measure_step(
     at: Checkpoint, probed: Probed, batch_size: int, num_draws: int, generator: torch.Generator
-) -> dict[str, float]:
+) -> tuple[dict[str, float], Tensor, Tensor]:
     """One optimizer at one batch size: what its update looks like, and the learning rate that is best for one step.
 
         overlap = E[u.g]      curvature = E[u.H u], curvature_gauss_newton     third = E[(d/dt)^3 L(params + t u)]
-        lr, lr_se      argmin over lr of E L(params - lr u) - L(params) and the standard error of its logarithm
+        lr, lr_se      argmin over lr of E L(params - lr u) - L(params), and the standard error of its logarithm
         decrease       minus that minimum
 
     The mean over K draws has a control variate: u.g of each draw is taken out and its mean over many more draws put
@@ -125,24 +142,26 @@ def measure_step(
 
         E dL(lr) = mean_k[L(params - lr u_k) - L(params) + lr u_k.g] - lr E[u.g]
 
-    Source: THEORY of one step, kexue.fm/archives/11260; the control variate is this project's own.
+    Returns: these numbers, and mean and mean square of u, entry by entry.
+    Source: kexue.fm/archives/11260; the control variate is this project's own.
     """
     many = draw_gradients(at.pool, batch_size, CHEAP_DRAWS + num_draws, generator, probed.beta1)
     directions_KN = probed.direction(many, at.pool, batch_size, at.layout)
     overlap_K = (directions_KN @ at.gradient_N).double()
     found = mean_and_error("overlap", overlap_K)
-    directions_KN, own_K = directions_KN[:num_draws], overlap_K[:num_draws]
+    moments = directions_KN.mean(0), directions_KN.square().mean(0)
+    directions_KN, own_K = directions_KN[:num_draws].contiguous(), overlap_K[:num_draws]
     derivatives_K3 = derivatives_along(at.loss, at.params_N, at.layout, at.samples, directions_KN)
     found |= mean_and_error("curvature", derivatives_K3[:, 1])
     found |= mean_and_error("curvature_gauss_newton", bend_of_outputs_along(at, directions_KN))
     found |= mean_and_error("third", derivatives_K3[:, 2])
-    return found | measure_minimum(at, directions_KN, own_K, found)
+    return found | measure_minimum(at, directions_KN, own_K, found), *moments
 
 
 def measure_minimum(
     at: Checkpoint, directions_KN: Tensor, own_K: Tensor, found: Mapping[str, float]
 ) -> dict[str, float]:
-    """lr, lr_se, decrease of measure_step; NaN where no minimum lies within the learning rates tried."""
+    """lr and decrease of measure_step with their standard errors; NaN where no learning rate that was tried is best."""
     bend = found["curvature"] if found["curvature"] > 0 else found["curvature_gauss_newton"]
     centre = abs(found["overlap"]) / abs(bend) if bend else float("nan")
     before = float(losses_along(at.loss, at.params_N, at.layout, at.samples, torch.zeros_like(directions_KN[:1])))
@@ -152,11 +171,14 @@ def measure_minimum(
             losses_along(at.loss, at.params_N, at.layout, at.samples, -float(lr) * directions_KN) for lr in rates_E
         ])  # fmt: skip
         change_KE = (moved - before).T + rates_E * own_K[:, None]
-        lr, error, decrease, side = find_minimum(rates_E.numpy(), change_KE.numpy(), found["overlap"])
-        if side == 0:
-            return {"lr": lr, "lr_se": error, "decrease": decrease}
-        centre *= 4.0**side
-    return {"lr": float("nan"), "lr_se": float("nan"), "decrease": float("nan")}
+        minimum = find_minimum(rates_E.numpy(), change_KE.numpy(), found["overlap"], found["overlap_se"])
+        if minimum.side == 0:
+            return {
+                "lr": minimum.lr, "lr_se": minimum.lr_se, "decrease": minimum.decrease,
+                "decrease_se": minimum.decrease_se,
+            }  # fmt: skip
+        centre *= 4.0**minimum.side
+    return dict.fromkeys(("lr", "lr_se", "decrease", "decrease_se"), float("nan"))
 
 
 def keep_arrays(at: Checkpoint, generator: torch.Generator) -> dict[str, Tensor]:
@@ -183,23 +205,59 @@ def keep_arrays(at: Checkpoint, generator: torch.Generator) -> dict[str, Tensor]
         "hessian": hessian_products(at.loss, at.params_N, at.layout, at.samples, units_CN),
         "noise": centred_MN[:, columns_C].T @ centred_MN / len(centred_MN),
     }  # fmt: skip
+    start = 0
     for name, shape, grads in zip(at.layout.names, at.layout.shapes, centred_MN.split(at.layout.sizes, 1), strict=True):
         if len(shape) == 2 and min(shape) > 1:
             noise_Mnm = grads.view(-1, *shape)
             arrays[f"gram.{name}"] = torch.einsum("bij,bik->jk", noise_Mnm, noise_Mnm) / len(noise_Mnm)
+            arrays[f"place.{name}"] = torch.tensor([start, *shape])  # where it lies among the N, and its size
+        start += shape.numel()
     return {name: tensor.contiguous() for name, tensor in arrays.items()}
 
 
-def probe(at: Checkpoint, batch_sizes: list[int], num_draws: int, seed: int) -> dict[str, Any]:
-    """Everything: scales, and a row an optimizer and batch size as lists."""
+def probe(
+    at: Checkpoint, batch_sizes: list[int], num_draws: int, seed: int
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Everything: scales, lists with an entry an optimizer and batch size, and arrays.
+
+    Arrays beside those of keep_arrays: mean.OPTIMIZER.B and square.OPTIMIZER.B, of the updates' entries.
+    """
     generator = torch.Generator().manual_seed(seed)
-    rows = []
+    rows: list[dict[str, Any]] = []
+    arrays: dict[str, Tensor] = {}
     with torch.no_grad():
         scales = measure_scales(at, num_draws, generator)
         for name, probed in PROBED.items():
             if name == "muon" and not any(len(shape) == 2 for shape in at.layout.shapes):
                 continue
             for batch_size in batch_sizes:
-                row = measure_step(at, probed, batch_size, num_draws, generator)
+                row, mean_N, square_N = measure_step(at, probed, batch_size, num_draws, generator)
                 rows.append({"optimizer": name, "batch_size": batch_size, **row})
-    return scales | {key: [row[key] for row in rows] for key in rows[0]}
+                arrays |= {f"mean.{name}.{batch_size}": mean_N, f"square.{name}.{batch_size}": square_N}
+        arrays |= keep_arrays(at, generator)
+    single = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in arrays.items()}
+    return scales | {key: [row[key] for row in rows] for key in rows[0]}, single
+
+
+def probe_run(program: Program, config: RunConfig, params_N: Tensor, folder: Path, run_id: str) -> dict[str, Any]:
+    """Probe one run's checkpoint: its columns `probe.*`; the arrays go to runs_dir/NAME/probes/RUN_ID.safetensors.
+
+    Needs the stack's lease: arrays that an earlier training of the run left are replaced.
+
+    Raises: StoreError when they cannot be written.
+    """
+    assert config.pool_samples is not None, "one_step has its numbers"
+    assert config.probe_samples is not None
+    assert config.num_draws is not None
+    pool_batch = program.task.sample(config.seed, FIRST_SAMPLE, config.pool_samples)
+    samples = program.task.sample(config.seed, FIRST_SAMPLE + config.pool_samples, config.probe_samples)
+    at = freeze(
+        program.task, program.layout, params_N, pool_batch, samples, permute=bool(config.permute_samples)
+    )  # fmt: skip
+    sizes = [size for size in BATCH_SIZES if size <= config.pool_samples]
+    found, arrays = probe(at, sizes, config.num_draws, config.seed)
+    subfolder(folder, PROBES)
+    path = probe_path(folder, run_id)
+    path.unlink(missing_ok=True)
+    publish(path, safetensors.torch.save(arrays))
+    return {f"probe.{name}": value for name, value in found.items()}

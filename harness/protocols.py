@@ -8,11 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-PROTOCOLS = ("fixed_steps", "fixed_samples", "steps_to_target")
+PROTOCOLS = ("one_step", "fixed_steps", "fixed_samples", "steps_to_target")
 # Of steps_to_target alone
 TARGET_KEYS = ("target_loss", "target_examples", "max_steps", "eval_every", "eval_share", "smoothing")
+# Of one_step alone
+PROBE_KEYS = ("pool_samples", "probe_samples", "num_draws", "permute_samples")
 ENDLESS = ("constant", "inverse_sqrt", "inverse_time")  # schedules that fall towards no end
-LENGTH = {"fixed_steps": "num_steps", "fixed_samples": "num_samples", "steps_to_target": "max_steps"}
+LENGTH = {
+    "one_step": "num_steps", "fixed_steps": "num_steps", "fixed_samples": "num_samples", "steps_to_target": "max_steps",
+}  # fmt: skip
 
 
 def resolve_length(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -36,7 +40,7 @@ def resolve_length(values: Mapping[str, Any]) -> dict[str, Any]:
         if values.get(derived) not in (None, resolved[derived]):
             text = f"{derived}={values[derived]} does not go with protocol={protocol}, which takes {given}"
             raise ValueError(f"{text}: leave it out or choose another protocol")
-    return resolved | resolve_target(values)
+    return resolved | resolve_target(values) | resolve_probe(values)
 
 
 def resolve_target(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -63,6 +67,24 @@ def resolve_target(values: Mapping[str, Any]) -> dict[str, Any]:
     numbers = {key: values.get(key) for key in ("target_loss", "eval_share", "smoothing")}
     resolved: dict[str, Any] = {key: None if value is None else float(value) for key, value in numbers.items()}
     return resolved | {"target_examples": int(values["target_examples"])}
+
+
+def resolve_probe(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers of one_step with their types; nothing under another protocol.
+
+    Raises: ValueError where they lack, or stand under another protocol.
+    """
+    if values["protocol"] != "one_step":
+        for key in PROBE_KEYS:
+            if values.get(key):
+                raise ValueError(f"{key}={values[key]} has no effect under protocol={values['protocol']}: leave it out")
+        return {}
+    for key in PROBE_KEYS[:3]:
+        if values.get(key) is None:
+            raise ValueError(f"protocol=one_step needs {key}: give {key}=NUMBER")
+    if values["num_draws"] < 2:
+        raise ValueError(f"num_draws={values['num_draws']} gives no standard error: give 2 or more")
+    return {key: int(values[key]) for key in PROBE_KEYS[:3]} | {"permute_samples": bool(values.get("permute_samples"))}
 
 
 def evaluation_steps(

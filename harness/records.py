@@ -28,6 +28,7 @@ STATUSES = ("running", *ENDED, "failed")
 MIRRORED = "mirrored.jsonl"
 CORPORA = ".corpus"
 WEIGHTS = "weights"
+PROBES = "probes"
 
 RESULTS: dict[str, pa.DataType] = {
     "run_id": pa.string(),
@@ -42,6 +43,22 @@ RESULTS: dict[str, pa.DataType] = {
     "samples_to_target": pa.float64(),
     "censored": pa.bool_(),
 }
+# Of protocol one_step, harness/probe.py: numbers of a checkpoint, and a list entry an optimizer and batch size
+PROBE_ROWS = (
+    "overlap", "overlap_se", "curvature", "curvature_se", "curvature_gauss_newton", "curvature_gauss_newton_se",
+    "third", "third_se", "lr", "lr_se", "decrease", "decrease_se",
+)  # fmt: skip
+PROBE_SCALES = (
+    "grad_sq", "grad_sq_se", "noise_trace", "noise_trace_se", "grad_curvature", "grad_curvature_se",
+    "grad_curvature_gauss_newton",
+    "noise_curvature", "noise_curvature_se", "noise_curvature_gauss_newton", "noise_curvature_gauss_newton_se",
+    "trace", "trace_se", "trace_gauss_newton", "trace_gauss_newton_se",
+)  # fmt: skip
+PROBE: dict[str, pa.DataType] = {
+    "probe.optimizer": pa.list_(pa.string()), "probe.batch_size": pa.list_(pa.int64()),
+    **{f"probe.{name}": pa.list_(pa.float64()) for name in PROBE_ROWS},
+    **{f"probe.{name}": pa.float64() for name in PROBE_SCALES},
+}  # fmt: skip
 PROVENANCE: dict[str, pa.DataType] = {
     f"provenance.{name}": kind
     for name, kind in {
@@ -97,6 +114,7 @@ def write_records(
     """
     kinds = RESULTS | {name: ARROW_TYPES[kind] for name, kind in columns.items()}
     kinds |= {name: pa.float64() for name in metrics}
+    kinds |= PROBE if "num_draws" in columns else {}
     for name in ("step", "num_samples"):
         kinds[f"history.{name}"] = pa.list_(pa.int64())
     for name in ("loss", "train_loss", *metrics):
@@ -140,6 +158,11 @@ def read_ended(folder: Path, since: str | None = None, stack: str | None = None)
 def count_weights(folder: Path, run_ids: Iterable[str]) -> int:
     """How many of some runs have their final parameters saved."""
     return sum((Path(folder) / WEIGHTS / f"{name}.safetensors").exists() for name in run_ids)
+
+
+def probe_path(folder: Path, run_id: str) -> Path:
+    """Where the arrays of a probed checkpoint are."""
+    return Path(folder) / PROBES / f"{run_id}.safetensors"
 
 
 def read_attempts(folder: Path) -> set[tuple[str, str]]:

@@ -103,7 +103,8 @@ def softsign_square(a: ArrayLike, b: ArrayLike) -> np.ndarray:
     """
     a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     finite = np.isfinite(a) & np.isfinite(b)
-    value = 1 - np.sqrt(np.pi / 2) * b * np.real(wofz((np.where(finite, a, 0) + 1j * np.where(finite, b, 0)) / np.sqrt(2)))
+    a, b = np.where(finite, a, 0.0), np.where(finite, b, 0.0)
+    value = 1 - np.sqrt(np.pi / 2) * b * np.real(wofz((a + 1j * b) / np.sqrt(2)))
     return np.where(finite, value, 1.0)
 
 

@@ -142,7 +142,7 @@ def softsign_by(mean: Callable, square: Callable) -> Callable[[Local, float, flo
 def adam_linear(local: Local, batch_size: float, beta1: float) -> float:
     """Adam with v at its mean: noise enters linearly, with its correlations.
 
-        u = D m,  D = 1 / sqrt(g^2 + sigma^2 / B):    E[u.H u] = u.H u + r tr(D Sigma D H) / B,   r = (1-beta1)/(1+beta1)
+        E[u.H u] = (D g).H (D g) + r tr(D Sigma D H) / B,   D = 1 / sqrt(g^2 + sigma^2 / B),   r = (1-beta1)/(1+beta1)
 
     Valid when: the loss is quadratic over the step; v has a long memory (beta2 -> 1) at frozen parameters.
     Source: this project's own; kexue.fm/archives/11301 has it with independent coordinates.

@@ -77,9 +77,7 @@ def module_task(
             return functional_call(module, dict(params), (batch[0],))
 
     embeddings = names_of_embeddings(module)
-    return Task(
-        init, sample, loss, heldout, heldout_loss, embeddings, module, outputs=outputs, criterion=criterion
-    )
+    return Task(init, sample, loss, heldout, heldout_loss, embeddings, module, outputs=outputs, criterion=criterion)
 
 
 def stackable_attention(device: torch.device) -> contextlib.AbstractContextManager:

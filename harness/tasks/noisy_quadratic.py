@@ -18,8 +18,10 @@ from harness.tasks.types import Batch, Params, Task
 def noisy_quadratic(task: Part, model: Part, device: torch.device, runs_dir: Path | None = None) -> Task:
     """Weights on a diagonal quadratic, pulled about by Gaussian noise.
 
-        loss(w, batch) = 1/2 sum_i h_i w_i^2 + w . mean_b xi_b,    h_i = i^-power,    xi ~ N(0, Sigma)
+        loss(w, batch) = 1/2 w . H w + w . mean_b xi_b,    H_ii = h_i = i^-power,    xi ~ N(0, Sigma)
         gradient       = H w + mean_b xi_b,   of mean g = H w and covariance Sigma / B
+
+    H is diagonal unless `coupling` adds coupling / dimension to every entry of it.
 
     Every shape of the noise has trace(Sigma) = dimension std^2:
         isotropic       Sigma = std^2 I
@@ -32,8 +34,8 @@ def noisy_quadratic(task: Part, model: Part, device: torch.device, runs_dir: Pat
     SGD at a constant lr:  E w_i = (1 - lr h_i)^t start,  Var w_i -> lr Sigma_ii / (B h_i (2 - lr h_i)).
     Its stationary loss is lr trace(Sigma) / (4 B) for lr h << 1, whatever the shape of the noise: at equal trace the
     shapes part only where coordinates have not settled.
-    H is diagonal, so an optimizer that works coordinate by coordinate has an expected loss that depends on diag(Sigma)
-    alone: for those `correlated` changes the scatter over seeds, and not the mean, of `isotropic`.
+    Where H is diagonal, an optimizer that works coordinate by coordinate has an expected loss that depends on
+    diag(Sigma) alone: for it `correlated` changes the scatter over seeds, and not the mean, of `isotropic`.
 
     Valid when: any; SGD is stable for lr < 2.
     Source: Zhang et al., arXiv 1907.04164 (noisy quadratic model); kexue.fm/archives/10542.
@@ -41,6 +43,7 @@ def noisy_quadratic(task: Part, model: Part, device: torch.device, runs_dir: Pat
     dimension = int(str(task["dimension"]))
     h_D = spectrum(dimension, float(str(task["power"])))
     curvature_D = torch.from_numpy(h_D).to(device)
+    coupling = float(str(task.get("coupling") or 0.0)) / dimension
 
     def init(seed: int) -> Params:
         return {"w": torch.full((dimension,), float(str(task["start"])), dtype=torch.float64)}
@@ -53,7 +56,8 @@ def noisy_quadratic(task: Part, model: Part, device: torch.device, runs_dir: Pat
 
     def loss(params: Mapping[str, Tensor], batch: Batch) -> Tensor:
         w_D, (noise_BD,) = params["w"], batch
-        return (curvature_D.to(w_D.dtype) * w_D.square() / 2 + noise_BD.mean(0) * w_D).sum()
+        own = (curvature_D.to(w_D.dtype) * w_D.square() / 2 + noise_BD.mean(0) * w_D).sum()
+        return own + coupling * w_D.sum().square() / 2 if coupling else own
 
     return Task(init, sample, loss, heldout)
 

@@ -1,0 +1,246 @@
+"""Claims about one step, judged at probed checkpoints with no free parameter.
+
+Most are of the form predicted = measured: the number is the mean of ln(predicted / measured) over the batch sizes that
+are scored, with a t interval over these, and a tolerance that the rule names, since every form has approximations
+(a quadratic loss over the step, Gaussian noise) that are not what the claim is about.
+"""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from analysis.claims import Verdict
+from analysis.one_step import keys_of, select_scored
+
+TOLERANCE = 0.25
+MOMENT_TOLERANCE = 0.05
+
+
+def check_probes(rows: pd.DataFrame) -> list[Verdict]:
+    """Every claim at every checkpoint, and adam-surge's, which needs the noise scale."""
+    keys = keys_of(rows)
+    verdicts = []
+    for values, group in rows.groupby(keys, sort=False, dropna=False):
+        label = dict(zip(keys, values if isinstance(values, tuple) else (values,), strict=True))
+        verdicts += [check(group, label) for check in PROBE_CLAIMS.values()]
+    return [verdict for verdict in verdicts if verdict is not None]
+
+
+def judge_ratio(
+    claim: str, group: Mapping[str, object], ratio: pd.Series, tolerance: float, what: str
+) -> Verdict | None:
+    """predicted / measured, or the other way round: confirmed, refuted or inconclusive by the tolerance."""
+    logs = np.log(ratio.dropna().to_numpy(float))
+    logs = logs[np.isfinite(logs)]
+    rule = (
+        f"{what}: geometric mean over the scored batch sizes; confirmed if its 95 % interval lies within a factor "
+        f"{1 + tolerance:g} of 1, refuted if it lies beyond, else inconclusive"
+    )
+    numbers = {"predicted": 1.0, "num_points": float(len(logs))}
+    if len(ratio) == 0:
+        return None
+    if len(logs) < 2:
+        return Verdict(claim, "one_step", group, "inconclusive", numbers, rule, "fewer than 2 scored batch sizes")
+    half = stats.t.ppf(0.975, len(logs) - 1) * logs.std(ddof=1) / len(logs) ** 0.5
+    mean, limit = logs.mean(), np.log1p(tolerance)
+    numbers |= {"ratio": float(np.exp(mean)), "low": float(np.exp(mean - half)), "high": float(np.exp(mean + half))}
+    numbers |= {"worst": float(np.exp(logs[np.argmax(np.abs(logs))]))}
+    if mean - half > limit or mean + half < -limit:
+        return Verdict(claim, "one_step", group, "refuted", numbers, rule)
+    if mean - half >= -limit and mean + half <= limit:
+        return Verdict(claim, "one_step", group, "confirmed", numbers, rule)
+    return Verdict(claim, "one_step", group, "inconclusive", numbers, rule, "the interval reaches across the tolerance")
+
+
+def pick(rows: pd.DataFrame, optimizer: str) -> pd.DataFrame:
+    return rows[rows["probe.optimizer"] == optimizer]
+
+
+def forms_over_measured(rows: pd.DataFrame, optimizer: str, form: str) -> pd.Series:
+    scored = pick(select_scored(rows), optimizer)
+    column = f"predicted.{form}"
+    return scored[column] / scored["probe.lr"] if column in scored.columns else pd.Series(dtype=float)
+
+
+def check_sgd_eta(rows: pd.DataFrame, group: Mapping[str, object]) -> Verdict | None:
+    """SGD's best step is lr_max / (1 + B_noise / B), from measured g, H and Sigma.
+
+    Valid when: the loss is quadratic over the step.
+    Source: McCandlish et al., arXiv 1812.06162; kexue.fm/archives/10542.
+    """
+    ratio = forms_over_measured(rows, "sgd", "closed")
+    return judge_ratio("sgd-eta", group, ratio, TOLERANCE, "closed form over measured learning rate of SGD")
+
+
+def check_ema_batch(rows: pd.DataFrame, group: Mapping[str, object]) -> Verdict | None:
+    """Momentum multiplies the batch by (1 + beta1)/(1 - beta1): at frozen parameters, SGD with beta1 = .9.
+
+    Valid when: parameters are frozen while the average forms; in training it is another claim.
+    Source: kexue.fm/archives/11301.
+    """
+    ratio = forms_over_measured(rows, "sgd_momentum_0.9", "closed")
+    return judge_ratio("ema-batch", group, ratio, TOLERANCE, "closed form with a 19-fold batch over measured")
+
+
+def check_sign_erf(rows: pd.DataFrame, group: Mapping[str, object]) -> Verdict | None:
+    """E sign = erf(a / sqrt 2), entry by entry.
+
+    Valid when: gradient noise is Gaussian.
+    Source: kexue.fm/archives/10542.
+    """
+    return judge_check(rows, group, "sign-erf", "signsgd", "sign", "slope of measured mean signs on erf(a / sqrt 2)")
+
+
+def check_eps_moments(rows: pd.DataFrame, group: Mapping[str, object]) -> Verdict | None:
+    """E u^2 of a soft sign is 1 - b^2 / (a^2 + b^2 + pi/2).
+
+    Valid when: gradient noise is Gaussian.
+    Source: kexue.fm/archives/10563.
+    """
+    what = "measured sum of E u^2 over the article's form"
+    return judge_check(rows, group, "eps-moments", "softsign_0.03", "square_article", what)
+
+
+def check_eps_moments_exact(rows: pd.DataFrame, group: Mapping[str, object]) -> Verdict | None:
+    """E u^2 of a soft sign is 1 - sqrt(pi/2) b Re w((a + ib)/sqrt 2).
+
+    Valid when: gradient noise is Gaussian.
+    Source: this project's own.
+    """
+    what = "measured sum of E u^2 over Faddeeva's form"
+    return judge_check(rows, group, "eps-moments-exact", "softsign_0.03", "square", what)
+
+
+def judge_check(
+    rows: pd.DataFrame, group: Mapping[str, object], claim: str, optimizer: str, check: str, what: str
+) -> Verdict | None:
+    """A ratio of moments, over all batch sizes from 16: moments need no gradient."""
+    column = f"check.{check}"
+    chosen = pick(rows, optimizer)
+    if column not in chosen.columns:
+        return None
+    ratio = chosen.loc[chosen["probe.batch_size"] >= 16, column]
+    return judge_ratio(claim, group, ratio, MOMENT_TOLERANCE, what) if ratio.notna().any() else None
+
+
+def check_muon(rows: pd.DataFrame, group: Mapping[str, object]) -> Verdict | None:
+    """E msign(G_B) = sum_k s_k / sqrt(s_k^2 + n sigma^2 / B) u_k v_k^T: its overlap with G.
+
+    Valid when: noise is independent between the entries of a matrix, and alike.
+    Source: kexue.fm/archives/11285.
+    """
+    what = "measured overlap over that by singular values"
+    chosen = pick(rows, "muon")
+    if "check.muon_singular" not in chosen.columns:
+        return None
+    ratio = chosen.loc[chosen["probe.batch_size"] >= 16, "check.muon_singular"]
+    return judge_ratio("muon", group, ratio, TOLERANCE, what) if ratio.notna().any() else None
+
+
+def check_eps_sgd(rows: pd.DataFrame, group: Mapping[str, object]) -> Verdict | None:
+    """For a large epsilon a soft sign is SGD at learning rate lr / eps.
+
+    Valid when: eps >> |g_B| in every entry.
+    Source: kexue.fm/archives/10563.
+    """
+    scored = select_scored(rows)
+    soft, plain = (pick(scored, name).set_index("probe.batch_size")["probe.lr"] for name in ("softsign_1", "sgd"))
+    ratio = (soft / plain).dropna()
+    what = "lr / eps of a soft sign with eps = 1 over SGD's, both measured"
+    return judge_ratio("eps-sgd", group, ratio, TOLERANCE, what)
+
+
+def check_surge(rows: pd.DataFrame, group: Mapping[str, object]) -> Verdict | None:
+    """SignSGD's best learning rate falls again at large batches, as independent coordinates would have it.
+
+    Valid when: noise is independent between coordinates, and off-diagonal curvature is positive on the whole.
+    Source: kexue.fm/archives/10542; surge phenomenon, arXiv 2405.14578.
+    """
+    signs = pick(rows, "signsgd").sort_values("probe.batch_size")
+    if "predicted.independent" not in signs.columns or signs["predicted.independent"].isna().any():
+        return None
+    peak = signs["predicted.independent"].to_numpy(float).argmax()
+    fall = float(signs["predicted.independent"].iloc[-1] / signs["predicted.independent"].iloc[peak])
+    rule = (
+        "ratio of the learning rate at the largest batch to that where independent coordinates have their peak; "
+        "confirmed if its 95 % interval lies below 1, refuted if above, and no prediction where the form falls by less "
+        "than a fifth"
+    )
+    numbers = {"predicted": fall, "peak": float(signs["probe.batch_size"].iloc[peak])}
+    ends = signs.iloc[[int(peak), -1]]
+    if fall > 0.8 or ends["probe.lr"].isna().any():
+        reason = "the form does not fall there" if fall > 0.8 else "no optimum was measured there"
+        return Verdict("surge", "one_step", group, "inconclusive", numbers, rule, reason)
+    log = float(np.log(ends["probe.lr"].iloc[1] / ends["probe.lr"].iloc[0]))
+    half = 1.96 * float(np.hypot(*ends["probe.lr_se"]))
+    numbers |= {"ratio": float(np.exp(log)), "low": float(np.exp(log - half)), "high": float(np.exp(log + half))}
+    verdict = "confirmed" if log + half < 0 else "refuted" if log - half > 0 else "inconclusive"
+    return Verdict("surge", "one_step", group, verdict, numbers, rule, "" if verdict != "inconclusive" else "both fit")
+
+
+def check_decrease(rows: pd.DataFrame, group: Mapping[str, object]) -> Verdict | None:
+    """The best decrease of the loss in one step grows with the batch size, for SignSGD too.
+
+    Valid when: every coordinate has the same signal-to-noise ratio.
+    Source: kexue.fm/archives/10542 (dL = dL_max / (1 + B_noise / B)).
+    """
+    signs = pick(select_scored(rows), "signsgd").sort_values("probe.batch_size")
+    rule = (
+        "decrease at the largest scored batch over the largest decrease at another; refuted if its 95 % interval lies "
+        "below 1, confirmed if above"
+    )
+    if len(signs) < 2:
+        reason = "fewer than 2 scored batch sizes"
+        return Verdict("dL-mono", "one_step", group, "inconclusive", {"predicted": 1.0}, rule, reason)
+    last, others = signs.iloc[-1], signs.iloc[:-1]
+    best = others.iloc[int(others["probe.decrease"].to_numpy(float).argmax())]
+    log = float(np.log(last["probe.decrease"] / best["probe.decrease"]))
+    half = 1.96 * float(np.hypot(*(row["probe.decrease_se"] / row["probe.decrease"] for row in (last, best))))
+    numbers = {"predicted": 1.0, "ratio": float(np.exp(log)), "low": float(np.exp(log - half))}
+    numbers["high"] = float(np.exp(log + half))
+    verdict = "confirmed" if log - half > 0 else "refuted" if log + half < 0 else "inconclusive"
+    return Verdict(
+        "dL-mono", "one_step", group, verdict, numbers, rule, "" if verdict != "inconclusive" else "both fit"
+    )
+
+
+def check_adam_surge(rows: pd.DataFrame, group: Mapping[str, object]) -> Verdict | None:
+    """Adam's best learning rate peaks at B_simple (1 - beta1)/(3 beta1 - 1): B_simple / 17 at beta1 = .9.
+
+    Valid when: one signal-to-noise ratio for all coordinates, H diagonal, noise independent.
+    Source: kexue.fm/archives/11301.
+    """
+    scored = pick(select_scored(rows), "adam_0.9").sort_values("probe.batch_size")
+    grad_sq = float(rows["probe.grad_sq"].iloc[0])
+    predicted = float(rows["probe.noise_trace"].iloc[0]) / grad_sq / 17 if grad_sq > 0 else np.nan
+    rule = (
+        "batch size of the largest measured learning rate over B_simple / 17; batch sizes are 4 times apart, so "
+        "confirmed within a factor 4, refuted beyond, and inconclusive where the largest lies at an end of those scored"
+    )
+    numbers = {"predicted": 1.0, "peak_predicted": predicted}
+    if len(scored) < 3 or not np.isfinite(predicted):
+        reason = "fewer than 3 scored batch sizes, or no gradient beyond its noise"
+        return Verdict("adam-surge", "one_step", group, "inconclusive", numbers, rule, reason)
+    peak = int(scored["probe.lr"].to_numpy(float).argmax())
+    ratio = float(scored["probe.batch_size"].iloc[peak]) / predicted
+    numbers |= {"ratio": ratio, "low": ratio / 4, "high": ratio * 4}
+    if peak in (0, len(scored) - 1) and 1 / 4 <= ratio <= 4:
+        return Verdict("adam-surge", "one_step", group, "inconclusive", numbers, rule, "the peak lies at an end")
+    verdict = "confirmed" if 1 / 4 <= ratio <= 4 else "refuted"
+    return Verdict("adam-surge", "one_step", group, verdict, numbers, rule)
+
+
+PROBE_CLAIMS: dict[str, Callable[[pd.DataFrame, Mapping[str, object]], Verdict | None]] = {
+    "sgd-eta": check_sgd_eta,
+    "ema-batch": check_ema_batch,
+    "sign-erf": check_sign_erf,
+    "surge": check_surge,
+    "dL-mono": check_decrease,
+    "eps-moments": check_eps_moments,
+    "eps-moments-exact": check_eps_moments_exact,
+    "eps-sgd": check_eps_sgd,
+    "muon": check_muon,
+    "adam-surge": check_adam_surge,
+}

@@ -1,0 +1,153 @@
+"""Oracle: simulated Gaussian gradients, and a quadratic whose H and Sigma are known."""
+
+import numpy as np
+import pytest
+
+from analysis.laws.moments import (
+    sign_covariance,
+    sign_covariance_arcsine,
+    sign_mean,
+    sign_mean_article,
+    signal_to_noise,
+    softsign_mean,
+    softsign_mean_article,
+    softsign_square,
+    softsign_square_article,
+)
+from analysis.laws.one_step import (
+    Local,
+    adam_independent,
+    adam_linear,
+    adam_scale,
+    sgd_closed,
+    sign_arcsine,
+    sign_correlated,
+    sign_independent,
+    sign_mean_field,
+    softsign_independent,
+)
+
+RNG = np.random.default_rng(0)
+DRAWS = RNG.normal(size=400_000)
+A = np.array([-3.0, -1.0, -0.2, 0.0, 0.3, 1.0, 1.88, 4.0])
+N = 12
+
+
+@pytest.fixture(scope="module")
+def known():
+    """H with positive coupling, one noise factor shared by all coordinates, g of several sizes."""
+    rng = np.random.default_rng(1)
+    loads = rng.uniform(0.3, 1.0, size=N) * np.where(rng.random(N) < 0.8, 1, -1)
+    noise = np.diag(rng.uniform(0.5, 2.0, size=N)) + 2 * np.outer(loads, loads)
+    hessian = np.diag(rng.uniform(0.2, 1.0, size=N)) + 0.3 * np.outer(loads, loads)
+    gradient = 0.2 * rng.normal(size=N) + 0.2 * loads
+    every = np.arange(N)
+    return Local(gradient, gradient, np.diag(noise), every, np.ones(N), hessian, noise)
+
+
+def simulate(local, direction, batch_size, count=200_000, seed=2):
+    """E[u.g] / E[u.H u] of an update of gradients drawn from N(g, Sigma / B)."""
+    root = np.linalg.cholesky(local.noise_CN / batch_size)
+    drawn = local.pool_gradient_N + np.random.default_rng(seed).normal(size=(count, N)) @ root.T
+    u = direction(drawn)
+    return (u @ local.gradient_N).mean() / np.einsum("ki,ij,kj->k", u, local.hessian_CN, u).mean()
+
+
+def test_means_of_signs():
+    assert np.allclose(sign_mean(A), [np.sign(a + DRAWS).mean() for a in A], atol=5e-3)
+    difference = sign_mean_article(A) - sign_mean(A)
+    assert difference.min() == pytest.approx(-0.108, abs=2e-3)  # at a = 1.88
+    assert np.gradient(sign_mean_article([-1e-4, 1e-4]), 2e-4)[0] == pytest.approx(np.sqrt(2 / np.pi), rel=1e-6)
+    assert sign_mean_article([np.inf, -np.inf]).tolist() == [1, -1]
+
+
+@pytest.mark.parametrize("b", [1e-3, 0.1, 0.5, 1.0, 3.0, 30.0])
+def test_means_and_squares_of_soft_signs(b):
+    x = A[:, None] + DRAWS[None, :100_000]
+    mean, square = (x / np.hypot(x, b)).mean(1), (x**2 / (x**2 + b**2)).mean(1)
+    assert np.allclose(softsign_square(A, b), square, atol=6e-3)
+    assert np.allclose(softsign_mean(A, b), mean, atol=1.5e-2 if b == 0.1 else 6e-3)
+    assert np.abs(softsign_mean_article(A, b) - mean).max() < 0.13
+    assert np.abs(softsign_square_article(A, b) - square).max() < 0.31  # at a = 0, b = .5
+
+
+def test_square_of_a_soft_sign_without_signal():
+    from scipy.special import erfc
+
+    for b in (0.2, 1.0, 2.0):
+        expected = 1 - np.sqrt(np.pi / 2) * b * np.exp(b**2 / 2) * erfc(b / np.sqrt(2))
+        assert float(softsign_square(0.0, b)) == pytest.approx(expected, rel=1e-10)
+
+
+@pytest.mark.parametrize("rho", [-0.9, -0.3, 0.0, 0.5, 0.99])
+def test_covariance_of_two_signs(rho):
+    z = RNG.normal(size=400_000)
+    for a, c in ((0.0, 0.0), (0.5, -0.2), (1.0, 1.0), (2.0, 2.0)):
+        one, two = np.sign(a + DRAWS), np.sign(c + rho * DRAWS + np.sqrt(1 - rho**2) * z)
+        measured = (one * two).mean() - one.mean() * two.mean()
+        assert float(sign_covariance([a], [c], [[rho]])[0, 0]) == pytest.approx(measured, abs=6e-3)
+    assert float(sign_covariance([0.0], [0.0], [[rho]])[0, 0]) == pytest.approx(2 / np.pi * np.arcsin(rho), abs=1e-9)
+    assert float(sign_covariance_arcsine([0.0], [0.0], [[rho]])[0, 0]) == pytest.approx(2 / np.pi * np.arcsin(rho))
+    ratio = sign_covariance_arcsine([1.0], [1.0], [[0.5]]) / sign_covariance([1.0], [1.0], [[0.5]])
+    assert 1.1 < float(ratio[0, 0]) < 1.6
+
+
+def test_signal_to_noise_of_what_has_no_noise():
+    assert signal_to_noise([1.0, -2.0, 0.0], [0.0, 0.0, 0.0], 4).tolist() == [np.inf, -np.inf, 0.0]
+    assert signal_to_noise([1.0], [4.0], 16).tolist() == [2.0]
+
+
+@pytest.mark.parametrize("batch_size", [1, 16, 256])
+def test_best_steps_are_those_of_simulated_updates(known, batch_size):
+    assert sgd_closed(known, batch_size) == pytest.approx(simulate(known, lambda g: g, batch_size), rel=0.03)
+    signs = simulate(known, np.sign, batch_size)
+    assert sign_correlated(known, batch_size) == pytest.approx(signs, rel=0.02)
+    assert sign_arcsine(known, batch_size) == pytest.approx(signs, rel=0.15)
+    assert sign_independent(known, batch_size) > 1.05 * signs or batch_size == 256  # noise that correlates bends more
+    scale = adam_scale(known, batch_size)
+    assert adam_linear(known, batch_size, 0.0) == pytest.approx(
+        simulate(known, lambda g: g * scale, batch_size), rel=0.03
+    )
+
+
+@pytest.mark.parametrize("batch_size", [1, 16, 256])
+def test_independent_forms_are_right_where_noise_is_independent(known, batch_size):
+    alone = Local(**{**known.__dict__, "noise_CN": np.diag(known.variance_N)})
+    signs = simulate(alone, np.sign, batch_size)
+    assert sign_independent(alone, batch_size) == pytest.approx(signs, rel=0.02)
+    assert sign_correlated(alone, batch_size) == pytest.approx(signs, rel=0.02)
+    scale = adam_scale(alone, batch_size)
+    adam = simulate(alone, lambda g: g * scale, batch_size)
+    assert adam_independent(alone, batch_size, 0.0) == pytest.approx(adam, rel=0.03)
+    assert adam_linear(alone, batch_size, 0.9) == pytest.approx(adam_independent(alone, batch_size, 0.9))
+    for eps in (0.05, 0.5):
+        soft = simulate(alone, lambda g, eps=eps: g / np.hypot(g, eps), batch_size)
+        assert softsign_independent(alone, batch_size, eps) == pytest.approx(soft, rel=0.03)
+
+
+def test_large_epsilon_is_sgd_at_lr_over_epsilon(known):
+    alone = Local(**{**known.__dict__, "noise_CN": np.diag(known.variance_N)})
+    assert softsign_independent(alone, 16, 1e4) / 1e4 == pytest.approx(sgd_closed(alone, 16), rel=1e-3)
+
+
+def test_one_signal_to_noise_ratio_for_all_is_the_mean_fields_case():
+    every = np.arange(N)
+    signs = np.where(np.arange(N) % 3, 1.0, -1.0)
+    hessian = np.eye(N) + 0.2
+    local = Local(signs, signs, np.full(N, 9.0), every, np.ones(N), hessian, 9.0 * np.eye(N))
+    batch_size, beta = 4.0, (1 + 9 / 4) ** -0.5
+    off = (hessian - np.diag(np.diag(hessian))) * np.outer(signs, signs)
+    expected = N / (np.trace(hessian) / beta + beta * off.sum())
+    assert sign_mean_field(local, batch_size) == pytest.approx(expected)
+
+
+def test_some_columns_stand_for_all(known):
+    rng = np.random.default_rng(0)
+    chance = known.variance_N / known.variance_N.sum()
+    columns = rng.choice(N, size=200_000, p=chance)
+    some = Local(
+        known.gradient_N, known.pool_gradient_N, known.variance_N, columns, chance[columns] * len(columns),
+        known.hessian_CN[columns], known.noise_CN[columns],
+    )  # fmt: skip
+    for law in (sgd_closed, sign_independent, sign_correlated):
+        assert law(some, 16) == pytest.approx(law(known, 16), rel=0.02)

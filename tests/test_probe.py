@@ -1,0 +1,225 @@
+"""Oracle: closed forms of a noisy quadratic whose H and Sigma are known, Jacobians written out, finite differences."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.func import functional_call, jacrev
+
+from harness.config import make_run_config
+from harness.curvature import (
+    derivatives_along,
+    gauss_newton_along,
+    hessian_products,
+    losses_along,
+    sample_gradients,
+)
+from harness.draws import PROBED, Pool, draw_gradients, muon, permute_samples
+from harness.one_step import find_minimum
+from harness.parameters import flatten_params, layout_of, unflatten_params
+from harness.probe import freeze, keep_arrays, measure_scales, measure_step, probe
+from harness.tasks import make_task
+
+CPU = torch.device("cpu")
+DIMENSION, COUPLING = 24, 3.0
+
+
+def make(task, model, precision="float64"):
+    return make_run_config({
+        "task": task, "model": model, "optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.0, "nesterov": False},
+        "schedule": {"name": "constant", "warmup": 0.0}, "protocol": "fixed_steps", "num_steps": 1,
+        "num_samples": None, "batch_size": 4, "seed": 0, "precision": precision,
+    })  # fmt: skip
+
+
+def quadratic(noise, pool=4096, samples=512, permute=False):
+    """The probed quadratic, its H, the mean gradient and Sigma."""
+    options = {
+        "name": "noisy_quadratic", "dimension": DIMENSION, "power": 0.5, "noise": noise, "std": 1.0,
+        "correlation": 0.5, "coupling": COUPLING, "start": 0.3, "num_heldout": 1,
+    }  # fmt: skip
+    task = make_task(make(options, {"name": "none"}), CPU)
+    params = task.init(0)
+    layout = layout_of(params)
+    at = freeze(
+        task, layout, flatten_params(params), task.sample(0, 0, pool), task.sample(0, pool, samples), permute=permute
+    )
+    h = np.arange(1, DIMENSION + 1) ** -0.5
+    hessian = np.diag(h) + COUPLING / DIMENSION
+    covariance = {
+        "isotropic": np.eye(DIMENSION), "proportional": np.diag(DIMENSION * h / h.sum()),
+        "correlated": 0.5 * np.eye(DIMENSION) + 0.5,
+    }[noise]  # fmt: skip
+    return at, hessian, hessian @ np.full(DIMENSION, 0.3), covariance
+
+
+@pytest.fixture(scope="module")
+def network():
+    options = {
+        "name": "teacher_student", "num_inputs": 6, "power": 1.0, "teacher": 0, "teacher_hidden": 4,
+        "label_noise": 0.5, "num_heldout": 64,
+    }  # fmt: skip
+    task = make_task(make(options, {"name": "perceptron", "hidden": 5, "depth": 2}), CPU)
+    params = task.init(0)
+    return task, layout_of(params), flatten_params(params), task.sample(0, 0, 1100)
+
+
+@pytest.mark.parametrize("noise", ["isotropic", "proportional", "correlated"])
+def test_scales_of_a_quadratic_are_within_three_standard_errors(noise):
+    at, hessian, gradient, covariance = quadratic(noise)
+    found = measure_scales(at, 128, torch.Generator().manual_seed(0))
+    truth = {
+        "grad_sq": gradient @ gradient, "grad_curvature": gradient @ hessian @ gradient,
+        "noise_trace": np.trace(covariance), "noise_curvature": np.trace(covariance @ hessian),
+        "trace": np.trace(hessian),
+    }  # fmt: skip
+    for name, value in truth.items():
+        assert abs(found[name] - value) < 3 * found[f"{name}_se"], name
+        assert found[f"{name}_se"] < 0.15 * abs(value), name
+    assert np.isnan(found["trace_gauss_newton"])  # no module, no outputs
+
+
+@pytest.mark.parametrize("noise", ["isotropic", "proportional", "correlated"])
+@pytest.mark.parametrize("name", ["sgd", "sgd_momentum_0.9"])
+def test_sgds_best_step_is_that_of_the_closed_form(noise, name):
+    at, hessian, _, _ = quadratic(noise)
+    g, mean = at.gradient_N.numpy(), at.pool.mean_N.numpy()
+    centred = at.pool.grads_MN.numpy() - mean
+    noise_curvature = np.einsum("mi,ij,mj->", centred, hessian, centred) / len(centred)
+    ratio = 0.1 / 1.9 if "momentum" in name else 1.0
+    for batch_size in (16, 256):
+        row, mean_N, square_N = measure_step(at, PROBED[name], batch_size, 1024, torch.Generator().manual_seed(1))
+        curvature = mean @ hessian @ mean + ratio * noise_curvature / batch_size
+        assert row["lr"] == pytest.approx(mean @ g / curvature, rel=0.02)
+        assert row["overlap"] == pytest.approx(mean @ g, abs=4 * row["overlap_se"])
+        assert row["curvature"] == pytest.approx(curvature, abs=4 * row["curvature_se"])
+        assert abs(row["third"]) < 1e-9
+        assert row["decrease"] == pytest.approx(row["overlap"] ** 2 / row["curvature"] / 2, rel=0.01)
+        assert np.allclose(mean_N, mean, atol=5 * (centred.std() * (ratio / batch_size / 1024) ** 0.5))
+        spread = (square_N - mean_N**2).mean()
+        assert float(spread) == pytest.approx(ratio * float(at.pool.variance_N.mean()) / batch_size, rel=0.05)
+
+
+def test_derivatives_along_are_those_of_finite_differences_whatever_the_pieces(network):
+    task, layout, params_N, batch = network
+    directions = torch.randn(11, len(params_N), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    found = derivatives_along(task.heldout_loss, params_N, layout, batch, directions)
+    e = 2e-3
+    at = {k: losses_along(task.heldout_loss, params_N, layout, batch, k * e * directions) for k in (-2, -1, 0, 1, 2)}
+    assert torch.allclose(found[:, 0], (at[1] - at[-1]) / (2 * e), rtol=1e-3, atol=1e-3)
+    assert torch.allclose(found[:, 1], (at[1] - 2 * at[0] + at[-1]) / e**2, rtol=1e-3, atol=1e-2)
+    third = (at[2] - 2 * at[1] + 2 * at[-1] - at[-2]) / (2 * e**3)
+    assert torch.allclose(found[:, 2], third, rtol=2e-2, atol=0.5)
+    products = hessian_products(task.heldout_loss, params_N, layout, batch, directions)
+    assert torch.allclose((products * directions).sum(1), found[:, 1])
+    whole = float(task.heldout_loss(unflatten_params(params_N, layout), batch))
+    assert float(at[0][0]) == pytest.approx(whole, rel=1e-12)
+
+
+def test_gauss_newton_is_the_jacobians_square(network):
+    task, layout, params_N, batch = network
+    jacobian = jacrev(lambda p: task.outputs(unflatten_params(p, layout), batch).squeeze(-1))(params_N)
+    matrix = 2 * jacobian.T @ jacobian / len(batch[0])  # of a mean of squares
+    directions = torch.randn(9, len(params_N), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    found = gauss_newton_along(task, params_N, layout, batch, directions)[:, 0]
+    assert torch.allclose(found, torch.einsum("ki,ij,kj->k", directions, matrix, directions))
+
+
+def test_sample_gradients_average_to_the_gradient(network):
+    task, layout, params_N, batch = network
+    grads = sample_gradients(task.heldout_loss, params_N, layout, batch)
+    at = freeze(task, layout, params_N, batch, batch)
+    assert torch.allclose(grads.mean(0), at.gradient_N, atol=1e-12)
+    assert torch.allclose(at.pool.mean_N, at.gradient_N, atol=1e-12)
+
+
+@pytest.mark.parametrize("beta1", [0.0, 0.9])
+def test_drawn_gradients_have_the_pools_mean_and_the_share_of_its_covariance(beta1):
+    at, *_ = quadratic("correlated")
+    drawn = draw_gradients(at.pool, 8, 20_000, torch.Generator().manual_seed(0), beta1).numpy()
+    pool = at.pool.grads_MN.numpy()
+    expected = np.cov(pool.T, bias=True) / 8 * (1 - beta1) / (1 + beta1)
+    assert np.allclose(np.cov(drawn.T), expected, atol=0.04 * expected.max())
+    assert np.allclose(drawn.mean(0), pool.mean(0), atol=5 * (expected.max() / 20_000) ** 0.5)
+
+
+def test_permuted_samples_keep_their_marginals_and_lose_their_correlation():
+    at, *_ = quadratic("correlated")
+    turned = permute_samples(at.pool.grads_MN, torch.Generator().manual_seed(0))
+    assert torch.equal(turned.sort(0).values, at.pool.grads_MN.sort(0).values)
+    off = np.corrcoef(turned.numpy().T)[~np.eye(DIMENSION, dtype=bool)]
+    assert np.abs(off).max() < 5 / 4096**0.5
+    assert np.corrcoef(at.pool.grads_MN.numpy().T)[0, 1] > 0.4
+
+
+def test_muon_is_the_polar_factor_of_matrices_alone(network):
+    _, layout, params_N, _ = network
+    grads = torch.randn(3, len(params_N), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    pool = Pool.of(grads)
+    for name, piece, shape in zip(
+        layout.names, muon(grads, pool, 4, layout).split(layout.sizes, 1), layout.shapes, strict=True
+    ):
+        if len(shape) == 2 and min(shape) > 1:
+            matrices = piece.view(-1, *shape)
+            small = matrices @ matrices.mT if shape[0] <= shape[1] else matrices.mT @ matrices
+            assert torch.allclose(small, torch.eye(min(shape), dtype=torch.float64).expand_as(small), atol=1e-10), name
+        else:
+            assert not piece.any(), name
+
+
+def test_the_least_of_a_polynomial_is_found_with_its_error():
+    lr = 2.0 ** np.arange(-2, 2.25, 0.5)
+    rng = np.random.default_rng(0)
+    bends = 1 + 0.1 * rng.normal(size=400)
+    change = bends[:, None] / 2 * lr**2 + 0.05 * lr**3  # minus lr: least where 1 = b lr + .15 lr^2
+    found = find_minimum(lr, change, 1.0, 1e-12)
+    b = bends.mean()
+    assert found.lr == pytest.approx((-b + np.sqrt(b * b + 0.6)) / 0.3, rel=1e-3)
+    assert found.lr_se == pytest.approx(0.1 / 20, rel=0.25)
+    assert found.decrease == pytest.approx(found.lr - b / 2 * found.lr**2 - 0.05 * found.lr**3, rel=1e-6)
+    assert find_minimum(lr, change, 1e-3, 1e-12).side == -1
+    assert find_minimum(lr, change, 1e3, 1e-12).side == 1
+    slope = find_minimum(lr, change, 1.0, 0.1)
+    assert slope.lr_se == pytest.approx(0.1, rel=0.05)
+    assert slope.decrease_se == pytest.approx(0.2 * slope.decrease, rel=0.05)
+
+
+def test_all_columns_of_a_small_model_and_some_of_a_large_one(monkeypatch):
+    at, hessian, *_ = quadratic("correlated")
+    arrays = keep_arrays(at, torch.Generator().manual_seed(0))
+    assert np.allclose(arrays["hessian"], hessian)
+    assert np.allclose(arrays["noise"], np.cov(at.pool.grads_MN.numpy().T, bias=True))
+    monkeypatch.setattr("harness.probe.ALL_COLUMNS", 4)
+    monkeypatch.setattr("harness.probe.NUM_COLUMNS", 4000)
+    some = keep_arrays(at, torch.Generator().manual_seed(0))
+    v = np.linspace(-1, 2, DIMENSION)
+    bend = float(((some["hessian"].numpy() @ v) * v[some["columns"]] / some["probability"].numpy()).sum())
+    assert bend == pytest.approx(v @ hessian @ v, rel=0.1)
+
+
+def test_gram_of_the_noise_of_a_matrix(network):
+    task, layout, params_N, batch = network
+    at = freeze(task, layout, params_N, batch, batch)
+    arrays = keep_arrays(at, torch.Generator().manual_seed(0))
+    start = sum(layout.sizes[: layout.names.index("layers.1.weight")])
+    noise = (at.pool.grads_MN - at.pool.mean_N)[:, start : start + 25].view(-1, 5, 5)
+    assert torch.allclose(arrays["gram.layers.1.weight"], (noise.mT @ noise).mean(0))
+
+
+def test_a_probe_has_a_row_an_optimizer_and_batch_size(network):
+    task, layout, params_N, batch = network
+    at = freeze(task, layout, params_N, batch, task.sample(0, 2000, 64))
+    found, arrays = probe(at, [4, 64], 4, 0)
+    assert found["optimizer"] == [name for name in PROBED for _ in range(2)]
+    assert found["batch_size"] == [4, 64] * len(PROBED)
+    assert {len(value) for value in found.values() if isinstance(value, list)} == {2 * len(PROBED)}
+    assert arrays["mean.signsgd.4"].abs().max() <= 1
+    again, _ = probe(at, [4, 64], 4, 0)
+    assert str(again) == str(found)
+
+
+def test_a_direct_call_of_the_module_is_what_outputs_are(network):
+    task, layout, params_N, batch = network
+    assert isinstance(task.module, nn.Module)
+    direct = functional_call(task.module, unflatten_params(params_N, layout), (batch[0],))
+    assert torch.equal(task.outputs(unflatten_params(params_N, layout), batch), direct)
