@@ -207,5 +207,12 @@ def score_forms(rows: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
 
 def keys_of(rows: pd.DataFrame) -> list[str]:
     """The columns by which checkpoints differ."""
-    names = ("task.name", "permute_samples", "num_steps", "seed")
+    names = ("task.name", "num_steps", "permute_samples", "seed")
     return [name for name in names if name in rows.columns and rows[name].nunique(dropna=False) > 1] or ["num_steps"]
+
+
+def label_checkpoint(values: Mapping[str, object]) -> str:
+    """A checkpoint in few words: task, step, whether samples were permuted."""
+    words = {"task.name": "{}", "num_steps": "step {}", "seed": "seed {}"}
+    parts = [words[name].format(value) for name, value in values.items() if name in words]
+    return ", ".join([*parts, "permuted"] if str(values.get("permute_samples")) == "True" else parts)

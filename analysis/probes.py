@@ -16,8 +16,7 @@ from analysis.analyse import clean, verdict_to_json
 from analysis.claims import COLOURS, Verdict, read_measured
 from analysis.figures.one_step import draw_forms, draw_scales, draw_scores
 from analysis.figures.style import SCREEN, Style
-from analysis.groups import label_group
-from analysis.one_step import keys_of, score_forms, spread_probes
+from analysis.one_step import keys_of, label_checkpoint, score_forms, spread_probes
 from analysis.probe_claims import check_probes
 from analysis.write import is_committed, publish, save_figure
 from harness.config import SWEEPS_DIR
@@ -50,7 +49,7 @@ def print_probes(answer: ProbeAnswer) -> None:
     for name in ("checkpoint", "optimizer", "form", "points", "median", "worst"):
         table.add_column(name, justify="right" if name in ("points", "median", "worst") else "left")
     for _, row in answer.scores.iterrows():
-        label = label_group({key: row[key] for key in keys})
+        label = label_checkpoint({key: row[key] for key in keys})
         numbers = (f"{row[name]:.3g}" for name in ("median", "worst"))
         table.add_row(label, row["optimizer"], row["form"], str(row["points"]), *numbers)
     console.print(table)
@@ -68,7 +67,7 @@ def print_verdicts(verdicts: Sequence[Verdict], console: Console) -> None:
         measured = f"{value:.3g} [{low:.3g}, {high:.3g}]" if np.isfinite([value, low, high]).all() else "-"
         colour = COLOURS[verdict.verdict]
         table.add_row(
-            verdict.claim, label_group(verdict.group), escape(measured), f"[{colour}]{verdict.verdict}[/{colour}]",
+            verdict.claim, label_checkpoint(verdict.group), escape(measured), f"[{colour}]{verdict.verdict}[/{colour}]",
             escape(verdict.reason),
         )  # fmt: skip
     console.print(table)

@@ -23,15 +23,14 @@ from analysis.figures.style import (
     write_caption,
     write_heading,
 )
-from analysis.groups import label_group
-from analysis.one_step import MAX_ERROR, keys_of, score_forms, select_scored
+from analysis.one_step import MAX_ERROR, keys_of, label_checkpoint, score_forms, select_scored
 
 SHOWN = ("sgd", "sgd_momentum_0.9", "signsgd", "softsign_0.03", "adam_0", "adam_0.9", "muon")
 FORM_COLOURS = {
     "sampled": PALETTE[0], "third": PALETTE[2], "closed": PALETTE[1], "correlated": PALETTE[1],
     "independent": PALETTE[3], "mean_field": PALETTE[4], "no_momentum": PALETTE[3], "article": PALETTE[5],
 }  # fmt: skip
-PANEL, GAP, LEFT, RIGHT, BELOW = (2.1, 1.75), (0.55, 0.55), 0.75, 1.7, 0.6  # inches before the style's scale
+PANEL, GAP, LEFT, RIGHT, BELOW = (2.1, 1.75), (0.55, 0.85), 0.75, 1.7, 0.6  # inches before the style's scale
 
 
 def draw_forms(rows: pd.DataFrame, title: str, style: Style = SCREEN) -> Figure:
@@ -40,9 +39,9 @@ def draw_forms(rows: pd.DataFrame, title: str, style: Style = SCREEN) -> Figure:
     names = [name for name in SHOWN if (rows["probe.optimizer"] == name).any()]
     checkpoints = list(rows.groupby(keys, sort=False, dropna=False))
     protocol = f"protocol one_step · {rows['run_id'].nunique()} checkpoints · "
-    caption = f"{protocol}bars: 95 % intervals · hollow: E[u.g] known to less than {MAX_ERROR:.0%}, not scored"
+    caption = f"{protocol}bars: 95 % intervals · hollow: E[u.g] has an error above {MAX_ERROR:.0%}, not scored"
     width = LEFT + len(names) * (PANEL[0] + GAP[0]) + RIGHT
-    above, below = measure_heading(title, style), BELOW + measure_caption(caption, width, style)
+    above, below = measure_heading(title, style) + 0.2, BELOW + measure_caption(caption, width, style)
     height = above + len(checkpoints) * (PANEL[1] + GAP[1]) + below - GAP[1]
     fig = Figure(figsize=(style.scale * width, style.scale * height))
     write_heading(fig, title, style)
@@ -55,7 +54,7 @@ def draw_forms(rows: pd.DataFrame, title: str, style: Style = SCREEN) -> Figure:
             y = height - above - PANEL[1] - i * (PANEL[1] + GAP[1])
             ax = fig.add_axes((x / width, y / height, PANEL[0] / width, PANEL[1] / height))
             drawn |= draw_optimizer(ax, group[group["probe.optimizer"] == name])
-            heading = f"{label_group(dict(zip(keys, values, strict=True)))}\n" if j == 0 else ""
+            heading = f"{label_checkpoint(dict(zip(keys, values, strict=True)))}\n" if j == 0 else ""
             ax.set_title(heading + name)
             ax.set_xlabel("batch size" if i == len(checkpoints) - 1 else "")
             ax.set_ylabel("best learning rate η*" if j == 0 else "")
@@ -96,7 +95,7 @@ def draw_scores(rows: pd.DataFrame, title: str, style: Style = SCREEN) -> Figure
     """Median of predicted over measured, a row an optimizer and form, a column a checkpoint."""
     keys = keys_of(rows)
     scores = score_forms(rows, keys)
-    scores["checkpoint"] = [label_group({key: row[key] for key in keys}) for _, row in scores.iterrows()]
+    scores["checkpoint"] = [label_checkpoint({key: row[key] for key in keys}) for _, row in scores.iterrows()]
     columns = list(dict.fromkeys(scores["checkpoint"]))
     names = list(dict.fromkeys(zip(scores["optimizer"], scores["form"], strict=True)))
     names.sort(key=lambda pair: list(dict.fromkeys(scores["optimizer"])).index(pair[0]))
@@ -104,8 +103,9 @@ def draw_scores(rows: pd.DataFrame, title: str, style: Style = SCREEN) -> Figure
         f"protocol one_step · {rows['run_id'].nunique()} checkpoints · predicted over measured best learning rate, "
         "median over batch sizes from 16 that are scored; no parameter is fitted"
     )
-    cell, left, right = (0.85, 0.235), 2.6, 0.3
+    cell, left, right = (0.95, 0.235), 2.6, 0.3
     width = max(left + cell[0] * len(columns) + right, 7.5)
+    title = textwrap.fill(title, int(9 * width))
     head = 0.16 * max(text.count(",") + 1 for text in columns) + 0.15
     above, below = measure_heading(title, style) + head, 0.1 + measure_caption(caption, width, style)
     height = above + cell[1] * len(names) + below
@@ -138,6 +138,7 @@ def draw_scales(rows: pd.DataFrame, title: str, style: Style = SCREEN) -> Figure
     once = rows.drop_duplicates("run_id")
     keys = [key for key in keys_of(rows) if key != "num_steps"]
     caption = "protocol one_step · B_simple = tr Σ / g·g, B_noise = tr(ΣH) / g·Hg, both without bias; bars: 95 % of g·g"
+    title = textwrap.fill(title, 65)
     width, height = 7.5, measure_heading(title, style) + 3.1 + 0.65 + measure_caption(caption, 7.5, style)
     fig = Figure(figsize=(style.scale * width, style.scale * height))
     write_heading(fig, title, style)
@@ -147,7 +148,7 @@ def draw_scales(rows: pd.DataFrame, title: str, style: Style = SCREEN) -> Figure
     groups: Sequence[tuple[object, pd.DataFrame]] = list(once.groupby(keys, sort=False)) if keys else [("", once)]
     for (values, group), colour in zip(groups, PALETTE, strict=False):
         names = values if isinstance(values, tuple) else (values,)
-        label = label_group(dict(zip(keys, names, strict=True))) if keys else ""
+        label = label_checkpoint(dict(zip(keys, names, strict=True))) if keys else ""
         group = group.sort_values("num_steps")
         x = group["num_steps"].to_numpy(float)
         simple = (group["probe.noise_trace"] / group["probe.grad_sq"]).to_numpy(float)

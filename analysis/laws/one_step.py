@@ -23,6 +23,8 @@ from analysis.laws.moments import (
     softsign_square_article,
 )
 
+Moment = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
 
 @dataclass(frozen=True)
 class Local:
@@ -120,23 +122,32 @@ def sign_mean_field(local: Local, batch_size: float) -> float:
     return divide(local, mean_N, local.bend_alone(np.where(local.variance_N > 0, 1 - mean_N**2, 0.0)))
 
 
-def softsign_by(mean: Callable, square: Callable) -> Callable[[Local, float, float], float]:
-    """SoftSign g / sqrt(g^2 + eps^2) with independent coordinates: lr* = u.g / (u.H u + sum_i H_ii Var u_i), u = E.
+def softsign_independent(local: Local, batch_size: float, eps: float) -> float:
+    """SoftSign g / sqrt(g^2 + eps^2): lr* = u.g / (u.H u + sum_i H_ii Var u_i), u = E, with the exact moments.
 
     Valid when: the loss is quadratic over the step; Gaussian noise, independent between coordinates.
+    Source: kexue.fm/archives/10563; the exact square is this project's own.
+    """
+    return predict_softsign(local, batch_size, eps, softsign_mean, softsign_square)
+
+
+def softsign_article(local: Local, batch_size: float, eps: float) -> float:
+    """As softsign_independent, with the article's forms of both moments.
+
+    Valid when: as there, and the forms are near: E u^2 is up to .3 too large.
     Source: kexue.fm/archives/10563.
     """
+    return predict_softsign(local, batch_size, eps, softsign_mean_article, softsign_square_article)
 
-    def predict(local: Local, batch_size: float, eps: float) -> float:
-        a_N = signal_to_noise(local.pool_gradient_N, local.variance_N, batch_size)
-        b_N = np.abs(signal_to_noise(np.full(len(a_N), eps), local.variance_N, batch_size))
-        quiet_N = local.variance_N <= 0  # no noise: u is what it is
-        still_N = local.pool_gradient_N / np.hypot(local.pool_gradient_N, eps)
-        mean_N = np.where(quiet_N, still_N, mean(a_N, np.minimum(b_N, 1e12)))
-        spread_N = np.where(quiet_N, 0.0, square(a_N, np.minimum(b_N, 1e12)) - mean_N**2)
-        return divide(local, mean_N, local.bend_alone(spread_N))
 
-    return predict
+def predict_softsign(local: Local, batch_size: float, eps: float, mean: Moment, square: Moment) -> float:
+    """lr* from two functions of (a, b)."""
+    a_N = signal_to_noise(local.pool_gradient_N, local.variance_N, batch_size)
+    b_N = np.minimum(np.abs(signal_to_noise(np.full(len(a_N), eps), local.variance_N, batch_size)), 1e12)
+    quiet_N = local.variance_N <= 0  # no noise: u is what it is
+    mean_N = np.where(quiet_N, local.pool_gradient_N / np.hypot(local.pool_gradient_N, eps), mean(a_N, b_N))
+    spread_N = np.where(quiet_N, 0.0, square(a_N, b_N) - mean_N**2)
+    return divide(local, mean_N, local.bend_alone(spread_N))
 
 
 def adam_linear(local: Local, batch_size: float, beta1: float) -> float:
@@ -174,5 +185,3 @@ sign_independent = sign_by(sign_mean, None)
 sign_article = sign_by(sign_mean_article, None)
 sign_correlated = sign_by(sign_mean, sign_covariance)
 sign_arcsine = sign_by(sign_mean, sign_covariance_arcsine)
-softsign_independent = softsign_by(softsign_mean, softsign_square)
-softsign_article = softsign_by(softsign_mean_article, softsign_square_article)
