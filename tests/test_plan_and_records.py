@@ -62,6 +62,30 @@ def test_what_shapes_the_program_is_not_mixed(make_run):
     assert sorted(len(stack.runs) for stack in plan.stacks) == [1, 1, 1, 1, 1, 2]
 
 
+def dropouts(make_run, values):
+    """Runs of a user's module, one of whose options is null in its YAML: nothing gives its values one type."""
+    return by_id(make_run(model={"name": "nets:Net", "dropout": value}) for value in values)
+
+
+def test_a_column_holds_the_values_of_all_runs(make_run, tmp_path):
+    runs = dropouts(make_run, [0.1, 0, None])
+    plan = make_plan("s", runs, device="cpu", width=None, metrics=METRICS)
+    assert plan.columns["model.dropout"] is float
+    rows = [{"run_id": name, "model.dropout": config.model["dropout"]} for name, config in runs.items()]
+    frame = pd.read_parquet(write(tmp_path, "a", rows, plan.columns))
+    assert frame["model.dropout"].tolist()[:2] == [0.1, 0.0]
+    assert frame["model.dropout"].isna().tolist() == [False, False, True]
+
+
+@pytest.mark.parametrize("values", [[0.5, True, 0], ["none", 0.5], [True, 1]])
+def test_a_column_of_mixed_kinds_is_told_before_anything_is_trained(make_run, values):
+    with pytest.raises(
+        ValueError, match=r"model.dropout has values of several kinds \(.*\): give it numbers only"
+    ) as told:
+        make_plan("s", dropouts(make_run, values), device="cpu", width=None, metrics=METRICS)
+    assert all(repr(value) in str(told.value) for value in values)
+
+
 def test_widths_are_even(make_run):
     runs = by_id(make_run(optimizer={"lr": 0.001 * (i + 1)}) for i in range(14))
     plan = make_plan("s", runs, device="cpu", width=12, metrics=METRICS)
