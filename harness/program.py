@@ -67,6 +67,8 @@ def make_program(
     index_N = group_index(layout, task.embeddings, device)
     loss = in_precision(task.loss, config, device)
     heldout_loss = in_precision(task.heldout_loss or task.loss, config, device)
+    if stack.alone:
+        loss, heldout_loss = on_copies(loss), on_copies(heldout_loss)
     batch_dim = None if len(stack.seeds) == 1 else 0
     each = one_by_one if stack.alone else vmap_runs
 
@@ -159,6 +161,15 @@ def in_precision(loss: Loss, config: RunConfig, device: torch.device) -> Loss:
             return loss(params, batch).float()
 
     return autocast_loss
+
+
+def on_copies(loss: Loss) -> Loss:
+    """For a module that writes into its input (x.sub_(0.5)): the held-out examples would move at every evaluation."""
+
+    def copying_loss(params: Mapping[str, Tensor], batch: Batch) -> Tensor:
+        return loss(params, tuple(part.clone() for part in batch))
+
+    return copying_loss
 
 
 def vmap_runs(function: Callable, in_dims: tuple) -> Callable:

@@ -74,14 +74,17 @@ def try_step(
     program = make_program(stack, device, runs_dir)
     now = start(program, stack)
     buffers = {name: buffer.clone() for name, buffer in (program.task.buffers or {}).items()}
-    batch = next(draw_batches(program.task, stack))
+    batch, heldout = next(draw_batches(program.task, stack)), program.task.heldout(NUM_SAMPLES)
+    inputs = [part.clone() for part in (*batch, *heldout)]
     one = torch.ones((), dtype=now.params_RN.dtype, device=device)
     at = {"step": one} | {name: one.expand(len(stack.runs)) for name in scheduled(stack.first.schedule)}
     hyper = stack_hyperparameters(stack, now.params_RN)
     state = vmap(program.optimizer.init)(now.params_RN)
     for step in steps:
         getattr(program, step)(now.params_RN, state, now.diverged_at_R, now.loss_sum_R, hyper, at, batch)
-    program.evaluate(now.params_RN, program.task.heldout(NUM_SAMPLES))
+    program.evaluate(now.params_RN, heldout)
+    if not all(map(same, (*batch, *heldout), inputs)):
+        raise SharedState("it writes into its input, which the runs of a stack share")
     for name, buffer in (program.task.buffers or {}).items():
         if stack.alone is None and not same(buffer, buffers[name]):
             raise SharedState(f"a step changes its buffer {name}, and a stack would need that once a run")

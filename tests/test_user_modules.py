@@ -93,6 +93,10 @@ class Decides(Net):
         y = super().forward(x)
         return y if y.sum() > 0 else 2 * y
 
+class Shifts(Net):
+    def forward(self, x):
+        return super().forward(x.sub_(0.5))
+
 class Recurrent(nn.Module):
     def __init__(self):
         super().__init__()
@@ -197,10 +201,11 @@ def check_against_plain(configs, criterion, **how):
     loss_R = evaluate(program, now, heldout)
     for lane, config in enumerate(configs):
         module = plain(config, criterion)
+        assert float(evaluate(program, now, heldout)[lane]) == float(loss_R[lane]), "evaluation changes nothing"
         expected = flatten_params(dict(module.named_parameters())).detach()
         torch.testing.assert_close(now.params_RN[lane], expected, rtol=0, atol=1e-9)
         with torch.no_grad():
-            alone = criterion(module.eval()(heldout[0]), heldout[1])
+            alone = criterion(module.eval()(heldout[0].clone()), heldout[1])
         assert float(loss_R[lane]) == pytest.approx(float(alone), rel=1e-8)
     return program
 
@@ -309,6 +314,7 @@ def test_saved_weights_have_running_statistics(make_user, tmp_path):
     [
         ("Decides", "it decides by the values of a tensor"),
         ("Counts", "it writes in place"),
+        ("Shifts", "it writes into its input"),
         ("Recurrent", "torch has no rule for stacking an LSTM"),
     ],
 )
