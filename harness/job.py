@@ -17,6 +17,7 @@ from harness.checkpoint import checkpoint_key, load_checkpoint, save_checkpoint
 from harness.config import RunConfig, flatten
 from harness.leases import Lease, is_held
 from harness.log import log_event
+from harness.machine import is_out_of_memory
 from harness.measure import note_fact
 from harness.metrics import METRICS
 from harness.plan import Plan, Stack, name_program
@@ -170,8 +171,10 @@ def note(job: Job, fact: dict[str, Any]) -> None:
     """Keep what was learned about speed for the next sweep of this shape; a run is as good without it."""
     if fact["what"] == "built":
         fact["kind"] = name_program(job.stack)
-    if fact["what"] == "unbuildable":
+    if fact["what"] in ("unbuildable", "unbuilt"):
         job.report({"warning": f"no machine code, steps are recorded instead: {fact['reason']}"})
+    if fact["what"] == "unbuilt":
+        return  # the next one may be
     try:
         note_fact(job.folder.parent, job.stack.first, job.device.type, fact)
     except StoreError as error:
@@ -239,13 +242,6 @@ def fits_alone(job: Job) -> bool:
     except Exception as error:
         return not is_out_of_memory(error)
     return True
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """torch tells a CPU's want of memory as a RuntimeError with a text."""
-    text = str(error).lower()
-    words = "out of memory" in text or "can't allocate memory" in text or "cannot allocate memory" in text
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (isinstance(error, RuntimeError) and words)
 
 
 def describe_error(error: Exception) -> str:

@@ -37,3 +37,10 @@ def available_memory() -> int:
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """torch tells want of memory as a RuntimeError (a GPU's is a kind of it) with a text."""
+    words = ("out of memory", "can't allocate memory", "cannot allocate memory")
+    told = isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
+    return told or isinstance(error, MemoryError)

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from harness.config import RunConfig
+from harness.machine import is_out_of_memory
 from harness.plan import Stack
 from harness.program import WORTH_RECORDING, make_program
 from harness.schedules import scheduled
@@ -51,9 +52,9 @@ def why_alone(config: RunConfig, device: torch.device, runs_dir: Path | None = N
                 stack = Stack({str(i): config for i, config in enumerate(pair)})
                 try_step(stack, device, runs_dir, steps)  # recording takes longest: once is enough
             return None
-        except torch.OutOfMemoryError:
-            return None
         except Exception as error:  # whatever a user's module raises
+            if is_out_of_memory(error):
+                return None
             reason = describe(error)
         try:
             try_step(Stack({"0": few}, alone=reason), device, runs_dir)

@@ -13,7 +13,7 @@ from harness import measure
 from harness.config import run_id
 from harness.estimate import probe
 from harness.machine import has_compiler
-from harness.measure import MEASURED, Machine, choose, choose_all, note_fact, read_facts
+from harness.measure import MEASURED, Machine, choose, choose_all, note_fact, questions, read_facts
 from harness.plan import Choice, Stack, make_plan, name_program
 from harness.program import make_program
 from harness.train import train
@@ -148,6 +148,18 @@ def test_facts_are_kept_by_shape_whatever_the_number_of_steps(make_run, tmp_path
     assert read_facts(tmp_path, make_run(batch_size=16), "cpu") == []
     assert read_facts(tmp_path, make_run(model={"hidden": 8}), "cpu") == []
     assert read_facts(tmp_path, make_run(), "cuda") == []
+
+
+def test_another_version_of_the_code_asks_again_whether_a_module_stacks(make_run, tmp_path, monkeypatch):
+    config = make_run(model={"name": "tests.test_measure:Net"})
+    members = [(run_id(config), config)]
+    for what in ("alone", "unbuildable"):
+        note_fact(tmp_path, config, "cpu", {"what": what, "reason": "no"})
+    assert [fact["what"] for fact in read_facts(tmp_path, config, "cpu")] == ["alone", "unbuildable"]
+    assert questions(members, read_facts(tmp_path, config, "cpu"), ONE_CPU) == set()
+    monkeypatch.setattr("harness.measure.code_sha256", lambda: "another")
+    assert read_facts(tmp_path, config, "cpu") == []
+    assert questions(members, traced(w24=1e-4), ONE_CPU) == {"stackable"}
 
 
 def test_a_shape_is_measured_once_and_a_small_one_not_at_all(make_run, tmp_path):

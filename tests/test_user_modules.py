@@ -133,6 +133,12 @@ class Raises(Net):
     def forward(self, x):
         raise KeyError("no such thing")
 
+class Large(Net):
+    def forward(self, x):
+        if torch._C._functorch.is_batchedtensor(x):  # two runs do not fit, one does
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 80000000000 bytes.")
+        return super().forward(x)
+
 class Wrong(Net):
     def forward(self, x):
         return self.classifier(x)
@@ -329,6 +335,10 @@ def test_what_cannot_stack_says_why_and_trains_alone(make_user, name, words):
 
 def test_a_module_that_is_wrong_either_way_is_not_taken_apart(make_user):
     assert why_alone(make_user({"name": "user_nets:Wrong"}), CPU) is None
+
+
+def test_want_of_memory_is_no_reason_to_run_alone(make_user):
+    assert why_alone(make_user({"name": "user_nets:Large"}), CPU) is None
 
 
 def test_dropout_masks_differ_over_runs_and_steps_and_repeat(make_user):
