@@ -15,6 +15,7 @@ import torch
 
 from harness.checkpoint import checkpoint_key, load_checkpoint, save_checkpoint
 from harness.config import RunConfig, flatten
+from harness.estimate import check_memory
 from harness.leases import Lease, is_held
 from harness.log import log_event
 from harness.machine import is_out_of_memory
@@ -115,6 +116,8 @@ def train_rows(job: Job) -> list[dict[str, Any]]:
     plan, stack = job.plan, job.stack
     key = checkpoint_key(plan, stack, job.device)
     program = make_program(stack, job.device, job.folder.parent, note=partial(note, job))
+    if len(stack.runs) > 1:  # halves are smaller; a run alone may try
+        check_memory(program, stack, job.device)
     progress = load_checkpoint(job.folder, stack, key, job.device, lambda line: job.report({"warning": line}))
     at, samples = (progress.step, progress.step * stack.first.batch_size) if progress else (0, 0)
     details = {"runs": len(stack.runs), "step": at, "since": plan.since, "run_ids": list(stack.runs)}

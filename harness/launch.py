@@ -13,7 +13,8 @@ from typing import Any
 from harness.config import RunConfig
 from harness.corpus import read_corpus
 from harness.launchers import LAUNCHERS
-from harness.launchers.local import available_cores, choose_device
+from harness.launchers.local import choose_device
+from harness.machine import available_cores
 from harness.measure import Machine, choose_all
 from harness.plan import Plan, make_plan
 from harness.plan_file import name_request, newest_since, open_plan

@@ -27,7 +27,7 @@ from rich.progress import track
 
 from harness.config import RunConfig
 from harness.imports import has_own_code, own_code_sha256
-from harness.machine import available_memory, describe_processor, has_compiler
+from harness.machine import MEMORY_SHARE, available_memory, describe_processor, has_compiler
 from harness.plan import Choice, default_width, lay_stacks, name_program, program_of, shape_of
 from harness.records import code_sha256
 from harness.store import append_line, read_lines, subfolder
@@ -38,7 +38,6 @@ WORTH_MEASURING = 20_000  # run-steps of a shape; measuring takes 2 s, and 20,00
 COMPILED_WIDTH = 12  # of stacks of compiled steps on a CPU; 8 is as fast, 24 slower
 GUESSED_SHARE = 0.4  # of the time of recorded steps that compiled ones take, until it is measured; .2 to .75 were seen
 GUESSED_BUILD = 20.0  # seconds, until one was measured: the first in a folder takes 12 to 22, later ones about 7
-MEMORY_SHARE = 0.8  # of the free memory that stacks may take
 
 OF_CODE = ("alone", "stackable", "unbuildable")  # facts that hold for one version of the code: the next asks again
 

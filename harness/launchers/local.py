@@ -13,6 +13,7 @@ from typing import Any
 
 from harness.leases import find_live
 from harness.log import log_event
+from harness.machine import available_cores
 from harness.plan import Plan
 from harness.plan_file import newest_revision, read_plan, revise
 from harness.records import read_ended
@@ -220,8 +221,3 @@ def choose_device(device: str) -> tuple[str, int]:
             "launcher.device='cuda', but torch finds no GPU: give launcher.device=cpu or install a CUDA build"
         )
     return ("cuda" if count else "cpu"), count
-
-
-def available_cores() -> int:
-    """Cores this process may use, which in a container or a job is often fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
