@@ -153,6 +153,7 @@ def train_rows(job: Job) -> list[dict[str, Any]]:
             pause = max(job.checkpoint, (saved - began) / SHARE)
             if job.stop.is_set():
                 raise Stopped(progress.step)
+            clock = time.perf_counter()  # saving is no part of the next step
     assert progress is not None, "a run has at least one step, and the last step is a point of its curve"
     note_speed(job, seconds, timed)
     if progress.step < stack.first.num_steps:

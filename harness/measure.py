@@ -139,11 +139,11 @@ def questions(members: Sequence[tuple[str, RunConfig]], facts: Sequence[Fact], m
 
 
 def measure(asked: Sequence[tuple[RunConfig, set[str]]], machine: Machine, runs_dir: Path) -> list[list[Fact]]:
-    """The facts of each shape, measured by as many processes at a time as will train."""
+    """The facts of each shape, measured by as many processes at a time as will train; by one where all share a GPU."""
     if not asked:
         return []
     context = multiprocessing.get_context("forkserver")
-    with ProcessPoolExecutor(machine.workers, mp_context=context) as pool:
+    with ProcessPoolExecutor(machine.workers if machine.device == "cpu" else 1, mp_context=context) as pool:
         memory = MEMORY_SHARE * machine.memory / machine.workers
         jobs = [
             pool.submit(probe_shape, config, machine.device, runs_dir, memory, questions) for config, questions in asked

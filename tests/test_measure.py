@@ -4,6 +4,7 @@ import itertools
 import json
 import statistics
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -175,6 +176,21 @@ def test_a_shape_is_measured_once_and_a_small_one_not_at_all(make_run, tmp_path)
     before = path.read_text()
     choose_all(large, ONE_CPU, tmp_path)
     assert path.read_text() == before
+
+
+@pytest.mark.parametrize(("device", "processes"), [("cpu", 3), ("cuda", 1)])
+def test_what_is_timed_on_one_gpu_is_timed_by_one_process(make_run, tmp_path, monkeypatch, device, processes):
+    asked = []
+
+    class Pool(ThreadPoolExecutor):
+        def __init__(self, workers, mp_context):
+            asked.append(workers)
+            super().__init__(workers)
+
+    monkeypatch.setattr(measure, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(measure, "probe_shape", lambda *arguments: [])
+    assert measure.measure([(make_run(), {"traced"})] * 2, Machine(device, 3, "auto", None, None), tmp_path) == [[], []]
+    assert asked == [processes]
 
 
 def test_what_cannot_be_measured_is_left_to_training(make_run, tmp_path):
