@@ -3,6 +3,7 @@
 Shapes: R runs of the stack, N parameters of one run, B batch.
 """
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.func import grad_and_value, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_map
 
 from harness.config import RunConfig
@@ -173,7 +175,14 @@ def on_copies(loss: Loss) -> Loss:
 
 
 def vmap_runs(function: Callable, in_dims: tuple) -> Callable:
-    return vmap(function, in_dims=in_dims, randomness="different")
+    """vmap has no rule for the CPU's fused attention kernel: there, attention is written out as matrix products."""
+    mapped = vmap(function, in_dims=in_dims, randomness="different")
+
+    def call(*args: Any) -> Any:
+        with sdpa_kernel(SDPBackend.MATH) if args[0].device.type == "cpu" else contextlib.nullcontext():
+            return mapped(*args)
+
+    return call
 
 
 def one_by_one(function: Callable, in_dims: tuple) -> Callable:

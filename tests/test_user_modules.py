@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from harness.checkpoint import load_checkpoint, save_checkpoint
 from harness.config import run_id
@@ -233,6 +234,25 @@ def test_a_tied_attention_model_with_an_output_object_is_its_plain_loop(make_run
     assert names == ("embedding.weight", "qkv.weight", "qkv.bias")  # the tied head is no second parameter
     assert program.task.embeddings == {"embedding.weight"}
     assert why_alone(configs[0], CPU) is None
+
+
+def test_only_stacks_write_attention_out(make_run, folder):
+    task = {"name": "python_source", "context": 8, "num_heldout": 64, "loss": "user_nets:next_byte"}
+    config = make_run(model=TEXT | {"dropout": 0.0}, task=task, num_samples=8)
+
+    class Kernels(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            fused.append("flash_attention" in str(func))
+            return func(*args, **(kwargs or {}))
+
+    curves = []
+    for alone in ("by its own wish", None):
+        fused = []
+        with Kernels():
+            _, now = trained(stack_of(config, alone=alone))
+        assert any(fused) == bool(alone)
+        curves.append(now.history["loss"][-1][0])
+    assert curves[0] == pytest.approx(curves[1], rel=1e-5)
 
 
 def test_images_through_convolutions_are_their_plain_loop(make_user):
