@@ -92,11 +92,14 @@ def compiled_evaluation(
     Named by its operations: stacks of all batch sizes and optimizers share it.
     """
 
+    def note_evaluation(fact: dict[str, Any]) -> None:
+        note({**fact, "of": "evaluation"})
+
     def flat(params_RN: Tensor, *batch: Tensor) -> list[Tensor]:
         return [evaluate(params_RN, batch)]
 
     path = runs_dir / COMPILED / f"evaluation-{name_place()}.pt2"
-    code = record(flat, machine_code=path, by_content=True, note=note)
+    code = record(flat, machine_code=path, by_content=True, note=note_evaluation)
 
     def call(params_RN: Tensor, batch: Batch) -> Tensor:
         if len(batch[0]) != EVALUATED_AT_ONCE:

@@ -435,7 +435,7 @@ def test_saving_is_not_counted_as_time_of_steps(planned, monkeypatch):
     path, _ = planned
     noted = []
     monkeypatch.setattr(job, "save_checkpoint", lambda *arguments: time.sleep(2))
-    monkeypatch.setattr(job, "note_speed", lambda job, seconds, steps: noted.append((seconds, steps)))
+    monkeypatch.setattr(job, "note_speed", lambda job, seconds, steps, compiled: noted.append((seconds, steps)))
     assert run_stack(path, 0, "cpu", report=list, stop=threading.Event(), checkpoint=0.0, lease=60.0)
     ((seconds, steps),) = noted
     assert steps == 6  # of eight: the first is not counted, nor the last, a point of the curve
