@@ -85,7 +85,7 @@ def try_step(
         getattr(program, step)(now.params_RN, state, now.diverged_at_R, now.loss_sum_R, hyper, at, batch)
     program.evaluate(now.params_RN, heldout)
     if not all(map(same, (*batch, *heldout), inputs)):
-        raise SharedState("it writes into its input, which the runs of a stack share")
+        raise SharedState("it writes in place into its input, which the runs of a stack share")
     for name, buffer in (program.task.buffers or {}).items():
         if stack.alone is None and not same(buffer, buffers[name]):
             raise SharedState(f"a step changes its buffer {name}, and a stack would need that once a run")

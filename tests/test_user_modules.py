@@ -340,7 +340,7 @@ def test_saved_weights_have_running_statistics(make_user, tmp_path):
     [
         ("Decides", "it decides by the values of a tensor"),
         ("Counts", "it writes in place"),
-        ("Shifts", "it writes into its input"),
+        ("Shifts", "it writes in place into its input"),
         ("Recurrent", "torch has no rule for stacking an LSTM"),
     ],
 )
