@@ -58,7 +58,9 @@ def run(settings: dict[str, Any], sweep: Sweep) -> int:
         print(f"{sweep.name}: all {len(sweep.runs)} runs are done, nothing to train")
     with mirroring(folder, settings["tracker"], missing=missing):
         by_rounds = sweep.adaptive is not None and settings["run_id"] is None
-        failed = train_missing(settings, wanted, folder, again=again) if missing and (again or not by_rounds) else 0
+        asked = [repr(sweep.adaptive)] if by_rounds else None  # its runs may change while they are trained again
+        begin = missing and (again or not by_rounds)
+        failed = train_missing(settings, wanted, folder, again=again, asked=asked) if begin else 0
         if by_rounds and not failed:
             sweep, failed = train_rounds(settings, sweep, folder)
         draw_sweep(settings, sweep, folder)

@@ -9,6 +9,7 @@ import errno
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,10 +79,7 @@ def load_checkpoint(
 
     Restores torch's random numbers too. `tell` gets a line for every damaged one, which is passed over.
     """
-    wanted = set(stack.runs)
-    found = list(read_headers(folder, tell))
-    fitting = [h for h in found if h.about["key"] == key and wanted <= set(h.about["run_ids"])]
-    for header in sorted(fitting, key=lambda header: -header.step):
+    for header in sorted(find_checkpoints(folder, stack, key, tell), key=lambda header: -header.step):
         try:
             return read_checkpoint(header, stack, device)
         except FileNotFoundError:
@@ -90,6 +88,22 @@ def load_checkpoint(
             tell(describe_damage(header.path, " ".join(str(error).split())))
             header.path.unlink(missing_ok=True)  # or the step could not be saved again
     return None
+
+
+def find_checkpoints(
+    folder: Path, stack: Stack, key: Mapping[str, Any], tell: Callable[[str], None] | None = None
+) -> list[Header]:
+    wanted = set(stack.runs)
+    found = list(read_headers(folder, tell))
+    return [header for header in found if header.about["key"] == key and wanted <= set(header.about["run_ids"])]
+
+
+def as_begun(folder: Path, plan: Plan, stack: Stack, device: torch.device) -> Stack:
+    """The stack as its checkpoints were trained: with recorded steps where its machine code could not be built."""
+    recorded = replace(stack, compiled=False)
+    keys = [checkpoint_key(plan, one, device) for one in (stack, recorded)]
+    as_planned, as_recorded = (find_checkpoints(folder, stack, key) for key in keys)
+    return recorded if as_recorded and not as_planned else stack
 
 
 def read_checkpoint(header: Header, stack: Stack, device: torch.device) -> Progress:

@@ -10,7 +10,8 @@ from rich.table import Table
 
 from harness.estimate import estimate_stack
 from harness.imports import has_own_code
-from harness.launchers.local import available_cores, choose_device
+from harness.launchers.local import choose_device
+from harness.machine import available_cores
 from harness.measure import Machine, choose_all
 from harness.plan import Choice, Stack, make_plan, shape_of
 from harness.records import read_ended

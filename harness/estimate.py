@@ -14,9 +14,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from harness.config import RunConfig, run_id
 from harness.imports import has_own_code
+from harness.machine import MEMORY_SHARE, available_cores, available_memory
 from harness.plan import Stack
 from harness.process import prepare_process
-from harness.program import WORTH_RECORDING, make_program
+from harness.program import WORTH_RECORDING, Program, make_program
 from harness.schedules import scheduled
 from harness.stackable import why_alone
 from harness.train import draw_batches, stack_hyperparameters, start
@@ -52,6 +53,22 @@ def wait_for(device: torch.device) -> None:
     """A GPU works behind the caller's back: wait until it is done, or only launches are timed."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def check_memory(program: Program, stack: Stack, device: torch.device) -> None:
+    """That what a step must hold of a stack (parameters old and new, gradients, state) fits into a worker's memory.
+
+    A bound from below, and the only one where a shape was not measured beforehand: an operating system that has run out
+    ends processes of its own choice, or swaps.
+
+    Raises: MemoryError.
+    """
+    states = sum(value.dim() for value in program.optimizer.init(torch.zeros(1)).values())  # those of every parameter
+    numbers = program.layout.num_params * (3 + states) * len(stack.runs)
+    size = numbers * (8 if stack.first.precision == "float64" else 4)
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory() / available_cores()
+    if size > MEMORY_SHARE * free:
+        raise MemoryError(f"a step of these {len(stack.runs)} runs takes at least {size / 1e9:.1f} GB")
 
 
 def probe(

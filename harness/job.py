@@ -5,18 +5,20 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from harness.checkpoint import checkpoint_key, load_checkpoint, save_checkpoint
+from harness.checkpoint import as_begun, checkpoint_key, load_checkpoint, save_checkpoint
 from harness.config import RunConfig, flatten
+from harness.estimate import check_memory
+from harness.imports import has_own_code, own_code_sha256
 from harness.leases import Lease, is_held
 from harness.log import log_event
+from harness.machine import is_out_of_memory
 from harness.measure import note_fact
 from harness.metrics import METRICS
 from harness.plan import Plan, Stack, name_program
@@ -30,6 +32,7 @@ from harness.train import Progress, evaluate, train
 from harness.unfinished import lane_history, remove_ended
 from harness.weights import save_weights
 
+NOT_BUILT = ("unbuildable", "unbuilt")  # what is told of a build that failed: for good, or this time
 WORTH_NOTING = 20  # steps; the time of fewer says little
 SHARE = 0.02  # most of the time that checkpoints may take: where they are dear they come less often
 
@@ -112,9 +115,19 @@ def train_job(job: Job, plan_path: Path, index: int, columns: Mapping[str, type]
 
 def train_rows(job: Job) -> list[dict[str, Any]]:
     """Results of every run of a job's stack, in its order. Raises: Stopped, Lost, and whatever the model raises."""
-    plan, stack = job.plan, job.stack
+    plan, stack = job.plan, as_begun(job.folder, job.plan, job.stack, job.device)
+    job = replace(job, stack=stack)
     key = checkpoint_key(plan, stack, job.device)
-    program = make_program(stack, job.device, job.folder.parent, note=partial(note, job))
+    unbuilt: list[dict[str, Any]] = []
+
+    def hear(fact: dict[str, Any]) -> None:
+        if fact["what"] in NOT_BUILT and "of" not in fact:  # of the step
+            unbuilt.append(fact)
+        note(job, fact)
+
+    program = make_program(stack, job.device, job.folder.parent, note=hear)
+    if len(stack.runs) > 1:  # halves are smaller; a run alone may try
+        check_memory(program, stack, job.device)
     progress = load_checkpoint(job.folder, stack, key, job.device, lambda line: job.report({"warning": line}))
     at, samples = (progress.step, progress.step * stack.first.batch_size) if progress else (0, 0)
     details = {"runs": len(stack.runs), "step": at, "since": plan.since, "run_ids": list(stack.runs)}
@@ -141,6 +154,7 @@ def train_rows(job: Job) -> list[dict[str, Any]]:
         if job.stop.is_set() or time.monotonic() - saved >= pause:
             began = time.monotonic()
             try:
+                key["compiled"] = stack.compiled and not unbuilt  # whoever goes on takes such steps
                 save_checkpoint(job.folder, job.planned.name, plan.sweep, stack, progress, key)
             except (StoreError, MemoryError) as error:
                 if not warned:
@@ -150,15 +164,17 @@ def train_rows(job: Job) -> list[dict[str, Any]]:
             pause = max(job.checkpoint, (saved - began) / SHARE)
             if job.stop.is_set():
                 raise Stopped(progress.step)
+            clock = time.perf_counter()  # saving is no part of the next step
     assert progress is not None, "a run has at least one step, and the last step is a point of its curve"
-    note_speed(job, seconds, timed)
+    compiled = stack.compiled and not unbuilt
+    note_speed(job, seconds, timed, compiled=compiled)
     if progress.step < stack.first.num_steps:
         left = (stack.first.num_steps - progress.step) * stack.first.batch_size
         job.report({"skipped": left * len(stack.runs)})
     heldout = program.task.heldout(int(str(stack.first.task["num_heldout"])))
     losses = evaluate(program, progress, heldout).tolist()
-    num_params = {"num_params": progress.params_RN.shape[1]}
-    rows = [summarise(progress, lane, loss) | num_params for lane, loss in enumerate(losses)]
+    same = {"num_params": progress.params_RN.shape[1], "provenance.compiled": compiled}
+    rows = [summarise(progress, lane, loss) | same for lane, loss in enumerate(losses)]
     rows = [row | outcome(config, row) for config, row in zip(stack.runs.values(), rows, strict=True)]
     if stack.first.protocol == "one_step":
         if not is_held(job.lease):
@@ -181,19 +197,21 @@ def note(job: Job, fact: dict[str, Any]) -> None:
     """Keep what was learned about speed for the next sweep of this shape; a run is as good without it."""
     if fact["what"] == "built":
         fact["kind"] = name_program(job.stack)
-    if fact["what"] == "unbuildable":
+    if fact["what"] in NOT_BUILT:
         job.report({"warning": f"no machine code, steps are recorded instead: {fact['reason']}"})
+    if fact["what"] == "unbuilt":
+        return  # the next one may be
     try:
         note_fact(job.folder.parent, job.stack.first, job.device.type, fact)
     except StoreError as error:
         job.report({"warning": f"what was measured is not kept: {error}"})
 
 
-def note_speed(job: Job, seconds: float, steps: int) -> None:
+def note_speed(job: Job, seconds: float, steps: int, *, compiled: bool) -> None:
     if steps < WORTH_NOTING:
         return
     width = len(job.stack.runs)
-    if job.stack.compiled:
+    if compiled:
         note(job, {"what": "compiled", "width": width, "seconds": seconds / steps / width})
     else:
         note(job, {"what": "recorded", "width": width, "seconds": seconds, "run_steps": steps * width})
@@ -217,6 +235,7 @@ def write_rows(
         "python": platform.python_version(),
         "torch": torch.__version__,
         "code_sha256": code_sha256(),
+        "own_code_sha256": own_code_sha256(job.stack.first) if has_own_code(job.stack.first) else None,
         "started": began.isoformat(timespec="seconds"),
         "ended": datetime.now(UTC).isoformat(timespec="microseconds"),
         "seconds": seconds / len(job.stack.runs),
@@ -250,13 +269,6 @@ def fits_alone(job: Job) -> bool:
     except Exception as error:
         return not is_out_of_memory(error)
     return True
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """torch tells a CPU's want of memory as a RuntimeError with a text."""
-    text = str(error).lower()
-    words = "out of memory" in text or "can't allocate memory" in text or "cannot allocate memory" in text
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (isinstance(error, RuntimeError) and words)
 
 
 def describe_error(error: Exception) -> str:

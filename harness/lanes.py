@@ -67,9 +67,7 @@ def recorded_step(
             for first in range(0, width, lanes):
                 few = [tensor[first : first + lanes] for tensor in given]
                 inputs = batch if one_batch else tuple(part[first : first + lanes] for part in batch)
-                for old, new in zip(few, recorded(*few, at["step"], *inputs), strict=False):
-                    if new is not old:  # where a build failed, recorded operations write nowhere
-                        old.copy_(new)
+                recorded(*few, at["step"], *inputs)  # in place
         params_RN, diverged_at_R, loss_sum_R, *rest = changed
         return params_RN, dict(zip(states, rest, strict=True)), diverged_at_R, loss_sum_R, {}
 
@@ -94,11 +92,14 @@ def compiled_evaluation(
     Named by its operations: stacks of all batch sizes and optimizers share it.
     """
 
+    def note_evaluation(fact: dict[str, Any]) -> None:
+        note({**fact, "of": "evaluation"})
+
     def flat(params_RN: Tensor, *batch: Tensor) -> list[Tensor]:
         return [evaluate(params_RN, batch)]
 
     path = runs_dir / COMPILED / f"evaluation-{name_place()}.pt2"
-    code = record(flat, machine_code=path, by_content=True, note=note)
+    code = record(flat, machine_code=path, by_content=True, note=note_evaluation)
 
     def call(params_RN: Tensor, batch: Batch) -> Tensor:
         if len(batch[0]) != EVALUATED_AT_ONCE:

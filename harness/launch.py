@@ -13,7 +13,8 @@ from typing import Any
 from harness.config import RunConfig
 from harness.corpus import read_corpus
 from harness.launchers import LAUNCHERS
-from harness.launchers.local import available_cores, choose_device
+from harness.launchers.local import choose_device
+from harness.machine import available_cores
 from harness.measure import Machine, choose_all
 from harness.plan import Plan, make_plan
 from harness.plan_file import name_request, newest_since, open_plan
@@ -23,8 +24,14 @@ from harness.sweep import Sweep
 from harness.unfinished import remove_ended
 
 
-def train_missing(settings: dict[str, Any], sweep: Sweep, folder: Path, *, again: bool) -> int:
-    """Launch the stacks with runs that did not end yet, or all of them again; returns how many runs failed."""
+def train_missing(
+    settings: dict[str, Any], sweep: Sweep, folder: Path, *, again: bool, asked: Collection[str] | None = None
+) -> int:
+    """Launch the stacks with runs that did not end yet, or all of them again; returns how many runs failed.
+
+    Args:
+        asked: what names the request where its runs follow from results; None: its runs.
+    """
     launcher = settings["launcher"]
     texts = {
         config.task["corpus_sha256"]: config.task for config in sweep.runs.values() if "corpus_sha256" in config.task
@@ -35,7 +42,7 @@ def train_missing(settings: dict[str, Any], sweep: Sweep, folder: Path, *, again
     options = {"device": device, "width": launcher["width"], "metrics": settings["metrics"]}
     options["save_weights"] = settings["save_weights"]
     how = {"compile": launcher["compile"], "micro_batch": launcher["micro_batch"]}
-    name = partial(name_request, sweep.name, sweep.runs, **options, **how)
+    name = partial(name_request, sweep.name, asked or sweep.runs, **options, **how)
     since = since_when(folder, sweep.runs, name) if again else None
     ended = read_ended(folder, since)
     workers = launcher["workers"] or num_devices or available_cores()

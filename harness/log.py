@@ -2,7 +2,8 @@
 
 Events: `start` (with the run_ids and the step gone on from), `end` (records are published), `failed`, `stopped` (asked
 to, after a checkpoint), `halved` (out of memory, or ended by a signal) and `taken over` (the holder of the lease was
-gone). A training that is killed writes nothing: the `taken over` of whoever comes next closes it.
+gone). A training that is killed writes nothing: the `taken over` of whoever comes next closes it. Of two hosts that
+append at one moment NFS may keep one line only.
 """
 
 import os

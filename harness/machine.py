@@ -7,6 +7,9 @@ import subprocess
 from functools import lru_cache
 from pathlib import Path
 
+CONTROL_GROUP = Path("/sys/fs/cgroup")  # a container's limits; those of version 1 lie in folders of it
+MEMORY_SHARE = 0.8  # of the free memory that stacks may take
+
 
 @lru_cache(maxsize=1)
 def describe_processor() -> str:
@@ -31,9 +34,34 @@ def has_compiler() -> bool:
 
 
 def available_memory() -> int:
-    """Bytes that can be taken without swapping, as far as the system tells."""
+    """Bytes that can be taken without swapping, as far as the system tells, or a container's limit if that is less."""
+    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
     info = Path("/proc/meminfo")
     for line in info.read_text().splitlines() if info.exists() else []:
         if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+            free = int(line.split()[1]) * 1024
+    limit = read_numbers("memory.max") or read_numbers("memory/memory.limit_in_bytes")
+    return min([free, *limit[:1]])
+
+
+def available_cores() -> int:
+    """Cores this process may use, which in a container or a job is often fewer than the machine has."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    old = [read_numbers(f"cpu/cpu.cfs_{word}_us") for word in ("quota", "period")]
+    quota = read_numbers("cpu.max") or [number for numbers in old for number in numbers]
+    return max(1, min(cores, quota[0] // quota[1])) if len(quota) == 2 and quota[0] > 0 else cores
+
+
+def read_numbers(name: str) -> list[int]:
+    """The numbers in a file of this process's control group; none where it is not there or says max."""
+    try:
+        return [int(word) for word in (CONTROL_GROUP / name).read_text().split()]
+    except (OSError, ValueError):
+        return []
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """torch tells want of memory as a RuntimeError (a GPU's is a kind of it) with a text."""
+    words = ("out of memory", "can't allocate memory", "cannot allocate memory")
+    told = isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
+    return told or isinstance(error, MemoryError)

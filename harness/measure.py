@@ -7,7 +7,7 @@
     stackable    a user's own code can be                                                       likewise
     compiled     seconds a run and step of compiled steps                     told by workers, as all below
     built        seconds of a build of machine code for one kind of stack
-    unbuildable  why a build failed: not tried again
+    unbuildable  why a build failed: not tried again by the same code; a full disk or want of memory is no reason
     recorded     seconds that stacks were trained in without machine code, and how many run-steps those were
 """
 
@@ -27,8 +27,9 @@ from rich.progress import track
 
 from harness.config import RunConfig
 from harness.imports import has_own_code, own_code_sha256
-from harness.machine import available_memory, describe_processor, has_compiler
+from harness.machine import MEMORY_SHARE, available_memory, describe_processor, has_compiler
 from harness.plan import Choice, default_width, lay_stacks, name_program, program_of, shape_of
+from harness.records import code_sha256
 from harness.store import append_line, read_lines, subfolder
 
 MEASURED = ".measured"
@@ -37,7 +38,8 @@ WORTH_MEASURING = 20_000  # run-steps of a shape; measuring takes 2 s, and 20,00
 COMPILED_WIDTH = 12  # of stacks of compiled steps on a CPU; 8 is as fast, 24 slower
 GUESSED_SHARE = 0.4  # of the time of recorded steps that compiled ones take, until it is measured; .2 to .75 were seen
 GUESSED_BUILD = 20.0  # seconds, until one was measured: the first in a folder takes 12 to 22, later ones about 7
-MEMORY_SHARE = 0.8  # of the free memory that stacks may take
+
+OF_CODE = ("alone", "stackable", "unbuildable")  # facts that hold for one version of the code: the next asks again
 
 Fact = dict[str, Any]
 
@@ -126,22 +128,22 @@ def width_that_fits(facts: Iterable[Fact], machine: Machine) -> int:
 def questions(members: Sequence[tuple[str, RunConfig]], facts: Sequence[Fact], machine: Machine) -> set[str]:
     """What is to be measured beforehand: of a user's code whether it stacks, of large jobs how fast."""
     known = {str(fact["what"]) for fact in facts}
-    if known & {"traced", "alone"}:
+    if "alone" in known:
         return set()
     first = members[0][1]
     wanted = {"stackable"} if has_own_code(first) and "stackable" not in known else set()
     decided = machine.width is not None and machine.compile != "auto"
-    if not decided and len(members) * first.num_steps >= WORTH_MEASURING:
+    if "traced" not in known and not decided and len(members) * first.num_steps >= WORTH_MEASURING:
         wanted.add("traced")
     return wanted
 
 
 def measure(asked: Sequence[tuple[RunConfig, set[str]]], machine: Machine, runs_dir: Path) -> list[list[Fact]]:
-    """The facts of each shape, measured by as many processes at a time as will train."""
+    """The facts of each shape, measured by as many processes at a time as will train; by one where all share a GPU."""
     if not asked:
         return []
     context = multiprocessing.get_context("forkserver")
-    with ProcessPoolExecutor(machine.workers, mp_context=context) as pool:
+    with ProcessPoolExecutor(machine.workers if machine.device == "cpu" else 1, mp_context=context) as pool:
         memory = MEMORY_SHARE * machine.memory / machine.workers
         jobs = [
             pool.submit(probe_shape, config, machine.device, runs_dir, memory, questions) for config, questions in asked
@@ -166,12 +168,15 @@ def probe_shape(config: RunConfig, device: str, runs_dir: Path, memory: float, q
 
 
 def read_facts(runs_dir: Path, config: RunConfig, device: str) -> list[Fact]:
-    return list(read_lines(facts_path(runs_dir, config, device)))
+    found = read_lines(facts_path(runs_dir, config, device))
+    return [fact for fact in found if fact["what"] not in OF_CODE or fact.get("code_sha256") == code_sha256()]
 
 
 def note_fact(runs_dir: Path, config: RunConfig, device: str, fact: Fact) -> None:
     """Add what was learned about a shape on this machine. Raises: StoreError."""
     subfolder(runs_dir, MEASURED)
+    if fact["what"] in OF_CODE:
+        fact = {**fact, "code_sha256": code_sha256()}
     append_line(facts_path(runs_dir, config, device), fact)
 
 

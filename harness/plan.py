@@ -9,6 +9,7 @@ import itertools
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from harness.config import PATHS, RunConfig, flatten
@@ -72,15 +73,32 @@ class Plan:
     stacks: tuple[Stack, ...]
     save_weights: bool = False  # final parameters of every run, harness/weights.py
 
-    @property
+    @cached_property
     def columns(self) -> dict[str, type]:
-        """Config columns of all runs with their types: one schema a sweep."""
-        found: dict[str, type] = {}
+        """Config columns of all runs with their types: one schema a sweep. Raises: ValueError, see column_type."""
+        found: dict[str, dict[type, Any]] = {}  # column -> type -> one of its values
         for stack in self.stacks:
-            for name, value in flatten(stack.first).items():
-                if value is not None or name not in found:
-                    found[name] = str if value is None else type(value)
-        return found
+            for config in stack.runs.values():
+                for name, value in flatten(config).items():
+                    found.setdefault(name, {}).setdefault(type(value), value)
+        return {name: column_type(name, values) for name, values in found.items()}
+
+
+def column_type(name: str, values: Mapping[type, Any]) -> type:
+    """The one type that holds a column's values; null is of every type.
+
+    Args:
+        values: by type, one of each.
+
+    Raises: ValueError where no type holds them all.
+    """
+    kinds = set(values) - {type(None)}
+    if kinds == {int, float}:
+        return float
+    if len(kinds) > 1:
+        words = ", ".join(repr(value) for kind, value in values.items() if kind in kinds)
+        raise ValueError(f"{name} has values of several kinds ({words}): give it numbers only, or texts only")
+    return kinds.pop() if kinds else str
 
 
 def make_plan(
@@ -113,7 +131,9 @@ def make_plan(
         costs += [(cost(stack) / (3 if stack.compiled and k else 1), stack) for k, stack in enumerate(stacks)]
     costs.sort(key=lambda pair: -pair[0])
     ordered = tuple(stack for _, stack in costs)
-    return Plan(sweep, device, metrics["num_evals"], metrics["num_examples"], since, ordered, save_weights)
+    plan = Plan(sweep, device, metrics["num_evals"], metrics["num_examples"], since, ordered, save_weights)
+    assert plan.columns is not None  # raises where records could not hold the runs
+    return plan
 
 
 def lay_stacks(members: Iterable[tuple[str, RunConfig]], choice: Choice) -> list[Stack]:

@@ -14,6 +14,7 @@ from typing import Any
 import safetensors.torch
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from harness.config import RunConfig
 from harness.curvature import (
@@ -251,11 +252,12 @@ def probe_run(program: Program, config: RunConfig, params_N: Tensor, folder: Pat
     assert config.num_draws is not None
     pool_batch = program.task.sample(config.seed, FIRST_SAMPLE, config.pool_samples)
     samples = program.task.sample(config.seed, FIRST_SAMPLE + config.pool_samples, config.probe_samples)
-    at = freeze(
-        program.task, program.layout, params_N, pool_batch, samples, permute=bool(config.permute_samples)
-    )  # fmt: skip
     sizes = [size for size in BATCH_SIZES if size <= config.pool_samples]
-    found, arrays = probe(at, sizes, config.num_draws, config.seed)
+    with sdpa_kernel(SDPBackend.MATH):  # no other is differentiated forwards
+        at = freeze(
+            program.task, program.layout, params_N, pool_batch, samples, permute=bool(config.permute_samples)
+        )  # fmt: skip
+        found, arrays = probe(at, sizes, config.num_draws, config.seed)
     subfolder(folder, PROBES)
     path = probe_path(folder, run_id)
     path.unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 Shapes: R runs of the stack, N parameters of one run, B batch.
 """
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.func import grad_and_value, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_map
 
 from harness.config import RunConfig
@@ -67,6 +69,8 @@ def make_program(
     index_N = group_index(layout, task.embeddings, device)
     loss = in_precision(task.loss, config, device)
     heldout_loss = in_precision(task.heldout_loss or task.loss, config, device)
+    if stack.alone:
+        loss, heldout_loss = on_copies(loss), on_copies(heldout_loss)
     batch_dim = None if len(stack.seeds) == 1 else 0
     each = one_by_one if stack.alone else vmap_runs
 
@@ -161,8 +165,24 @@ def in_precision(loss: Loss, config: RunConfig, device: torch.device) -> Loss:
     return autocast_loss
 
 
+def on_copies(loss: Loss) -> Loss:
+    """For a module that writes into its input (x.sub_(0.5)): the held-out examples would move at every evaluation."""
+
+    def copying_loss(params: Mapping[str, Tensor], batch: Batch) -> Tensor:
+        return loss(params, tuple(part.clone() for part in batch))
+
+    return copying_loss
+
+
 def vmap_runs(function: Callable, in_dims: tuple) -> Callable:
-    return vmap(function, in_dims=in_dims, randomness="different")
+    """vmap has no rule for the CPU's fused attention kernel: there, attention is written out as matrix products."""
+    mapped = vmap(function, in_dims=in_dims, randomness="different")
+
+    def call(*args: Any) -> Any:
+        with sdpa_kernel(SDPBackend.MATH) if args[0].device.type == "cpu" else contextlib.nullcontext():
+            return mapped(*args)
+
+    return call
 
 
 def one_by_one(function: Callable, in_dims: tuple) -> Callable:

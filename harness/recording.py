@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from harness.machine import is_out_of_memory
 from harness.overwriting import overwrite
 
 COMPILED = ".compiled"  # folder of runs_dir
@@ -42,7 +43,7 @@ def record(
         in_place: what the function returns are the next values of its first arguments, in their order: machine code
             writes them there.
         by_content: the name does not tell the function, as where it holds a user's code: its operations are added.
-        note: told of a build, or that it failed: the recorded operations are taken then.
+        note: told of a build, or that it failed: the recorded operations are taken then, and write in place likewise.
     """
     recorded: dict[tuple[torch.Size, ...], Function] = {}
 
@@ -100,27 +101,13 @@ def compile_function(
     if tensors[0].device.type != "cpu":
         compiled: Function = torch.compile(trace(function, tensors), dynamic=False)
         return compiled
-    if by_content:
-        path = path.with_stem(f"{path.stem}-{name_of(trace(function, tensors), tensors)}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):  # a second worker waits for the build instead of doing it again
-        loaded = load(path)
-        if loaded is None:
-            graph, began = trace(function, tensors), time.perf_counter()
-            try:
-                if in_place:
-                    own = tuple(tensor.clone() for tensor in tensors)  # tracing calls it, which writes into them
-                    build(trace(writing(graph), own), own, path)
-                else:
-                    build(graph, tensors, path)
-            except Exception as error:  # of a compiler, a disk, an operation that cannot be compiled
-                reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-                note({"what": "unbuildable", "reason": reason})
-                return graph
-            note({"what": "built", "seconds": time.perf_counter() - began})
-            loaded = load(path)
-    assert loaded is not None, f"{path} was just built"
-    code = loaded
+    try:
+        code = load_or_build(function, tensors, path, in_place=in_place, by_content=by_content, note=note)
+    except Exception as error:  # of a compiler, a disk, an operation that cannot be compiled
+        graph = trace(function, tensors)  # raises what is wrong with the function itself
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        note({"what": "unbuilt" if may_pass(error) else "unbuildable", "reason": reason})
+        code = writing(graph) if in_place else graph
 
     def call(*tensors: Tensor) -> list[Tensor]:
         assert all(tensor.is_contiguous() for tensor in tensors), "machine code goes by the strides it was built with"
@@ -130,11 +117,43 @@ def compile_function(
     return call
 
 
+def load_or_build(
+    function: Function, tensors: tuple[Tensor, ...], path: Path, *, in_place: bool, by_content: bool, note: Note
+) -> Function:
+    """Raises: whatever the function, a compiler or a disk raise."""
+    if by_content:
+        path = path.with_stem(f"{path.stem}-{name_of(trace(function, tensors), tensors)}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):  # a second worker waits for the build instead of doing it again
+        loaded = load(path)
+        if loaded is None:
+            graph, began = trace(function, tensors), time.perf_counter()
+            if in_place:
+                own = tuple(tensor.clone() for tensor in tensors)  # tracing calls it, which writes into them
+                build(trace(writing(graph), own), own, path)
+            else:
+                build(graph, tensors, path)
+            note({"what": "built", "seconds": time.perf_counter() - began})
+            loaded = load(path)
+    assert loaded is not None, f"{path} was just built"
+    return loaded
+
+
+def may_pass(error: Exception) -> bool:
+    """Whether a build failed by a disk or for want of memory: the next may succeed. (torch hands on texts.)"""
+    words = ("[errno", "no space left", "killed signal")
+    return isinstance(error, OSError) or is_out_of_memory(error) or any(word in str(error).lower() for word in words)
+
+
 def writing(function: Function) -> Function:
     """`function` with what it returns written into its first arguments: half the traffic to memory once compiled."""
 
     def call(*tensors: Tensor) -> list[Tensor]:
-        for old, new in zip(tensors, function(*tensors), strict=False):
+        made = list(zip(tensors, function(*tensors), strict=False))
+        # One that lies in an argument's memory (an optimizer's previous parameters) is read before that is written
+        own = {tensor.untyped_storage()._cdata for tensor in tensors}
+        made = [(old, new.clone() if new.untyped_storage()._cdata in own else new) for old, new in made]
+        for old, new in made:
             old.copy_(new)
         return []
 

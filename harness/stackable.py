@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from harness.config import RunConfig
+from harness.machine import is_out_of_memory
 from harness.plan import Stack
 from harness.program import WORTH_RECORDING, make_program
 from harness.schedules import scheduled
@@ -51,9 +52,9 @@ def why_alone(config: RunConfig, device: torch.device, runs_dir: Path | None = N
                 stack = Stack({str(i): config for i, config in enumerate(pair)})
                 try_step(stack, device, runs_dir, steps)  # recording takes longest: once is enough
             return None
-        except torch.OutOfMemoryError:
-            return None
         except Exception as error:  # whatever a user's module raises
+            if is_out_of_memory(error):
+                return None
             reason = describe(error)
         try:
             try_step(Stack({"0": few}, alone=reason), device, runs_dir)
@@ -74,14 +75,17 @@ def try_step(
     program = make_program(stack, device, runs_dir)
     now = start(program, stack)
     buffers = {name: buffer.clone() for name, buffer in (program.task.buffers or {}).items()}
-    batch = next(draw_batches(program.task, stack))
+    batch, heldout = next(draw_batches(program.task, stack)), program.task.heldout(NUM_SAMPLES)
+    inputs = [part.clone() for part in (*batch, *heldout)]
     one = torch.ones((), dtype=now.params_RN.dtype, device=device)
     at = {"step": one} | {name: one.expand(len(stack.runs)) for name in scheduled(stack.first.schedule)}
     hyper = stack_hyperparameters(stack, now.params_RN)
     state = vmap(program.optimizer.init)(now.params_RN)
     for step in steps:
         getattr(program, step)(now.params_RN, state, now.diverged_at_R, now.loss_sum_R, hyper, at, batch)
-    program.evaluate(now.params_RN, program.task.heldout(NUM_SAMPLES))
+    program.evaluate(now.params_RN, heldout)
+    if not all(map(same, (*batch, *heldout), inputs)):
+        raise SharedState("it writes in place into its input, which the runs of a stack share")
     for name, buffer in (program.task.buffers or {}).items():
         if stack.alone is None and not same(buffer, buffers[name]):
             raise SharedState(f"a step changes its buffer {name}, and a stack would need that once a run")

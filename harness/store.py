@@ -1,7 +1,8 @@
 """Files under runs_dir: written whole or not at all, never over one another, and with one clear line when they cannot.
 
 Everything that a sweep keeps goes through here. The two primitives, a link that refuses to replace and one write to a
-file opened for appending, need no file locks and hold on a network file system.
+file opened for appending, need no file locks. The first holds on a network file system; appended lines of two hosts may
+tear there, so nothing but notes is kept in lines.
 """
 
 import errno

@@ -129,6 +129,8 @@ def main() -> int:
         for kind in ("error", "warning", "held", "halved", "stopped"):
             if kind in message:
                 print(f"{kind}: {message[kind]}", file=sys.stderr)
+        for reason in {why for _, status, why in message.get("ended", ()) if status == "failed"}:
+            print(f"failed: {reason}", file=sys.stderr)
 
     if not run_stack(plan_path, index, device, report=report, stop=stop, **seconds):
         return 1

@@ -4,13 +4,14 @@ numbers, a user's own state or a damaged file could get between.
 
 import sys
 import threading
+from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
 import torch._inductor.config as inductor
 
-from harness.checkpoint import checkpoint_key, load_checkpoint, save_checkpoint
+from harness.checkpoint import as_begun, checkpoint_key, load_checkpoint, save_checkpoint
 from harness.config import run_id
 from harness.imports import own_code_sha256
 from harness.machine import has_compiler
@@ -147,3 +148,38 @@ def test_what_cannot_stack_only_where_runs_share_a_batch_is_found(make, make_run
     config = make_run(task=TASK, model={"name": "going_on_nets:Dropped", "inplace": True})
     assert "in place" in (why_alone(config, CPU) or "")
     assert why_alone(make("Dropped"), CPU) is None
+
+
+@pytest.mark.parametrize("buildable", [pytest.param(True, marks=needs_compiler), False])
+def test_what_really_ran_is_in_the_record_and_gone_on_with(make, tmp_path, buildable):
+    folder = tmp_path / "s"
+    folder.mkdir()
+    config = make("Dropped", optimizer={"lr": 0.01})
+    runs = {run_id(config): config}
+    choices = {shape_of(config): Choice(1, compiled=True)}
+    lay = partial(make_plan, "s", device="cpu", width=None, metrics=METRICS, choices=choices)
+    path, plan = open_plan(folder, "0123", runs, (), lay)
+    if not buildable:
+        (tmp_path / COMPILED).write_text("not a folder")
+
+    def work(steps):
+        """As a worker that is asked to end after some steps."""
+        stop, told = threading.Event(), []
+        if steps == 1:
+            stop.set()
+        run_stack(path, 0, "cpu", report=told.append, stop=stop, checkpoint=60.0, lease=60.0)
+        return told
+
+    assert {"stopped": 1} in work(1)
+    stack = plan.stacks[0]
+    begun = as_begun(folder, plan, stack, CPU)
+    assert begun.compiled == buildable
+    assert load_checkpoint(folder, begun, checkpoint_key(plan, begun, CPU), CPU, print) is not None
+    if not buildable:
+        (tmp_path / COMPILED).unlink()  # what could be built now is not: it goes on as it began
+    work(None)
+    record = read_records(folder)
+    assert record["provenance.compiled"].tolist() == [buildable]
+    assert record["provenance.own_code_sha256"].tolist() == [own_code_sha256(config)]
+    *_, whole = follow(replace(stack, compiled=buildable), tmp_path)
+    assert record["history.loss"][0].tolist() == [loss for (loss,) in whole.history["loss"]]

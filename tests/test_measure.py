@@ -4,6 +4,7 @@ import itertools
 import json
 import statistics
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -13,7 +14,7 @@ from harness import measure
 from harness.config import run_id
 from harness.estimate import probe
 from harness.machine import has_compiler
-from harness.measure import MEASURED, Machine, choose, choose_all, note_fact, read_facts
+from harness.measure import MEASURED, Machine, choose, choose_all, note_fact, questions, read_facts
 from harness.plan import Choice, Stack, make_plan, name_program
 from harness.program import make_program
 from harness.train import train
@@ -150,6 +151,18 @@ def test_facts_are_kept_by_shape_whatever_the_number_of_steps(make_run, tmp_path
     assert read_facts(tmp_path, make_run(), "cuda") == []
 
 
+def test_another_version_of_the_code_asks_again_whether_a_module_stacks(make_run, tmp_path, monkeypatch):
+    config = make_run(model={"name": "tests.test_measure:Net"})
+    members = [(run_id(config), config)]
+    for what in ("alone", "unbuildable"):
+        note_fact(tmp_path, config, "cpu", {"what": what, "reason": "no"})
+    assert [fact["what"] for fact in read_facts(tmp_path, config, "cpu")] == ["alone", "unbuildable"]
+    assert questions(members, read_facts(tmp_path, config, "cpu"), ONE_CPU) == set()
+    monkeypatch.setattr("harness.measure.code_sha256", lambda: "another")
+    assert read_facts(tmp_path, config, "cpu") == []
+    assert questions(members, traced(w24=1e-4), ONE_CPU) == {"stackable"}
+
+
 def test_a_shape_is_measured_once_and_a_small_one_not_at_all(make_run, tmp_path):
     small = {run_id(config): config for config in [make_run(), make_run(seed=1)]}
     choose_all(small, ONE_CPU, tmp_path)
@@ -163,6 +176,21 @@ def test_a_shape_is_measured_once_and_a_small_one_not_at_all(make_run, tmp_path)
     before = path.read_text()
     choose_all(large, ONE_CPU, tmp_path)
     assert path.read_text() == before
+
+
+@pytest.mark.parametrize(("device", "processes"), [("cpu", 3), ("cuda", 1)])
+def test_what_is_timed_on_one_gpu_is_timed_by_one_process(make_run, tmp_path, monkeypatch, device, processes):
+    asked = []
+
+    class Pool(ThreadPoolExecutor):
+        def __init__(self, workers, mp_context):
+            asked.append(workers)
+            super().__init__(workers)
+
+    monkeypatch.setattr(measure, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(measure, "probe_shape", lambda *arguments: [])
+    assert measure.measure([(make_run(), {"traced"})] * 2, Machine(device, 3, "auto", None, None), tmp_path) == [[], []]
+    assert asked == [processes]
 
 
 def test_what_cannot_be_measured_is_left_to_training(make_run, tmp_path):

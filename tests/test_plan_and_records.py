@@ -11,7 +11,7 @@ import pytest
 
 from harness.config import run_id
 from harness.corpus import read_corpus
-from harness.launch import since_when
+from harness.launch import since_when, train_missing
 from harness.plan import Stack, make_plan, shape_of
 from harness.plan_file import name_request, open_plan, read_plan, read_stack, revise
 from harness.records import (
@@ -25,6 +25,7 @@ from harness.records import (
     writable_folder,
     write_records,
 )
+from harness.sweep import Sweep
 
 METRICS = {"num_evals": 2, "num_examples": 16}
 
@@ -60,6 +61,30 @@ def test_what_shapes_the_program_is_not_mixed(make_run):
     ]  # fmt: skip
     plan = make_plan("s", by_id(configs), device="cpu", width=None, metrics=METRICS)
     assert sorted(len(stack.runs) for stack in plan.stacks) == [1, 1, 1, 1, 1, 2]
+
+
+def dropouts(make_run, values):
+    """Runs of a user's module, one of whose options is null in its YAML: nothing gives its values one type."""
+    return by_id(make_run(model={"name": "nets:Net", "dropout": value}) for value in values)
+
+
+def test_a_column_holds_the_values_of_all_runs(make_run, tmp_path):
+    runs = dropouts(make_run, [0.1, 0, None])
+    plan = make_plan("s", runs, device="cpu", width=None, metrics=METRICS)
+    assert plan.columns["model.dropout"] is float
+    rows = [{"run_id": name, "model.dropout": config.model["dropout"]} for name, config in runs.items()]
+    frame = pd.read_parquet(write(tmp_path, "a", rows, plan.columns))
+    assert frame["model.dropout"].tolist()[:2] == [0.1, 0.0]
+    assert frame["model.dropout"].isna().tolist() == [False, False, True]
+
+
+@pytest.mark.parametrize("values", [[0.5, True, 0], ["none", 0.5], [True, 1]])
+def test_a_column_of_mixed_kinds_is_told_before_anything_is_trained(make_run, values):
+    with pytest.raises(
+        ValueError, match=r"model.dropout has values of several kinds \(.*\): give it numbers only"
+    ) as told:
+        make_plan("s", dropouts(make_run, values), device="cpu", width=None, metrics=METRICS)
+    assert all(repr(value) in str(told.value) for value in values)
 
 
 def test_widths_are_even(make_run):
@@ -132,6 +157,22 @@ def test_what_is_trained_again_goes_on_until_all_of_it_ended(runs, tmp_path):
     assert since_of({names[0]: runs[names[0]]}) > "2026-02"
     end(names[:1], "2026-01-04T00:00:00")
     assert since_of() > "2026-02"
+
+
+def test_runs_that_follow_from_results_are_trained_again_under_one_time(runs, tmp_path, monkeypatch):
+    """An adaptive refresh that was cut off: by the results that it had, its grid now asks for other runs."""
+    monkeypatch.setattr("harness.launch.LAUNCHERS", {"none": lambda *arguments, **options: (x for x in ())})
+    launcher = {"name": "none", "device": "cpu", "width": 3, "workers": 1, "compile": "never", "micro_batch": None,
+                "checkpoint": 60.0, "lease": 60.0}  # fmt: skip
+    settings = {"launcher": launcher, "metrics": METRICS, "runs_dir": str(tmp_path), "save_weights": False}
+    folder, names = tmp_path / "s", list(runs)
+    folder.mkdir()
+    for some in (names[:6], names[3:9]):
+        sweep = Sweep("s", "?", {name: runs[name] for name in some})
+        train_missing(settings, sweep, folder, again=True, asked=["a grid of its results"])
+    first, second = (read_plan(path) for path in sorted(folder.glob("plan-*.json")))
+    assert first.since == second.since is not None
+    assert {name for stack in second.stacks for name in stack.runs} == set(names[:9])
 
 
 def test_a_stack_is_halved_once_however_many_ask(runs, tmp_path):

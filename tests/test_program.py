@@ -14,7 +14,7 @@ from harness.machine import has_compiler
 from harness.parameters import flatten_params
 from harness.plan import Stack, lanes_at_once, make_plan, name_program, shape_of
 from harness.program import gradient, make_program
-from harness.recording import COMPILED, add_rows, name_of, record, trace
+from harness.recording import COMPILED, add_rows, may_pass, name_of, record, trace, writing
 from harness.train import train
 from tests.reference.plain import CPU, plain_module, plain_step
 
@@ -122,6 +122,23 @@ def test_a_recorded_function_gives_the_same_bits():
     assert recorded(x[:2], y[:2])[1].shape == (2, 2)  # another shape is recorded anew
 
 
+def test_what_is_written_in_place_is_read_first():
+    def function(x, y, z, t):
+        return [x + 1, x, y[0].expand(3, 3), x.T]  # an optimizer's previous parameters, and views of arguments
+
+    def given():
+        return tuple(torch.arange(9.0).view(3, 3) * factor for factor in (1, 2, 3, 4))
+
+    changed = given()
+    writing(trace(function, given()))(*changed)
+    traced = trace(writing(trace(function, given())), given())
+    again = given()
+    traced(*again)
+    for seen, other, expected in zip(changed, again, function(*given()), strict=True):
+        assert torch.equal(seen, expected)
+        assert torch.equal(other, expected)
+
+
 def test_operations_are_named_by_what_they_do_and_their_constants():
     def graph_of(function):
         return trace(function, (torch.ones(4),))
@@ -161,6 +178,37 @@ def test_the_gradient_of_an_embedding_has_torchs_bits(shape):
 
     seen = trace(backward, (grad, indices))(grad, transposed)[0]  # recorded with other strides
     assert torch.equal(seen, backward(grad, transposed)[0])
+
+
+@pytest.mark.parametrize("lanes", [4, 2], ids=["all lanes at once", "two at a time"])
+def test_where_machine_code_cannot_be_kept_steps_are_recorded_and_it_is_told(make_run, tmp_path, monkeypatch, lanes):
+    monkeypatch.setattr("harness.lanes.lanes_at_once", lambda width, batch_size: lanes)
+    (tmp_path / COMPILED).write_text("not a folder")
+    configs = [make_run(num_samples=8 * 150, optimizer={"lr": 0.001 * (i + 1)}) for i in range(4)]
+    told = []
+    seen = last(make_stack(configs, compiled=True), tmp_path, note=told.append)
+    assert {fact["what"] for fact in told} == {"unbuilt"}
+    assert "FileExistsError" in told[0]["reason"]
+    assert torch.equal(seen.params_RN, last(make_stack(configs)).params_RN)
+
+
+@pytest.mark.parametrize(
+    ("error", "passes"),
+    [
+        (OSError(28, "No space left on device"), True),
+        (RuntimeError("OSError: [Errno 28] No space left on device"), True),
+        (RuntimeError("g++: fatal error: Killed signal terminated program cc1plus"), True),
+        (
+            RuntimeError("[enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't allocate memory"),
+            True,
+        ),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
+        (RuntimeError("CppCompileError: error: expected ';'"), False),
+        (NotImplementedError("no lowering for aten.x"), False),
+    ],
+)
+def test_a_build_that_failed_by_a_full_disk_or_want_of_memory_may_pass(error, passes):
+    assert may_pass(error) is passes
 
 
 @pytest.mark.skipif(not has_compiler(), reason="there is no C++ compiler on this machine")

@@ -420,3 +420,23 @@ def test_a_worker_that_left_work_says_so_by_its_exit_code(planned, monkeypatch, 
     assert worker.main() == (3 if why else 0)
     assert len(list(path.parent.glob("*.parquet"))) == (0 if why else 1)
     assert len(list(path.parent.glob("plan-*.json"))) == (2 if why == "halved" else 1)
+
+
+def test_a_worker_says_why_its_runs_failed(planned, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["worker", str(planned[0]), "0", "cpu"])
+    monkeypatch.setattr(worker, "end_on_signals", lambda stop: None)
+    monkeypatch.setattr(job, "train_rows", lambda job: (_ for _ in ()).throw(KeyError("no such thing")))
+    assert worker.main() == 1
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("failed: KeyError: 'no such thing' (see ")
+
+
+def test_saving_is_not_counted_as_time_of_steps(planned, monkeypatch):
+    path, _ = planned
+    noted = []
+    monkeypatch.setattr(job, "save_checkpoint", lambda *arguments: time.sleep(2))
+    monkeypatch.setattr(job, "note_speed", lambda job, seconds, steps, compiled: noted.append((seconds, steps)))
+    assert run_stack(path, 0, "cpu", report=list, stop=threading.Event(), checkpoint=0.0, lease=60.0)
+    ((seconds, steps),) = noted
+    assert steps == 6  # of eight: the first is not counted, nor the last, a point of the curve
+    assert seconds < 1

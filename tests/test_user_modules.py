@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from harness.checkpoint import load_checkpoint, save_checkpoint
 from harness.config import run_id
@@ -93,6 +94,10 @@ class Decides(Net):
         y = super().forward(x)
         return y if y.sum() > 0 else 2 * y
 
+class Shifts(Net):
+    def forward(self, x):
+        return super().forward(x.sub_(0.5))
+
 class Recurrent(nn.Module):
     def __init__(self):
         super().__init__()
@@ -128,6 +133,12 @@ class One(nn.Module):
 class Raises(Net):
     def forward(self, x):
         raise KeyError("no such thing")
+
+class Large(Net):
+    def forward(self, x):
+        if torch._C._functorch.is_batchedtensor(x):  # two runs do not fit, one does
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 80000000000 bytes.")
+        return super().forward(x)
 
 class Wrong(Net):
     def forward(self, x):
@@ -197,10 +208,11 @@ def check_against_plain(configs, criterion, **how):
     loss_R = evaluate(program, now, heldout)
     for lane, config in enumerate(configs):
         module = plain(config, criterion)
+        assert float(evaluate(program, now, heldout)[lane]) == float(loss_R[lane]), "evaluation changes nothing"
         expected = flatten_params(dict(module.named_parameters())).detach()
         torch.testing.assert_close(now.params_RN[lane], expected, rtol=0, atol=1e-9)
         with torch.no_grad():
-            alone = criterion(module.eval()(heldout[0]), heldout[1])
+            alone = criterion(module.eval()(heldout[0].clone()), heldout[1])
         assert float(loss_R[lane]) == pytest.approx(float(alone), rel=1e-8)
     return program
 
@@ -222,6 +234,25 @@ def test_a_tied_attention_model_with_an_output_object_is_its_plain_loop(make_run
     assert names == ("embedding.weight", "qkv.weight", "qkv.bias")  # the tied head is no second parameter
     assert program.task.embeddings == {"embedding.weight"}
     assert why_alone(configs[0], CPU) is None
+
+
+def test_only_stacks_write_attention_out(make_run, folder):
+    task = {"name": "python_source", "context": 8, "num_heldout": 64, "loss": "user_nets:next_byte"}
+    config = make_run(model=TEXT | {"dropout": 0.0}, task=task, num_samples=8)
+
+    class Kernels(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            fused.append("flash_attention" in str(func))
+            return func(*args, **(kwargs or {}))
+
+    curves = []
+    for alone in ("by its own wish", None):
+        fused = []
+        with Kernels():
+            _, now = trained(stack_of(config, alone=alone))
+        assert any(fused) == bool(alone)
+        curves.append(now.history["loss"][-1][0])
+    assert curves[0] == pytest.approx(curves[1], rel=1e-5)
 
 
 def test_images_through_convolutions_are_their_plain_loop(make_user):
@@ -309,6 +340,7 @@ def test_saved_weights_have_running_statistics(make_user, tmp_path):
     [
         ("Decides", "it decides by the values of a tensor"),
         ("Counts", "it writes in place"),
+        ("Shifts", "it writes in place into its input"),
         ("Recurrent", "torch has no rule for stacking an LSTM"),
     ],
 )
@@ -323,6 +355,10 @@ def test_what_cannot_stack_says_why_and_trains_alone(make_user, name, words):
 
 def test_a_module_that_is_wrong_either_way_is_not_taken_apart(make_user):
     assert why_alone(make_user({"name": "user_nets:Wrong"}), CPU) is None
+
+
+def test_want_of_memory_is_no_reason_to_run_alone(make_user):
+    assert why_alone(make_user({"name": "user_nets:Large"}), CPU) is None
 
 
 def test_dropout_masks_differ_over_runs_and_steps_and_repeat(make_user):

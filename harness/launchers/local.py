@@ -13,6 +13,7 @@ from typing import Any
 
 from harness.leases import find_live
 from harness.log import log_event
+from harness.machine import available_cores
 from harness.plan import Plan
 from harness.plan_file import newest_revision, read_plan, revise
 from harness.records import read_ended
@@ -21,7 +22,8 @@ from harness.store import StoreError
 # What a driver leaves in /dev: NVIDIA, AMD, and a GPU under Windows' Linux
 GPU_NODES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/kfd", "/dev/dxg")
 LOOK_AGAIN = 1.0  # seconds until a stack that another trains is looked at again
-HUGE_PAGES = "glibc.malloc.hugetlb=1"
+HUGE_PAGES = "glibc.malloc.hugetlb"
+UNKNOWN = 255  # multiprocessing's exit code of a process whose fork server is gone, be it alive or not
 GRACE = 30.0  # seconds that workers have for their checkpoints when the launcher ends
 
 
@@ -78,10 +80,14 @@ class Queue:
         """The message for a worker that ended without a word.
 
         A signal may mean want of memory: the first time its stack is halved (a single run is tried again) and queued.
+        Without the server that forked it, its end is not known: it may be saving a checkpoint.
         """
         folder, stack, reason = self.path.parent, self.plan.stacks[index], describe_exit(code)
+        if code == UNKNOWN and (live := find_live(folder, stack.runs, self.lease)):
+            self.held[index] = time.monotonic() + LOOK_AGAIN
+            return {"held": live.holder}
         ended = read_ended(folder, self.plan.since)
-        by_signal = code is not None and code < 0
+        by_signal = code is not None and (code < 0 or code == UNKNOWN)
         if not by_signal or index in self.died:
             log_event(folder, "failed", stack.name, message=reason)
             return {"ended": [(name, "failed", reason) for name in stack.without(ended).runs]}
@@ -98,8 +104,8 @@ def warm_up() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # two threads in each of two busy processes are 10x slower
     # Read by glibc when a process starts: memory in pages of 2 MB, which takes .8 to .95 of the time of small pages
     tunables = os.environ.get("GLIBC_TUNABLES", "")
-    if HUGE_PAGES not in tunables:
-        os.environ["GLIBC_TUNABLES"] = f"{tunables}:{HUGE_PAGES}".lstrip(":")
+    if HUGE_PAGES not in tunables:  # a user's own setting stays
+        os.environ["GLIBC_TUNABLES"] = f"{tunables}:{HUGE_PAGES}=1".lstrip(":")
     multiprocessing.set_forkserver_preload(["harness.launchers.preload"])
     multiprocessing.forkserver.ensure_running()
 
@@ -142,7 +148,10 @@ def launch_local(
                 ours, theirs = context.Pipe()
                 arguments = (queue.path, stack, device, theirs, checkpoint, lease)
                 process = context.Process(target=work, args=arguments, daemon=True)
-                process.start()
+                try:
+                    process.start()
+                except (EOFError, OSError):
+                    process.start()  # the server was killed at this moment: now there is another
                 theirs.close()
                 running.append(Running(stack, device, process, ours))
             wait([one.pipe for one in running] + [one.process.sentinel for one in running], timeout=0.5)
@@ -158,6 +167,7 @@ def launch_local(
                     yield stack, message
                 if not alive:
                     running.remove(one)
+                    one.pipe.close()  # one that lives all the same saves a checkpoint and ends
                     free.append(one.device)
                     if not one.ended:
                         yield one.stack, queue.mourn(one.stack, one.process.exitcode)
@@ -195,11 +205,13 @@ def read_messages(one: Running) -> Iterator[tuple[int, dict[str, Any]]]:
             message = one.pipe.recv()
             one.ended = one.ended or bool({"ended", "held", "halved", "error", "stopped", "elsewhere"} & set(message))
             yield one.stack, message
-    except (EOFError, ConnectionResetError):
+    except (EOFError, OSError):  # the second also for one that was killed within a message
         return  # the worker is gone; its exit code tells the rest
 
 
 def describe_exit(code: int | None) -> str:
+    if code == UNKNOWN:
+        return "their worker's fork server was ended"
     if code is not None and code < 0:
         return f"their worker was ended by signal {-code}" + (", often for want of memory" if code == -9 else "")
     return f"their worker ended with code {code}"
@@ -220,8 +232,3 @@ def choose_device(device: str) -> tuple[str, int]:
             "launcher.device='cuda', but torch finds no GPU: give launcher.device=cpu or install a CUDA build"
         )
     return ("cuda" if count else "cpu"), count
-
-
-def available_cores() -> int:
-    """Cores this process may use, which in a container or a job is often fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,13 +1,11 @@
 """What a task needs of a module: initial values, the loss in train mode, the held-out loss in eval mode."""
 
-import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from harness.config import Part
 from harness.imports import load_import
@@ -56,8 +54,7 @@ def module_task(
 
     def call(params: Mapping[str, Tensor], batch: Batch) -> Tensor:
         inputs, targets = batch
-        with stackable_attention(inputs.device):
-            value = criterion(functional_call(module, dict(params), (inputs,)), targets)
+        value = criterion(functional_call(module, dict(params), (inputs,)), targets)
         if value.dim():
             shape_of_loss = tuple(value.shape)
             raise ValueError(f"task.loss={task.get('loss')!r} gave shape {shape_of_loss}: return the batch's mean")
@@ -73,13 +70,7 @@ def module_task(
 
     def outputs(params: Mapping[str, Tensor], batch: Batch) -> Any:
         module.eval()
-        with stackable_attention(batch[0].device):
-            return functional_call(module, dict(params), (batch[0],))
+        return functional_call(module, dict(params), (batch[0],))
 
     embeddings = names_of_embeddings(module)
     return Task(init, sample, loss, heldout, heldout_loss, embeddings, module, outputs=outputs, criterion=criterion)
-
-
-def stackable_attention(device: torch.device) -> contextlib.AbstractContextManager:
-    """vmap has no rule for the CPU's fused attention kernel: there, attention is written out as matrix products."""
-    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else contextlib.nullcontext()
