@@ -1,5 +1,8 @@
 """Oracle: closed forms of a noisy quadratic whose H and Sigma are known, Jacobians written out, finite differences."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -18,6 +21,8 @@ from harness.draws import PROBED, Pool, draw_gradients, muon, permute_samples
 from harness.one_step import find_minimum
 from harness.parameters import flatten_params, layout_of, unflatten_params
 from harness.probe import freeze, keep_arrays, measure_scales, measure_step, probe
+from harness.protocols import resolve_probe
+from harness.records import read_records
 from harness.tasks import make_task
 
 CPU = torch.device("cpu")
@@ -223,3 +228,37 @@ def test_a_direct_call_of_the_module_is_what_outputs_are(network):
     assert isinstance(task.module, nn.Module)
     direct = functional_call(task.module, unflatten_params(params_N, layout), (batch[0],))
     assert torch.equal(task.outputs(unflatten_params(params_N, layout), batch), direct)
+
+
+def test_a_sweep_of_checkpoints_from_command_to_figures(tmp_path):
+    command = [
+        sys.executable, "-m", "harness", "protocol=one_step", "task=teacher_student", "model=perceptron",
+        "model.hidden=4", "task.num_inputs=4", "precision=float64", "pool_samples=64", "probe_samples=32",
+        "num_draws=2", "schedule=constant", "sweep.name=tiny", "sweep.grid.num_steps=[2,4]", "tracker=none",
+        "metrics.num_evals=1", "task.num_heldout=64",
+    ]  # fmt: skip
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert {path.name for path in (tmp_path / "figures").iterdir() if path.suffix == ".png"} == {
+        "tiny.png", "tiny-scales.png", "tiny-teacher_student.png",
+    }  # fmt: skip
+    assert len(list((tmp_path / "runs/tiny/probes").glob("*.safetensors"))) == 2
+    (path,) = {path.parent for path in (tmp_path / "runs/tiny").glob("*.parquet")}
+    frame = read_records(path)
+    assert frame["probe.optimizer"].map(len).tolist() == [4 * len(PROBED)] * 2  # batch sizes 1, 4, 16, 64
+    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert "nothing to train" in again.stdout
+    assert "closed" in again.stdout
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"protocol": "one_step", "num_draws": 2, "pool_samples": 8}, "needs probe_samples"),
+        ({"protocol": "one_step", "num_draws": 1, "pool_samples": 8, "probe_samples": 8}, "give 2 or more"),
+        ({"protocol": "fixed_steps", "num_draws": 4}, "no effect under protocol=fixed_steps"),
+    ],
+)
+def test_numbers_of_the_protocol_are_checked(values, words):
+    with pytest.raises(ValueError, match=words):
+        resolve_probe(values)

@@ -74,7 +74,8 @@ def plant_records(folder, factor=1.0, steps=(150, 600)):
         save_file(arrays, probe_path(folder, f"run{step}"))
         records.append({
             "run_id": f"run{step}", "sweep": "one", "status": "done", "protocol": "one_step", "seed": 0,
-            "task.name": "teacher_student", "num_steps": step, "permute_samples": False, "message": "", **lists, **scales,
+            "task.name": "teacher_student", "num_steps": step, "permute_samples": False, "message": "",
+            **lists, **scales,
         })  # fmt: skip
     records.append({**records[0], "run_id": "gone", "status": "diverged", **dict.fromkeys(LISTS), "num_steps": 9})
     return pd.DataFrame(records)
