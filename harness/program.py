@@ -62,9 +62,9 @@ def make_program(
     """
     config = stack.first
     task = make_task(config, device, runs_dir)
-    layout = layout_of(task.init(0))
-    optimizer = make_optimizer(config.optimizer)
-    index_N = group_index(layout, task.embeddings, device)
+    layout = layout_of(task.init(0), task.embeddings)
+    optimizer = make_optimizer(config.optimizer, layout)
+    index_N = group_index(layout, device)
     loss = in_precision(task.loss, config, device)
     heldout_loss = in_precision(task.heldout_loss or task.loss, config, device)
     batch_dim = None if len(stack.seeds) == 1 else 0
