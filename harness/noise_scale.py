@@ -37,7 +37,7 @@ MARGIN = 1.1  # of an RMS^2 over that of pure noise, below which it tells nothin
 
 
 def steps_measured(points: Iterable[int]) -> set[int]:
-    """Points of a curve at which noise scales are measured: the last, and those at least EVERY steps before the next."""
+    """Points of a curve at which noise scales are measured: the last, and those EVERY steps or more before the next."""
     measured: list[int] = []
     for step in sorted(points, reverse=True):
         if step >= EARLIEST and (not measured or measured[-1] - step >= EVERY):
