@@ -24,7 +24,7 @@ from harness.launch import train_missing
 from harness.launchers import LAUNCHERS
 from harness.launchers.local import warm_up
 from harness.measure import COMPILE
-from harness.records import count_weights, read_attempts, read_ended, read_mirrored, read_records
+from harness.records import count_noise_scales, count_weights, read_attempts, read_ended, read_mirrored, read_records
 from harness.rounds import Round, describe_round, describe_spent, next_round, spots_of
 from harness.store import StoreError, writable_folder
 from harness.sweep import Sweep, make_sweep
@@ -67,6 +67,11 @@ def run(settings: dict[str, Any], sweep: Sweep) -> int:
     if settings["save_weights"] and (lacking := len(wanted.runs) - count_weights(folder, wanted.runs)) and not failed:
         text = f"{lacking} runs were trained before without save_weights and have none"
         print(f"{text}: refresh=true trains again and saves them", file=sys.stderr)
+    if settings["metrics"]["noise_scale"] and not failed:
+        lacking = len(wanted.runs) - count_noise_scales(folder, wanted.runs)
+        if lacking:
+            text = f"{lacking} runs were trained before without metrics.noise_scale and have none"
+            print(f"{text}: refresh=true trains again and measures them", file=sys.stderr)
     if failed:
         print(f"{failed} runs did not end; the same command trains what is missing", file=sys.stderr)
     return 1 if failed else 0

@@ -34,6 +34,7 @@ FEEDS = {
 TAKES = {"ngram": "symbols", "mlp": "symbols", "perceptron": "vectors", "none": "nothing"}
 CHOICES = {  # options that are one of several words
     "task.noise": ("isotropic", "proportional", "correlated"),
+    "optimizer.scaling": ("original", "match_rms_adamw"),
     "schedule.weight_decay": ("constant", "linear", "cosine", "wsd", "inverse_sqrt", "inverse_time"),
 }
 PATHS = ("task.path",)  # where something lies on this machine: no part of a run's identity

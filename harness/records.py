@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from harness.config import CONF_DIR, ROOT, Part
@@ -140,6 +141,15 @@ def read_ended(folder: Path, since: str | None = None, stack: str | None = None)
 def count_weights(folder: Path, run_ids: Iterable[str]) -> int:
     """How many of some runs have their final parameters saved."""
     return sum((Path(folder) / WEIGHTS / f"{name}.safetensors").exists() for name in run_ids)
+
+
+def count_noise_scales(folder: Path, run_ids: Iterable[str]) -> int:
+    """How many of some runs were trained with noise scales measured."""
+    table = read_table(Path(folder))
+    if table is None or "history.noise_scale" not in table.column_names:
+        return 0
+    measured = table.filter(pc.is_valid(table["history.noise_scale"]))["run_id"].to_pylist()
+    return len(set(measured) & set(run_ids))
 
 
 def read_attempts(folder: Path) -> set[tuple[str, str]]:

@@ -11,7 +11,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # a file imports only what stands before it
 ORDER = [
     "corpus", "protocols", "config", "imports", "machine", "store", "log", "leases", "unfinished", "index", "records",
-    "sweep", "rounds", "plan", "plan_file", "schedules", "optimizers", "models", "tasks", "metrics", "parameters",
+    "sweep", "rounds", "plan", "plan_file", "schedules", "parameters", "optimizers", "models", "tasks", "metrics",
+    "noise_scale",
     "groups", "overwriting", "recording", "lanes", "program", "train", "stackable", "checkpoint", "weights", "process",
     "estimate", "measure", "job", "worker", "tracking", "mirror", "launchers", "status", "dry_run", "progress",
     "launch", "compose", "__main__",
