@@ -88,6 +88,20 @@ def test_seed_mean_losses_are_the_exact_ones_and_tell_the_shapes_of_the_noise_ap
                 assert wrong > 2 * right > 0, (name, noise)
 
 
+def test_momentum_leaves_the_best_learning_rate_where_the_exact_one_is():
+    """sweeps/momentum.csv, in units of torch's sum. With a batch 19 times as large it would lie 19 times higher."""
+    frame = pd.read_csv(CSV.with_name("momentum.csv"))
+    frame = frame[(frame["optimizer.name"] == "sgd") & frame["batch_size"].isin([16, 32, 64])]
+    cells = [o for answer in analyse_runs("momentum", frame).groups for o in answer.optima]
+    assert [(o.group["optimizer.momentum"], o.batch_size) for o in cells] == [
+        (momentum, batch_size) for momentum in (0.0, 0.9) for batch_size in (16, 32, 64)
+    ]
+    for o in cells:
+        exact = best_lr(exact_loss(row_of(frame, o)), low=o.lr / 2, high=min(1.9, o.lr * 2), per_octave=2)
+        assert o.low <= exact <= o.high
+        assert abs(o.lr / exact - 1) < 0.1
+
+
 def test_the_recursion_is_the_closed_form_of_sgd():
     settings = {"h_D": np.array([0.7]), "batch_size": 5, "start": 2.0}
     lr, h = 0.3, 0.7
