@@ -11,7 +11,9 @@ import pytest
 from scipy.stats import norm
 
 from analysis.analyse import analyse_runs
-from tests.reference.quadratic import best_lr, quadratic, sgd_loss, signsgd_loss
+from analysis.fit_points import Points, fit_points
+from analysis.laws.sizes import POINT_LAWS
+from tests.reference.quadratic import best_lr, quadratic, sgd_loss, sgd_steps, signsgd_loss
 
 CSV = Path(__file__).resolve().parents[1] / "sweeps" / "lr_vs_bs_quadratic.csv"
 SHAPES = ("isotropic", "proportional")
@@ -113,6 +115,40 @@ def test_the_recursion_is_the_closed_form_of_sgd():
     m = 0.9
     heavy = sgd_loss(lr, variance_D=np.array([3.0]), num_steps=5000, momentum=m, **settings)
     assert heavy == pytest.approx(0.5 * lr * (1 + m) * (3.0 / 5) / ((1 - m) * (2 * (1 + m) - lr * h)), rel=1e-9)
+
+
+def test_the_recursion_of_steps_is_that_of_the_loss():
+    h_D, variance_D = quadratic(dimension=16, power=1.0, noise="isotropic", std=0.3)
+    settings = {"h_D": h_D, "variance_D": variance_D, "batch_size": 4, "start": 1.0}
+    steps, _ = sgd_steps(lr=0.2, target=0.3, **settings)
+    before, after = (sgd_loss(0.2, num_steps=n, **settings) for n in (int(steps), int(steps) + 1))
+    assert before > 0.3 >= after
+    assert steps == pytest.approx(int(steps) + (before - 0.3) / (before - after))
+    # greedy from w = 1: lr = (g.g + 0) / (g.H g + tr(Sigma H) / B) lowers the loss more than its neighbours do
+    noise_scale = (h_D @ variance_D) / np.sum(h_D**3)
+    lr = np.sum(h_D**2) / np.sum(h_D**3) / (1 + noise_scale / 4)
+    losses = [sgd_loss(lr * factor, num_steps=1, **settings) for factor in (0.99, 1.0, 1.01)]
+    assert losses[1] < min(losses[0], losses[2])
+    steps, scale = sgd_steps(target=losses[1], **settings)
+    assert (steps, scale) == (pytest.approx(1.0), pytest.approx(noise_scale))
+
+
+@pytest.mark.parametrize("noise", SHAPES)
+def test_greedy_steps_lie_on_a_hyperbola_where_the_noise_scale_depends_on_the_loss_alone(noise):
+    """Then B_crit is the mean noise scale over the noise-free path: so it is, nearly, for noise like the curvature."""
+    h_D, variance_D = quadratic(dimension=256, power=1.0, noise=noise, std=0.25)
+    settings = {"h_D": h_D, "variance_D": variance_D, "start": 1.0, "target": 0.3}
+    batch_sizes = 2.0 ** np.arange(0, 13)
+    steps = np.array([sgd_steps(batch_size=b, **settings)[0] for b in batch_sizes])
+    points = Points(batch_sizes[None], steps, np.ones(13), np.eye(13), np.nan)
+    fit = fit_points(POINT_LAWS["hyperbola"], points)
+    ratio = fit.params["critical_batch_size"].value / sgd_steps(batch_size=10**9, **settings)[1]
+    if noise == "proportional":
+        assert np.abs(fit.residuals).max() < 0.03
+        assert ratio == pytest.approx(1.0, abs=0.03)
+    else:
+        assert np.abs(fit.residuals).max() > 0.2
+        assert ratio > 2
 
 
 def test_the_lattice_is_the_closed_form_of_signsgd():
