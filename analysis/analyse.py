@@ -11,6 +11,7 @@ from analysis.critical_batch import CriticalBatch, measure_critical_batch, steps
 from analysis.fit import Comparison, Fit, compare, fit_laws
 from analysis.groups import label_group, read_constant, select_group
 from analysis.horizons import check_horizons
+from analysis.momentum import check_momentum
 from analysis.objectives import describe_target, is_steps, objective_to_json
 from analysis.optimum import Optimum, find_optima
 from analysis.runs import Runs, tidy_runs
@@ -87,7 +88,10 @@ def analyse_runs(
         steps = is_steps(select_group(runs.frame, optima[0].group))
         critical = measure_critical_batch(optima) if steps else None
         answers.append(GroupAnswer(optima[0].group, tuple(optima), fits, compare(fits), verdicts, scores, critical))
-    across = tuple(check_horizons([(answer.group, answer.fits) for answer in answers], runs.protocol))
+    across = (
+        *check_horizons([(answer.group, answer.fits) for answer in answers], runs.protocol),
+        *check_momentum(runs, [answer.optima for answer in answers]),
+    )
     if across:
         answers[-1] = replace(answers[-1], verdicts=answers[-1].verdicts + across)
     caption = write_caption(runs) + (f" · seed variance borrowed from {borrowed.source}" if borrowed else "")
