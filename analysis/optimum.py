@@ -173,3 +173,10 @@ def estimate(item: Located, noise: SeedNoise | None, model_term: float) -> Optim
         found, low=float(2 ** (best.x - half)), high=float(2 ** (best.x + half)), sd_log2=sd, dof=dof,
         status="interior" if located else "flat", note=note, borrowed=noise.source,
     )  # fmt: skip
+
+
+def covariance_of(optima: Sequence[Optimum]) -> np.ndarray:
+    """Of log2 lr of several cells of one group, octaves squared."""
+    return np.array([
+        [o.sd_log2**2 if o is other else o.covariance.get(other.batch_size, 0.0) for other in optima] for o in optima
+    ])  # fmt: skip

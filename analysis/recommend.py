@@ -24,7 +24,7 @@ from analysis.fit import Fit, fit_law
 from analysis.groups import label_group, select_group
 from analysis.laws import LAWS
 from analysis.next_runs import propose_runs
-from analysis.optimum import Optimum
+from analysis.optimum import Optimum, covariance_of
 from analysis.score import start_at
 from analysis.tables import parse_columns, read_source, rename_columns
 from harness.config import read_number
@@ -97,11 +97,8 @@ def predict(
     law = start_at(LAWS[fit.law], fit)
     used = [o for o in optima if o.batch_size in fit.residuals]
     rest = [o for o in optima if o.batch_size not in fit.residuals]
-    covariance = np.array([
-        [o.sd_log2**2 if o is other else o.covariance.get(other.batch_size, 0.0) for other in used] for o in used
-    ])  # fmt: skip
     found = []
-    for shifts in rng.multivariate_normal(np.zeros(len(used)), covariance, DRAWS, check_valid="ignore"):
+    for shifts in rng.multivariate_normal(np.zeros(len(used)), covariance_of(used), DRAWS, check_valid="ignore"):
         drawn = [replace(o, lr=o.lr * 2**shift) for o, shift in zip(used, shifts, strict=True)]
         values = {name: estimate.value for name, estimate in fit_law(law, [*drawn, *rest]).params.items()}
         found.append(float(np.log(law.predict(np.array([float(batch_size)]), **values)[0])))
