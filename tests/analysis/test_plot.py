@@ -188,3 +188,13 @@ def test_commit_writes_an_answer_that_draws_the_same_and_names_nobody(tmp_path, 
 def test_commit_needs_a_name(capsys):
     assert main(["--commit"]) == 2
     assert "needs a NAME" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("status", ["diverged", "done"])
+def test_a_group_without_any_finite_objective_leaves_the_figure_to_the_others(tmp_path, status):
+    good, bad = (plant_table(lambda b: 0.002 * b**0.5).assign(protocol="steps_to_target") for _ in range(2))
+    good, bad = good.assign(steps_to_target=100 * good["loss"]), bad.assign(steps_to_target=np.nan, status=status)
+    frame = pd.concat([good, bad.assign(**{"optimizer.name": "sgd"})], ignore_index=True)
+    drawn = draw("half", frame, tmp_path)
+    assert all(path.exists() for path in drawn.paths)
+    assert sum(o.status == "interior" for answer in drawn.analysis.groups for o in answer.optima) == len(BATCH_SIZES)
