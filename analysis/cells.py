@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.objectives import OBJECTIVE
+from analysis.objectives import OBJECTIVE, TARGET
 from analysis.runs import Runs
 
 MIN_LRS = 3
@@ -65,12 +65,17 @@ def split_cells(runs: Runs) -> list[Cell]:
 
 
 def heldout_variance(rows: pd.DataFrame) -> float:
-    """Of a cell, from the smallest number of held-out examples; none where the table does not tell it, and where one
-    example is the exact loss.
+    """Of a cell, from the smallest number of held-out examples that its objective was taken on; none where the table
+    does not tell it, and where one example is the exact loss.
     """
     if "task.num_heldout" not in rows or rows["task.num_heldout"].isna().any():
         return 0.0
-    smallest = float(rows["task.num_heldout"].min())
+    examples = rows["task.num_heldout"]
+    if "target_examples" in rows:
+        # the crossing is seen on these, however many the final loss has; a task with an exact loss stays exact
+        crossed = (rows["protocol"] == TARGET) & rows["target_examples"].notna() & (examples > 1)
+        examples = examples.mask(crossed, rows["target_examples"])
+    smallest = float(examples.min())
     return HELDOUT_VARIANCE / smallest if smallest > 1 else 0.0
 
 
