@@ -114,8 +114,8 @@ def test_columns_and_back(make_run):
 
 
 def test_an_adaptive_grid_counts_the_heldout_examples_that_a_target_is_met_on(make_run):
-    target = {"protocol": "steps_to_target", "target_loss": 2.5, "target_examples": 512, "max_steps": 64, "eval_every": 8,
-              "num_samples": None, "schedule": {"name": "constant"}}  # fmt: skip
+    target = {"protocol": "steps_to_target", "target_loss": 2.5, "target_examples": 512, "max_steps": 64,
+              "eval_every": 8, "num_samples": None, "schedule": {"name": "constant"}}  # fmt: skip
     assert count_heldout(make_run()) == 2048
     assert count_heldout(make_run(**target)) == 512
     assert count_heldout(make_run(**target, task={"num_heldout": 1})) == 1
