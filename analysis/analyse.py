@@ -87,7 +87,9 @@ def analyse_runs(
         steps = is_steps(select_group(runs.frame, optima[0].group))
         critical = measure_critical_batch(optima) if steps else None
         answers.append(GroupAnswer(optima[0].group, tuple(optima), fits, compare(fits), verdicts, scores, critical))
-    across = tuple(check_horizons([(answer.group, answer.fits) for answer in answers], runs.protocol))
+    # as all claims, on plain fits: a robust one has no chi^2 to judge its misfit by
+    plain = [(answer.group, fit_laws(answer.optima) if robust else answer.fits) for answer in answers]
+    across = tuple(check_horizons(plain, runs.protocol))
     if across:
         answers[-1] = replace(answers[-1], verdicts=answers[-1].verdicts + across)
     caption = write_caption(runs) + (f" · seed variance borrowed from {borrowed.source}" if borrowed else "")

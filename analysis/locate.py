@@ -60,7 +60,8 @@ def locate(cell: Cell) -> Located:
     if cubic is not None:
         return Located(cell, cubic, parabola, "", i, "")
     if parabola is not None:
-        return Located(cell, parabola, None, "", i, "3-point parabola: its own error is taken to be as on lr_vs_bs, add learning rates to measure it")
+        note = "3-point parabola: its own error is taken to be as on lr_vs_bs, 5 learning rates would measure it"
+        return Located(cell, parabola, None, "", i, note)
     return Located(cell, None, None, "", i, "the loss curve has no minimum near its lowest point")
 
 

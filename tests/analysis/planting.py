@@ -110,7 +110,7 @@ def plant_real_cells(
         at = grid - optimum + minimum
         near = np.clip(at, x_L[0], x_L[-1])  # straight beyond the learning rates that were run
         if grid is not x_L:
-            noise_LS = CubicSpline(x_L, noise_LS)(near)  # noqa: PLW2901
+            noise_LS = CubicSpline(x_L, noise_LS)(near)
         losses = (curve_of(near) + (at - near) * curve_of(near, 1))[:, None] + noise_LS
         losses = losses + iid * rng.normal(size=losses.shape) if iid else losses
         cells.append(Cell(batch_size, {}, grid, losses, losses.size, "", seeds=tuple(range(num_seeds))))
