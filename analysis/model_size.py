@@ -103,7 +103,7 @@ def lr_points(optima: Sequence[Optimum], law: str) -> Points:
     if not located or len(located[0].seeds) < 2:
         return Points(x, lr, np.ones(len(lr)), np.eye(len(lr)), np.nan)
     sd = np.array([o.sd_log2 for o in located]) * np.log(2)
-    return Points(x, lr, sd, pool_rates(located), located[0].dof)
+    return Points(x, lr, sd, pool_rates(located), min(o.dof for o in located))
 
 
 def score_sizes(law: PointLaw, points: Points, robust: bool) -> SizeAnswer:

@@ -104,7 +104,7 @@ def predict(
         found.append(float(np.log(law.predict(np.array([float(batch_size)]), **values)[0])))
     values = {name: estimate.value for name, estimate in fit.params.items()}
     middle = float(np.log(law.predict(np.array([float(batch_size)]), **values)[0]))
-    widen = float(stats.t.ppf(0.975, used[0].dof)) * max(1.0, (fit.chi2 / fit.dof) ** 0.5)
+    widen = float(stats.t.ppf(0.975, min(o.dof for o in used))) * max(1.0, (fit.chi2 / fit.dof) ** 0.5)
     half = widen * float(np.std(found))
     return fit.law, float(np.exp(middle)), float(np.exp(middle - half)), float(np.exp(middle + half))
 
