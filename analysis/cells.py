@@ -45,6 +45,9 @@ def split_cells(runs: Runs) -> list[Cell]:
         group = dict(zip(runs.groups, values[:-1], strict=True))
         table = rows.set_index(["optimizer.lr", "seed"])[OBJECTIVE].unstack().sort_index()
         kept, note = choose_seeds(table)
+        if kept.shape[1] > 1 and (kept.nunique(axis=1) <= 1).all():
+            # copies of one run: they would make every interval one of certainty
+            kept, note = kept.iloc[:, :1], f"all {kept.shape[1]} seeds have exactly the same losses: they count as one"
         ends = rows[rows["seed"].isin(kept.columns)].groupby("optimizer.lr")
         late = ends["censored"].any() & ends["status"].agg(lambda status: set(status) == {"done"})
         censored = frozenset(np.flatnonzero(late.reindex(kept.index)).tolist())
