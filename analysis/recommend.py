@@ -24,7 +24,9 @@ from analysis.fit import Fit, fit_law
 from analysis.groups import label_group, select_group
 from analysis.laws import LAWS
 from analysis.next_runs import propose_runs
+from analysis.objectives import is_steps
 from analysis.optimum import Optimum, covariance_of
+from analysis.runs import LARGEST_WHOLE
 from analysis.score import start_at
 from analysis.tables import parse_columns, read_source, rename_columns
 from harness.config import read_number
@@ -123,9 +125,9 @@ def print_advice(answer: GroupAnswer, advice: Advice, rows: pd.DataFrame, consol
             f"  {advice.beyond:.3g} times beyond what was run: no run tells whether the law holds out to there"
         )
     for rule, (lr, excess) in advice.rules.items():
-        console.print(
-            f"  the {rule} rule from batch size {advice.nearest.batch_size} gives {lr:.3g}, loss + {excess:.2g}"
-        )
+        # the objective of a target is ln steps, and a difference of logarithms a factor
+        cost = f"steps x {np.exp(min(excess, 99.0)):.3g}" if is_steps(rows) else f"loss + {excess:.2g}"
+        console.print(f"  the {rule} rule from batch size {advice.nearest.batch_size} gives {lr:.3g}, {cost}")
     halves = {name: float(np.log(high / low)) / 2 for name, _, low, high in advice.laws}
     if not any(len(o.shifts) > 1 for o in answer.optima):  # its noise is borrowed: nothing of its own to go by
         console.print("  next runs: a second seed of every run, so that this table's own noise is known")
@@ -153,10 +155,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         settings = dict(text.partition("=")[::2] for text in options.settings)
-        if not settings.get("batch_size", "").isdecimal() or int(settings["batch_size"]) < 1:
+        if not settings.get("batch_size", "").isdecimal() or int(settings["batch_size"][:20]) < 1:
             raise ValueError(
                 f"batch_size={settings.pop('batch_size', '')!r} is no whole number above zero: e.g. batch_size=2048"
             )
+        if len(settings["batch_size"]) > len(str(LARGEST_WHOLE)) or int(settings["batch_size"]) > LARGEST_WHOLE:
+            raise ValueError(f"batch_size is larger than {LARGEST_WHOLE:.1g}, which no run has: e.g. batch_size=2048")
         batch_size = int(settings.pop("batch_size"))
         frame = read_source(options.runs)[0]
         columns = parse_columns(options.columns) if options.columns else {}
@@ -175,11 +179,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
         borrowed = borrow_noise(options.borrow, columns, frame) if options.borrow else None
         analysis = analyse_runs(Path(options.runs).stem, frame, borrowed=borrowed)
-        if borrowed:
-            console.print(f"note: {escape(analysis.runs.notes[-1])}", style="yellow")
+        for note in analysis.runs.notes:
+            console.print(f"note: {escape(note)}", style="yellow")
+        refused = []
         for answer in analysis.groups:
             rows = select_group(analysis.runs.frame, answer.group)
-            print_advice(answer, advise_lr(answer, batch_size), rows, console)
+            try:
+                print_advice(answer, advise_lr(answer, batch_size), rows, console)
+            except ValueError as error:
+                refused.append(f"{answer.label}: {error}" if answer.label else str(error))
+        if len(refused) == len(analysis.groups):
+            raise ValueError("; ".join(refused[:3]) + ("; ..." if len(refused) > 3 else ""))
+        for text in refused:
+            console.print(f"\n[yellow]{escape(text)}[/yellow]")
     except ValueError as error:
         print(" ".join(str(error).split()), file=sys.stderr)
         return 2
