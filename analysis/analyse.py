@@ -9,7 +9,7 @@ import pandas as pd
 from analysis.claims import Verdict, check_claims
 from analysis.critical_batch import CriticalBatch, measure_critical_batch, steps_to_json
 from analysis.fit import Comparison, Fit, compare, fit_laws
-from analysis.groups import label_group, read_constant, select_group
+from analysis.groups import key_group, label_group, read_constant, select_group
 from analysis.horizons import check_horizons
 from analysis.objectives import describe_target, is_steps, objective_to_json
 from analysis.optimum import Optimum, find_optima
@@ -78,7 +78,7 @@ def analyse_runs(
     if borrowed:
         runs = replace(runs, notes=(*runs.notes, describe_borrowed(borrowed, sum(bool(o.borrowed) for o in found))))
     for optimum in found:
-        by_group.setdefault(label_group(optimum.group), []).append(optimum)
+        by_group.setdefault(key_group(optimum.group), []).append(optimum)
     answers = []
     for optima in by_group.values():
         fits = tuple(fit_laws(optima, robust=robust))
@@ -133,7 +133,7 @@ def to_json(analysis: Analysis) -> dict[str, object]:
             entry
             for answer in groups
             if answer.critical_batch
-            for entry in steps_to_json(answer.critical_batch, answer.group)
+            for entry in (add_group(fields, answer.group) for fields in steps_to_json(answer.critical_batch))
         ],
         "best_law": next(iter(best)) or None if len(best) == 1 else None,
         "verdicts": [verdict_to_json(verdict) for answer in groups for verdict in answer.verdicts],
@@ -160,30 +160,38 @@ def to_json(analysis: Analysis) -> dict[str, object]:
 
 def optimum_to_json(optimum: Optimum, protocol: str) -> dict[str, object]:
     """One optimum, with its group columns beside the fields."""
-    return {
+    fields: dict[str, object] = {
         "batch_size": optimum.batch_size, "lr": optimum.lr, "low": optimum.low, "high": optimum.high,
-        "status": optimum.status, "num_runs": optimum.num_runs, **optimum.group,
+        "status": optimum.status, "num_runs": optimum.num_runs,
         **objective_to_json(optimum.loss, optimum.group, protocol), "sd_log2": optimum.sd_log2, "note": optimum.note,
         **({"borrowed": optimum.borrowed} if optimum.borrowed else {}),
     }  # fmt: skip
+    return add_group(fields, optimum.group)
+
+
+def add_group(fields: dict[str, object], group: Mapping[str, object]) -> dict[str, object]:
+    """A group's columns beside the fields; one that has a field's name and says something else is group.NAME."""
+    return fields | {f"group.{k}" if fields.get(k, value) != value else k: value for k, value in group.items()}
 
 
 def fit_to_json(fit: Fit, score: Score) -> dict[str, object]:
     """One fit, with its group columns beside the fields."""
     params = {name: {"value": e.value, "low": e.low, "high": e.high} for name, e in fit.params.items()}
-    return {
-        "law": fit.law, "params": params, "aicc": fit.aicc, "aic": fit.aic, "rmse_log": fit.rmse_log, **fit.group,
-        "chi2": fit.chi2, "left_out": score.left_out, "extrapolated": score.extrapolated, "drift": score.drift,
+    fields: dict[str, object] = {
+        "law": fit.law, "params": params, "aicc": fit.aicc, "aic": fit.aic, "rmse_log": fit.rmse_log, "chi2": fit.chi2,
+        "left_out": score.left_out, "extrapolated": score.extrapolated, "drift": score.drift,
         "notes": list(fit.notes),
     }  # fmt: skip
+    return add_group(fields, fit.group)
 
 
 def verdict_to_json(verdict: Verdict) -> dict[str, object]:
     """One verdict, with its group columns beside the fields."""
-    return {
+    fields: dict[str, object] = {
         "claim": verdict.claim, "protocol": verdict.protocol, "verdict": verdict.verdict,
-        "numbers": dict(verdict.numbers), "rule": verdict.rule, "reason": verdict.reason, **verdict.group,
+        "numbers": dict(verdict.numbers), "rule": verdict.rule, "reason": verdict.reason,
     }  # fmt: skip
+    return add_group(fields, verdict.group)
 
 
 def clean(value: object) -> object:

@@ -26,6 +26,7 @@ import numpy as np
 from scipy import stats
 
 from analysis.cells import MIN_LRS, split_cells
+from analysis.groups import key_group
 from analysis.locate import Located, locate
 from analysis.runs import Runs
 from analysis.seed_noise import SeedNoise, is_noisy, pool_noise, share_seeds
@@ -93,7 +94,7 @@ def find_optima(runs: Runs, borrowed: SeedNoise | None = None) -> list[Optimum]:
     optima: list[Optimum] = []
     by_group: dict[str, list[Located]] = {}
     for cell in cells:
-        by_group.setdefault(repr(sorted(cell.group.items(), key=str)), []).append(locate(cell))
+        by_group.setdefault(key_group(cell.group), []).append(locate(cell))
     for members in by_group.values():
         optima.extend(estimate_group(members, borrowed))
     return optima

@@ -198,3 +198,27 @@ def test_a_group_without_any_finite_objective_leaves_the_figure_to_the_others(tm
     drawn = draw("half", frame, tmp_path)
     assert all(path.exists() for path in drawn.paths)
     assert sum(o.status == "interior" for answer in drawn.analysis.groups for o in answer.optima) == len(BATCH_SIZES)
+
+
+@pytest.mark.parametrize("column", ["objective", "low", "law", "batch_sizes", "group"])
+def test_a_group_column_may_bear_any_name(tmp_path, column):
+    frame = pd.concat([plant_table(lambda b, k=k: k * b**0.5).assign(**{column: f"at {k}"}) for k in (0.001, 0.002)])
+    drawn = draw("named", frame, tmp_path)
+    content = json.loads(drawn.paths[-1].read_text())
+    assert [answer.group for answer in drawn.analysis.groups] == [{column: "at 0.001"}, {column: "at 0.002"}]
+    for o in content["optima"]:
+        assert o["low"] < o["lr"] < o["high"]
+        assert {o.get(column), o.get(f"group.{column}")} & {"at 0.001", "at 0.002"}
+    assert {fit["law"] for fit in content["fits"]} >= {"sqrt", "power"}
+
+
+def test_groups_of_one_label_stay_apart():
+    """model.width=64 is not task.width=64, and 1.0000001 is not 1.0000002, though both are printed as 1."""
+    root, four = plant_table(lambda b: 0.002 * b**0.5), plant_table(lambda b: 0.008 * b**0.5)
+    widths = [root, four.assign(**{"model.width": 64}), root.assign(**{"task.width": 64})]
+    answers = analyse_runs("s", pd.concat(widths, ignore_index=True)).groups
+    labels = {"model.width=64", "task.width=64", "without model.width, task.width"}
+    assert {answer.label for answer in answers} == labels
+    near = [root.assign(**{"model.x": 1.0000001}), four.assign(**{"model.x": 1.0000002})]
+    answers = (*answers, *analyse_runs("s", pd.concat(near, ignore_index=True)).groups)
+    assert [len(answer.optima) for answer in answers] == [len(BATCH_SIZES)] * 5
