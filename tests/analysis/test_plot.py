@@ -15,6 +15,7 @@ from analysis import plot, tables, write
 from analysis.analyse import analyse_runs
 from analysis.figures import FIGURES
 from analysis.figures.style import PAPER, SCREEN
+from analysis.laws import LAWS
 from analysis.plot import draw, main
 
 SCRIPT = Path(plot.__file__)
@@ -222,3 +223,16 @@ def test_groups_of_one_label_stay_apart():
     near = [root.assign(**{"model.x": 1.0000001}), four.assign(**{"model.x": 1.0000002})]
     answers = (*answers, *analyse_runs("s", pd.concat(near, ignore_index=True)).groups)
     assert [len(answer.optima) for answer in answers] == [len(BATCH_SIZES)] * 5
+
+
+def test_at_fixed_steps_the_surge_law_is_said_to_be_no_evidence_of_a_surge(tmp_path, capsys):
+    surge = LAWS["surge"]
+    frame = plant_table(
+        lambda b: float(surge.predict(np.array([float(b)]), lr_max=0.05, kappa=20.0, beta_noise=0.3)[0]), sd=0.02
+    )
+    for protocol, told in (("fixed_samples", False), ("fixed_steps", True)):
+        frame.assign(protocol=protocol).to_csv(tmp_path / "surge.csv", index=False)
+        assert main(["--runs", str(tmp_path / "surge.csv"), "--out", str(tmp_path)]) == 0
+        said = " ".join(capsys.readouterr().out.split())
+        assert "law: surge is best" in said
+        assert ("no evidence of a surge" in said) == told
