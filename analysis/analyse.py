@@ -1,7 +1,7 @@
 """From a table of runs to everything a figure or a report says: optima, fits, verdicts, and their JSON."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import pandas as pd
@@ -94,6 +94,15 @@ def analyse_runs(
         answers[-1] = replace(answers[-1], verdicts=answers[-1].verdicts + across)
     caption = write_caption(runs) + (f" · seed variance borrowed from {borrowed.source}" if borrowed else "")
     return Analysis(sweep, question, runs, tuple(answers), "optimum", caption)
+
+
+def caption_groups(analysis: Analysis, answers: Sequence[GroupAnswer]) -> str:
+    """The caption of a figure of these groups only, from their own runs."""
+    frame = pd.concat([select_group(analysis.runs.frame, answer.group) for answer in answers])
+    protocol = ", ".join(sorted(str(value) for value in frame["protocol"].unique()))
+    sources = sorted({o.borrowed for answer in answers for o in answer.optima if o.borrowed})
+    borrowed = f" · seed variance borrowed from {', '.join(sources)}" if sources else ""
+    return write_caption(replace(analysis.runs, frame=frame, protocol=protocol)) + borrowed
 
 
 def write_caption(runs: Runs) -> str:

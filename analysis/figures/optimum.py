@@ -44,7 +44,9 @@ def draw_optimum(analysis: Analysis, style: Style = SCREEN) -> Figure:
     shown = answers if len(answers) <= MAX_ROWS else answers[:MAX_COLOURS]
     more = f" · {len(answers) - len(shown)} more groups are in {analysis.sweep}.json" * (len(shown) < len(answers))
     num_rows = len(answers) if len(answers) <= MAX_ROWS else 1
-    fig, panels = lay_out(num_rows, textwrap.fill(analysis.question, 110), analysis.caption + more, PANEL_LEFTS, style)
+    bars = " · bars: 95 % intervals" * any(np.isfinite(o.low) for answer in shown for o in answer.optima)
+    caption = analysis.caption + bars + more
+    fig, panels = lay_out(num_rows, textwrap.fill(analysis.question, 110), caption, PANEL_LEFTS, style)
     if len(answers) > MAX_ROWS:
         draw_groups(panels[0][0], panels[0][1], shown, analysis.runs.frame)
         return fig
