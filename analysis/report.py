@@ -14,6 +14,13 @@ from analysis.fit import Estimate
 from analysis.groups import select_group
 from analysis.objectives import TARGET, is_steps, show_objective
 
+# There the steps together must cover a distance, steps * lr * mean update, and the mean update of a sign-like optimizer
+# grows as the root of the batch size while noise rules: the optimum falls as the root, with no surge at all
+NO_SURGE = (
+    "surge is best, and no evidence of a surge: at a fixed number of steps a falling optimum needs none "
+    "(protocol=fixed_samples can tell)"
+)
+
 
 def print_report(analysis: Analysis, console: Console | None = None) -> None:
     """Print what the runs say, group by group."""
@@ -25,15 +32,18 @@ def print_report(analysis: Analysis, console: Console | None = None) -> None:
     if analysis.figure == "curves":
         print_losses(analysis, console)
     for answer in analysis.groups:
+        rows = select_group(analysis.runs.frame, answer.group)
         if answer.label:
             console.print(f"\n[bold cyan]{escape(answer.label)}[/bold cyan]")
-        console.print(build_optima_table(answer, steps=is_steps(select_group(analysis.runs.frame, answer.group))))
+        console.print(build_optima_table(answer, steps=is_steps(rows)))
         print_edges(answer, console)
         if any(not fit.refused for fit in answer.fits):
             console.print(build_laws_table(answer))
         print_refusals(answer, console)
         if answer.comparison.best:
             console.print(f"law: {escape(answer.comparison.text)}")
+            if answer.comparison.best == "surge" and (rows["protocol"] == "fixed_steps").all():
+                console.print(NO_SURGE, style="yellow")
         if answer.critical_batch:
             print_critical_batch(answer.critical_batch, console)
         for verdict in answer.verdicts:

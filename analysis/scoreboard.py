@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -53,7 +54,7 @@ def write_markdown(rows: Sequence[tuple[str, ...]]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the scoreboard; with --out write scoreboard.md, .json and the figure too."""
+    """Print the scoreboard; with --out write scoreboard.md, .json and the figure too. 2 where a table is left out."""
     parser = argparse.ArgumentParser(prog="python -m analysis.claims", description=__doc__.split(":")[0])
     parser.add_argument("--out", type=Path, help="folder for scoreboard.md, scoreboard.json and the figure")
     parser.add_argument("--style", choices=sorted(STYLES), default="screen", help="of the figure")
@@ -61,11 +62,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     out, style = options.out, STYLES[options.style]
     paths = sorted(SWEEPS_DIR.glob("*.csv"))
     console = Console(width=None if Console().is_terminal else 200)
-    judged = [
-        pair
-        for path in track(paths, description="judging", transient=True, console=Console(stderr=True))
-        for pair in judge_sweeps([path])
-    ]
+    judged: list[tuple[str, Verdict]] = []
+    failed = 0
+    for path in track(paths, description="judging", transient=True, console=Console(stderr=True)):
+        try:
+            judged += judge_sweeps([path])
+        except ValueError as error:  # the others are judged all the same
+            failed = 2
+            print(f"{path.name} is left out: {' '.join(str(error).split())}", file=sys.stderr)
     rows = [write_row(sweep, verdict) for sweep, verdict in judged]
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in COLUMNS:
@@ -90,4 +94,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except OSError as error:
             parser.exit(2, f"--out={str(out)!r} cannot be written to ({error.strerror}): give another folder\n")
         print("\n".join(str(path) for path in (out / "scoreboard.md", *drawn)))
-    return 0
+    return failed

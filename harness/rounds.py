@@ -64,8 +64,14 @@ def next_round(sweep: Sweep, records: pd.DataFrame | None, propose: Propose) -> 
 
 def spots_of(adaptive: Adaptive) -> list[tuple[str, int, int, int]]:
     """(group, batch size, steps of one run, held-out examples) of every cell, as analysis/adaptive.py takes them."""
-    sizes = ((cell.batch_size, cell.num_steps, int(cell.task.get("num_heldout") or 0)) for cell in adaptive.cells)
+    sizes = ((cell.batch_size, cell.num_steps, count_heldout(cell)) for cell in adaptive.cells)
     return [(name_group(cell), *size) for cell, size in zip(adaptive.cells, sizes, strict=True)]
+
+
+def count_heldout(cell: RunConfig) -> int:
+    """Held-out examples behind what cells are compared by: for steps to a target those that the crossing is seen on."""
+    heldout = int(cell.task.get("num_heldout") or 0)
+    return cell.target_examples or heldout if heldout > 1 else heldout
 
 
 def name_group(cell: RunConfig) -> str:

@@ -7,13 +7,14 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from analysis.analyse import analyse_runs
-from analysis.figures import FURTHER
+from analysis.claims import Verdict
+from analysis.figures import FIGURES, FURTHER
 from analysis.figures.scoreboard import draw_scoreboard
 from analysis.figures.style import PAPER, SCREEN
 from analysis.plot import main
 from analysis.scoreboard import judge_sweeps
 from harness.config import SWEEPS_DIR
-from tests.analysis.planting import plant_table
+from tests.analysis.planting import BATCH_SIZES, plant_table
 from tests.analysis.test_critical_batch import plant_steps
 
 STYLES = pytest.mark.parametrize("style", [SCREEN, PAPER], ids=["screen", "paper"])
@@ -62,6 +63,46 @@ def test_the_scoreboard_keeps_its_texts_inside(style):
 def test_what_the_runs_do_not_bear_is_not_drawn():
     few = analyse_runs("few", plant_table(lambda b: 0.002 * b**0.5, batch_sizes=(8, 16, 32, 64)), "Few?")
     assert [name for name, (applies, _) in FURTHER.items() if applies(few)] == []
+
+
+def read_texts(figure):
+    return " ".join(" ".join(text.get_text() for text in figure.texts).split())
+
+
+def test_captions_are_those_of_the_groups_that_are_shown():
+    """Of three protocols one has a target: its figure tells its runs, the loss aimed at, and those that missed it."""
+    frame = plant_protocols()
+    late = (frame["protocol"] == "steps_to_target") & (frame["optimizer.lr"] > 2**-3)
+    frame.loc[late, ["steps_to_target", "samples_to_target"]] = np.nan
+    analysis = analyse_runs("protocols", frame, "?")
+    said = read_texts(FURTHER["steps-examples"][1](analysis, SCREEN))
+    assert "protocol steps_to_target · target loss 2 · at most" in said
+    assert f"{late.sum()} censored · 312 runs, 3 seeds" in said
+    assert "protocol fixed_samples, fixed_steps, steps_to_target" in read_texts(FURTHER["slopes"][1](analysis, SCREEN))
+    assert "bars: 95 % intervals" in read_texts(FIGURES["optimum"](analysis, SCREEN))
+
+
+def test_the_plane_of_steps_and_samples_holds_the_corner():
+    sizes = np.array(BATCH_SIZES)
+    frame = plant_table(lambda b: 0.002 * b**0.5, sd=0.02)
+    steps = 100 * (1 + 5 / frame["batch_size"])  # all batch sizes far beyond the corner: samples stay above twice E_min
+    frame = frame.assign(protocol="steps_to_target", steps_to_target=steps * np.exp(frame["loss"] - 2))
+    analysis = analyse_runs("steps", frame, "?")
+    fit = analysis.groups[0].critical_batch.fits[0]
+    plane = FURTHER["steps-examples"][1](analysis, SCREEN).axes[1]
+    corner = fit.params["steps_min"].value, fit.params["steps_min"].value * fit.params["critical_batch_size"].value
+    assert plane.get_xlim()[0] < corner[0]
+    assert plane.get_ylim()[0] < corner[1] < steps.min() * sizes[0]
+
+
+def test_a_claim_of_nothing_is_told_in_numbers_and_no_text_is_struck_through():
+    numbers = {"predicted": 0.0, "exponent": 0.1, "low": -0.1, "high": 0.3}
+    judged = [(name, Verdict(name, "p", {}, "confirmed", numbers, "rule")) for name in ("nothing", "again")]
+    judged += [("open", Verdict("open", "p", {}, "inconclusive", {"predicted": 1.0}, "rule"))]
+    (ax,) = draw_scoreboard(judged, PAPER).axes
+    assert [text.get_text() for text in ax.texts] == ["measured 0.1 [-0.1, 0.3]"] * 2 + ["no bounded number"]
+    line = next(line for line in ax.lines if list(line.get_xdata()) == [1, 1])
+    assert all(text.get_bbox_patch() is not None and text.get_zorder() > line.get_zorder() for text in ax.texts)
 
 
 def test_extrapolated_laws_are_those_of_the_smaller_half():

@@ -135,3 +135,21 @@ def test_a_column_that_also_varies_is_to_be_chosen(column):
     frame = pd.concat([plant_sizes().assign(**{column: name}) for name in ("adam", "sgd")])
     with pytest.raises(ValueError, match="choose one by optimizer.name=adam"):
         analyse_sizes(frame)
+
+
+def test_several_models_of_one_size_and_losses_without_a_logarithm_are_refused():
+    frame = pd.concat([plant_sizes().assign(**{"model.depth": depth}) for depth in (2, 4)])
+    with pytest.raises(ValueError, match=r"several models of num_params=100000 \(model.depth 2, 4\)"):
+        analyse_sizes(frame)
+    with pytest.raises(ValueError, match="losses of 0 and less"):
+        analyse_sizes(plant_sizes().assign(loss=lambda rows: rows["loss"] - rows["loss"].min()))
+
+
+def test_the_command_names_the_cells_that_it_leaves_out(tmp_path, capsys):
+    frame = plant_sizes()
+    low = (frame["num_params"] == SIZES[-1]) & (frame["num_samples"] == SAMPLES[0])
+    lrs = frame[low]["lr"].sort_values().unique()
+    frame[~low | frame["lr"].isin(lrs[:4])].to_csv(tmp_path / "sizes.csv", index=False)
+    assert main(["--runs", str(tmp_path / "sizes.csv")]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "note: num_params 6.4e+06, num_samples 1e+06, batch size 64 is left out: the best lr is" in said

@@ -41,3 +41,14 @@ def test_an_unwritable_folder_is_told_in_one_line(tmp_path, capsys, monkeypatch)
     with pytest.raises(SystemExit, match="2"):
         main(["--out", str(tmp_path / "file")])
     assert "cannot be written to" in capsys.readouterr().err
+
+
+def test_a_table_that_cannot_be_analysed_is_told_in_one_line_and_the_others_are_judged(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("analysis.scoreboard.SWEEPS_DIR", tmp_path)
+    (tmp_path / "bad.csv").write_text("batch_size,lr,loss\n8,0.1,nan\n")
+    (tmp_path / "lr_vs_bs.csv").write_bytes((SWEEPS_DIR / "lr_vs_bs.csv").read_bytes())
+    assert main([]) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith("bad.csv is left out: ")
+    assert "\n" not in said.err.strip()
+    assert "confirmed" in said.out
