@@ -37,6 +37,9 @@ def read_source(text: str) -> tuple[pd.DataFrame, str]:
 def read_table(source: Path) -> pd.DataFrame:
     """Read one table: a folder of records, FILE.csv or FILE.parquet. Its content is not checked."""
     if source.is_dir():
+        inside = [] if any(source.glob("*.parquet")) else sorted({p.parent for p in source.glob("*/*.parquet")})
+        if inside:
+            raise ValueError(f"{source} holds a folder a sweep: give one of {', '.join(map(str, inside))}")
         return read_records(source)
     if not source.exists():
         raise ValueError(f"--runs={str(source)!r} does not exist: give a folder of records, FILE.csv or FILE.parquet")

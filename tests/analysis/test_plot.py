@@ -188,3 +188,16 @@ def test_commit_writes_an_answer_that_draws_the_same_and_names_nobody(tmp_path, 
 def test_commit_needs_a_name(capsys):
     assert main(["--commit"]) == 2
     assert "needs a NAME" in capsys.readouterr().err
+
+
+def test_a_sweep_without_finished_runs_is_named_and_the_others_are_drawn(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    frame = plant_table(lambda b: 0.002 * b**0.5, num_seeds=2).assign(**{"provenance.ended": "x"})
+    for name, status in (("broken", "failed"), ("whole", "done")):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        frame.assign(status=status).to_parquet(tmp_path / "runs" / name / "stack-a-0.parquet")
+    assert main(["--runs", "runs"]) == 0
+    assert capsys.readouterr().err.startswith("broken has no finished runs")
+    assert (tmp_path / "figures" / "whole.png").exists()
+    assert main(["broken", "--runs", "runs"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1

@@ -56,3 +56,11 @@ def test_mistakes_are_told_in_one_line(tmp_path, capsys, settings, message):
     said = capsys.readouterr().err
     assert message in said
     assert said.count("\n") == 1
+
+
+def test_a_folder_of_sweeps_names_those_inside(tmp_path, capsys):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        plant_table(root).to_parquet(tmp_path / name / "stack-a-0.parquet")
+    assert main(["--runs", str(tmp_path), "batch_size=2"]) == 2
+    assert f"give one of {tmp_path}/one, {tmp_path}/two" in capsys.readouterr().err
