@@ -41,7 +41,8 @@ class Analysis:
     """What the runs of one sweep say.
 
     Attributes:
-        figure: optimum, or curves where the runs have fewer than 3 learning rates.
+        figure: optimum; groups where these differ at one batch size, which says nothing of laws; or curves where the
+            runs have fewer than 3 learning rates.
         caption: protocol, number of runs and seeds, model, task, in a line.
     """
 
@@ -91,7 +92,13 @@ def analyse_runs(
     if across:
         answers[-1] = replace(answers[-1], verdicts=answers[-1].verdicts + across)
     caption = write_caption(runs) + (f" · seed variance borrowed from {borrowed.source}" if borrowed else "")
-    return Analysis(sweep, question, runs, tuple(answers), "optimum", caption)
+    comparable = len(answers) > 1 and has_one_size(runs) and runs.frame["protocol"].nunique() == 1
+    return Analysis(sweep, question, runs, tuple(answers), "groups" if comparable else "optimum", caption)
+
+
+def has_one_size(runs: Runs) -> bool:
+    """Whether all runs have the same batch size: then no law of it can be fitted, nor a claim judged."""
+    return runs.frame["batch_size"].nunique() == 1
 
 
 def write_caption(runs: Runs) -> str:
