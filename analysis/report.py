@@ -31,6 +31,7 @@ def print_report(analysis: Analysis, console: Console | None = None) -> None:
     if analysis.figure == "groups":
         print_groups(analysis, console)
         return
+    told: set[str] = set()  # rules, once each
     for answer in analysis.groups:
         if answer.label:
             console.print(f"\n[bold cyan]{escape(answer.label)}[/bold cyan]")
@@ -49,6 +50,9 @@ def print_report(analysis: Analysis, console: Console | None = None) -> None:
             print_critical_batch(answer.critical_batch, console)
         for verdict in answer.verdicts:
             print_verdict(verdict, console)
+            if verdict.rule not in told:
+                console.print(f"  rule: {escape(verdict.rule)}", style="dim")
+            told.add(verdict.rule)
         if not answer.verdicts:
             text = f"no claim speaks about these runs ({', '.join(CLAIMS)} does not)"
             console.print(f"{text} under protocol {analysis.runs.protocol}", style="dim")
@@ -142,7 +146,7 @@ def print_critical_batch(found: CriticalBatch, console: Console) -> None:
 
 
 def print_verdict(verdict: Verdict, console: Console) -> None:
-    """Claim, verdict, numbers, and the rule by which the verdict follows."""
+    """Claim, verdict and numbers."""
     colour = {"confirmed": "green", "refuted": "red", "inconclusive": "yellow"}[verdict.verdict]
     numbers = ", ".join(f"{name} {value:.3g}" for name, value in verdict.numbers.items())
     reason = f" ({verdict.reason})" if verdict.reason else ""
@@ -151,7 +155,6 @@ def print_verdict(verdict: Verdict, console: Console) -> None:
         f"[bold {colour}]{verdict.verdict}[/bold {colour}]{escape(reason)}"
     )
     console.print(f"  {escape(numbers)}")
-    console.print(f"  rule: {escape(verdict.rule)}", style="dim")
 
 
 def print_losses(analysis: Analysis, console: Console) -> None:

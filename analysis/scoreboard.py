@@ -22,6 +22,7 @@ from analysis.write import save_figure
 from harness.config import SWEEPS_DIR
 
 COLUMNS = ("claim", "sweep", "group", "protocol", "predicted", "measured, 95 % interval", "verdict", "why")
+WIDE = 140  # characters from which on all columns are legible
 COLOURS = {"confirmed": "green", "refuted": "red", "inconclusive": "yellow"}
 
 
@@ -52,6 +53,23 @@ def write_markdown(rows: Sequence[tuple[str, ...]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def print_rows(rows: Sequence[tuple[str, ...]], console: Console) -> None:
+    """The scoreboard; on a narrow terminal without protocols, and with the reasons below it instead of beside it."""
+    narrow = console.width < WIDE
+    shown = [column for column in COLUMNS if not (narrow and column in ("protocol", "why"))]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in shown:
+        table.add_column(column, no_wrap=column in ("claim", "sweep", "verdict"), overflow="fold")
+    for row in rows:
+        cells = dict(zip(COLUMNS, map(escape, row), strict=True))
+        cells["verdict"] = f"[{COLOURS[row[6]]}]{row[6]}[/{COLOURS[row[6]]}]"
+        table.add_row(*(cells[column] for column in shown))
+    console.print(table)
+    for claim, sweep, group, *_, why in rows if narrow else ():
+        if why:
+            console.print(escape(f"{claim}, {', '.join(filter(None, (sweep, group)))}: {why}"), highlight=False)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the scoreboard; with --out write scoreboard.md, .json and the figure too."""
     parser = argparse.ArgumentParser(prog="python -m analysis.claims", description=__doc__.split(":")[0])
@@ -67,13 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for pair in judge_sweeps([path])
     ]
     rows = [write_row(sweep, verdict) for sweep, verdict in judged]
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in COLUMNS:
-        table.add_column(column)
-    for row in rows:
-        colour = COLOURS[row[6]]
-        table.add_row(*(escape(cell) for cell in row[:6]), f"[{colour}]{row[6]}[/{colour}]", escape(row[7]))
-    console.print(table)
+    print_rows(rows, console)
     if out is not None:
         try:
             out.mkdir(parents=True, exist_ok=True)
