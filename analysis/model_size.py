@@ -178,7 +178,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("settings", nargs="*", help="COLUMN=VALUE: only runs with it")
     options = parser.parse_args(arguments)
     try:
-        frame = read_source(options.runs)[0]
+        frame, sentence = read_source(options.runs)
+        print(sentence)
         frame = rename_columns(frame, parse_columns(options.columns) if options.columns else {}, options.runs)
         for setting in options.settings:
             column, _, text = setting.partition("=")

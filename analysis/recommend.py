@@ -161,7 +161,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"batch_size={settings.pop('batch_size', '')!r} is no whole number above zero: e.g. batch_size=2048"
             )
         batch_size = int(settings.pop("batch_size"))
-        frame = read_source(options.runs)[0]
+        frame, sentence = read_source(options.runs)
+        print(sentence)
         columns = parse_columns(options.columns) if options.columns else {}
         frame = rename_columns(frame, columns, options.runs)
         for column, text in settings.items():

@@ -1,4 +1,4 @@
-"""Every claim on every committed sweep in one table: `python -m analysis.claims [--out DIR]`."""
+"""Every claim on every committed table in one table: `python -m analysis.claims [--out DIR]`."""
 
 import argparse
 import json

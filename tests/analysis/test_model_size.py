@@ -122,6 +122,7 @@ def test_the_command_prints_the_laws_and_tells_mistakes_in_one_line(tmp_path, ca
     plant_sizes().to_csv(table, index=False)
     assert main(["--runs", str(table), "--out", str(tmp_path / "sizes.json")]) == 0
     text = capsys.readouterr().out
+    assert text.startswith(f"sizes: {table}")
     assert "loss = E + A/N^α + B/D^β, 16 points" in text
     assert "from smaller models, num_params 6.4e+06" in text
     assert '"lr_power"' in (tmp_path / "sizes.json").read_text()

@@ -58,6 +58,12 @@ def test_mistakes_are_told_in_one_line(tmp_path, capsys, settings, message):
     assert said.count("\n") == 1
 
 
+def test_the_source_is_told(tmp_path, capsys):
+    plant_table(root).to_csv(tmp_path / "runs.csv", index=False)
+    assert main(["--runs", str(tmp_path / "runs.csv"), "batch_size=64"]) == 0
+    assert capsys.readouterr().out.startswith(f"runs: {tmp_path / 'runs.csv'}")
+
+
 def test_a_folder_of_sweeps_names_those_inside(tmp_path, capsys):
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
