@@ -26,6 +26,7 @@ from analysis.tables import choose_table, parse_columns, read_source, read_table
 from analysis.wandb_project import is_project
 from analysis.write import commit_answer, write_figure, write_further
 from harness.config import SWEEPS_DIR, closest
+from harness.records import read_question
 
 
 @dataclass(frozen=True)
@@ -57,15 +58,16 @@ def draw(
         robust: laws that no single wild cell moves far.
         borrowed: seed noise for batch sizes with one seed.
     """
-    analysis = analyse_runs(name, frame, question or read_question(name), source, robust=robust, borrowed=borrowed)
+    analysis = analyse_runs(name, frame, question or find_question(name), source, robust=robust, borrowed=borrowed)
     return Drawn(analysis, tuple(write_figure(analysis, out_dir, style)))
 
 
-def read_question(name: str) -> str:
-    """The question that sweeps/NAME.yaml asks, or nothing where there is no such file."""
+def find_question(name: str, source: str | None = None) -> str:
+    """The question that sweeps/NAME.yaml asks, else the one that lies beside the records, or nothing."""
     path = SWEEPS_DIR / f"{name}.yaml"
     if not path.exists():
-        return ""
+        runs = Path(source or "runs")
+        return read_question(runs / name) or read_question(runs)
     return str(OmegaConf.to_container(OmegaConf.load(path))["sweep"]["question"])  # type: ignore[index,call-overload]
 
 
@@ -155,10 +157,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             try:
                 frame = rename_columns(frame, columns, source)
                 borrowed = borrow_noise(options.borrow, columns, frame) if options.borrow else None
+                how = {"robust": options.robust, "borrowed": borrowed, "style": style}
                 with Console(stderr=True).status(f"fitting and drawing {name}"):
-                    drawn = draw(
-                        name, frame, options.out, source=source, robust=options.robust, borrowed=borrowed, style=style
-                    )
+                    drawn = draw(name, frame, options.out, find_question(name, options.runs), source, **how)
             except ValueError as error:
                 if isinstance(error.__cause__, OSError):
                     raise  # no folder for figures: of no sweep

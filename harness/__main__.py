@@ -19,12 +19,12 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from harness.compose import MISTAKES, compose, describe_options, explain, register_sweeps
-from harness.config import CONF_DIR, ROOT, TRACKER_MODES, check_choice, check_limits, match_types
+from harness.config import CONF_DIR, ROOT, SWEEPS_DIR, TRACKER_MODES, check_choice, check_limits, match_types
 from harness.launch import train_missing
 from harness.launchers import LAUNCHERS
 from harness.launchers.local import warm_up
 from harness.measure import COMPILE
-from harness.records import count_weights, read_attempts, read_ended, read_mirrored, read_records
+from harness.records import count_weights, keep_question, read_attempts, read_ended, read_mirrored, read_records
 from harness.rounds import Round, describe_round, describe_spent, next_round, spots_of
 from harness.store import StoreError, writable_folder
 from harness.sweep import Sweep, make_sweep
@@ -44,6 +44,8 @@ def run(settings: dict[str, Any], sweep: Sweep) -> int:
     """Train what is missing of a sweep and draw it; 0 when every run ended, 1 when one failed."""
     folder = writable_folder("runs_dir", settings["runs_dir"], sweep.name)
     writable_folder("figures_dir", settings["figures_dir"])
+    if sweep.question and not (SWEEPS_DIR / f"{sweep.name}.yaml").exists():
+        keep_question(folder, sweep.question)
     again = settings["refresh"] or settings["run_id"] is not None
     import analysis.write  # noqa: F401  # here, while the workers' server imports torch: later the answer would wait
 

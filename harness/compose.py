@@ -46,6 +46,9 @@ def compose(chosen: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
     # A sweep brings its own name and texts, and its axes are held against the run's values
     if choices.get("sweep") and plain_values["sweep"]["name"] == plain_defaults["sweep"]["name"]:
         raise ValueError(f"sweep={choices['sweep']} sets no sweep.name: begin its file as sweeps/smoke.yaml begins")
+    given = {text.lstrip("+").partition("=")[0] for text in typed}
+    if "sweep.name" in given and "sweep.question" not in given:
+        plain_values["sweep"]["question"] = None  # it was asked about the runs of another name
     plain_defaults["sweep"] = {key: plain_values["sweep"][key] for key in plain_defaults["sweep"]}
     return plain_values, plain_defaults
 
