@@ -11,7 +11,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from harness.config import CONF_DIR, SWEEPS_DIR, check_choice, closest
+from harness.config import CONF_DIR, SWEEPS_DIR, check_choice, closest, describe_own_model
 
 GROUPS = ("task", "model", "optimizer", "schedule", "protocol", "launcher", "tracker")
 
@@ -67,6 +67,8 @@ def explain(error: Exception) -> str:
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
+        if group == "model" and ":" in option:
+            return f"model={option}: {describe_own_model(option)}"
         try:
             check_choice(group, option, error.options)
         except ValueError as readable:

@@ -257,10 +257,19 @@ def match_types(values: Mapping[str, Any], defaults: Mapping[str, Any], prefix: 
         if isinstance(default, Mapping) and isinstance(value, Mapping):
             matched[key] = match_types(value, default, f"{path}.")
         elif key == "name" and prefix and value != default:
+            if path == "model.name" and ":" in str(value):
+                raise ValueError(f"model.name={value}: {describe_own_model(str(value))}")
             raise ValueError(f"{path}={value} does not choose a {prefix[:-1]}: write {prefix[:-1]}={value}")
         else:
             matched[key] = match_type(path, value, default)
     return matched
+
+
+def describe_own_model(path: str) -> str:
+    """How to use a module by its import path."""
+    return (
+        f"write conf/model/NAME.yaml (or DIR/model/NAME.yaml for --config-dir DIR) with name: {path}, then model=NAME"
+    )
 
 
 def match_type(path: str, value: Any, default: Any) -> Any:

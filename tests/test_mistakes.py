@@ -38,6 +38,8 @@ HARNESS = [
     (["num_steps=5"], "num_steps=5 does not go with protocol=fixed_samples"),
     (["tracker.mode=sometimes"], "tracker.mode='sometimes' is not one of auto, offline, online"),
     (["-m", "optimizer.lr=0.1,0.2"], "give an axis"),
+    (["model=my.nets:Net"], "with name: my.nets:Net, then model=NAME"),
+    (["model.name=my.nets:Net"], "with name: my.nets:Net, then model=NAME"),
     (["smoke"], "write KEY=VALUE"),
     (["sweep=smoke", "sweep.grid.seed=[0,"], "lists in quotes"),
     (["optimizer.lr=0.1,0.2"], "or an axis"),
