@@ -1,6 +1,7 @@
 """Oracle: planted truth; powers of model and data size, .5 % noise on every loss, and a model four times as large."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -8,7 +9,7 @@ import pytest
 
 from analysis.fit_points import Points, fit_points, predict_point
 from analysis.laws.sizes import POINT_LAWS
-from analysis.model_size import analyse_sizes, main
+from analysis.model_size import analyse_sizes, describe_misfit, main
 
 LOSS = {
     "irreducible_loss": 1.7, "params_coefficient": 60.0, "params_exponent": 0.34, "samples_coefficient": 80.0,
@@ -136,3 +137,13 @@ def test_a_column_that_also_varies_is_to_be_chosen(column):
     frame = pd.concat([plant_sizes().assign(**{column: name}) for name in ("adam", "sgd")])
     with pytest.raises(ValueError, match="choose one by optimizer.name=adam"):
         analyse_sizes(frame)
+
+
+def test_a_law_that_misfits_names_a_better_one():
+    frame = plant_sizes(batch_sizes=(32, 64, 128), sizes=SIZES[:3])
+    answers = analyse_sizes(frame)
+    *_, plain, joint = answers
+    assert describe_misfit(joint, answers) == ""
+    bad = replace(plain, fit=replace(plain.fit, chi2=100.0))
+    assert "lr_power_batch fits better" in describe_misfit(bad, [bad, joint])
+    assert "no law here fits better" in describe_misfit(bad, [bad])
