@@ -16,6 +16,7 @@ from analysis.optimum import Optimum, find_optima
 from analysis.runs import Runs, tidy_runs
 from analysis.score import Score, score_fits
 from analysis.seed_noise import SeedNoise, describe_borrowed
+from harness.config import say_count
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def write_caption(runs: Runs) -> str:
     for column in () if is_steps(frame) else ("num_samples", "num_steps"):
         if (value := read_constant(frame, column)) is not None:
             parts.append(f"{int(float(str(value))):,} {column[4:]}")
-    parts.append(f"{len(frame)} runs, {seeds} seed{'s' if seeds > 1 else ''}")
+    parts.append(f"{say_count(len(frame), 'run')}, {say_count(seeds, 'seed')}")
     diverged = int((frame["status"] == "diverged").sum())
     if diverged:
         parts.append(f"{diverged} diverged")

@@ -16,6 +16,11 @@ from analysis.groups import select_group
 from analysis.objectives import TARGET, is_steps, show_objective
 from analysis.optimum import Optimum
 
+UNKNOWN = (
+    ": give the table a column protocol (fixed_samples, fixed_steps or steps_to_target), "
+    "or name the one it has by --columns protocol=COLUMN"
+)
+
 
 def print_report(analysis: Analysis, console: Console | None = None) -> None:
     """Print what the runs say, group by group."""
@@ -55,7 +60,8 @@ def print_report(analysis: Analysis, console: Console | None = None) -> None:
             told.add(verdict.rule)
         if not answer.verdicts:
             text = f"no claim speaks about these runs ({', '.join(CLAIMS)} does not)"
-            console.print(f"{text} under protocol {analysis.runs.protocol}", style="dim")
+            cure = UNKNOWN if analysis.runs.protocol == "unknown" else ""
+            console.print(f"{text} under protocol {analysis.runs.protocol}{cure}", style="dim")
 
 
 def build_optima_table(name: str, rows: Sequence[tuple[str, Optimum]], *, steps: bool) -> Table:

@@ -99,6 +99,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             (out / "scoreboard.json").write_text(text + "\n", encoding="utf-8")
             with mpl.rc_context(style.rc):  # type: ignore[arg-type]
                 drawn = save_figure(draw_scoreboard(judged, style), out / "scoreboard", style) if judged else []
+        except FileExistsError:
+            parser.exit(2, f"--out={str(out)!r} is a file: give a folder\n")
         except OSError as error:
             parser.exit(2, f"--out={str(out)!r} cannot be written to ({error.strerror}): give another folder\n")
         print("\n".join(str(path) for path in (out / "scoreboard.md", *drawn)))

@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from harness.compose import MISTAKES, compose, describe_options, explain, register_sweeps
-from harness.config import CONF_DIR, ROOT, SWEEPS_DIR, TRACKER_MODES, check_choice, check_limits, match_types
+from harness.config import CONF_DIR, ROOT, SWEEPS_DIR, TRACKER_MODES, check_choice, check_limits, match_types, say_count
 from harness.launch import train_missing
 from harness.launchers import LAUNCHERS
 from harness.launchers.local import warm_up
@@ -27,7 +27,7 @@ from harness.measure import COMPILE
 from harness.records import count_weights, keep_question, read_attempts, read_ended, read_mirrored, read_records
 from harness.rounds import Round, describe_round, describe_spent, next_round, spots_of
 from harness.store import StoreError, writable_folder
-from harness.sweep import Sweep, make_sweep
+from harness.sweep import Sweep, describe_repeats, make_sweep
 
 HELP = """Train what a sweep lacks, fit laws to all of it, draw it.
 
@@ -57,7 +57,8 @@ def run(settings: dict[str, Any], sweep: Sweep) -> int:
         wanted = replace(sweep, runs={str(settings["run_id"]): sweep.runs[str(settings["run_id"])]})
     missing = again or bool(set(wanted.runs) - read_ended(folder))
     if not missing:
-        print(f"{sweep.name}: all {len(sweep.runs)} runs are done, nothing to train")
+        count = say_count(len(sweep.runs), "run is", "runs are")
+        print(f"{sweep.name}: {'all ' * (len(sweep.runs) > 1)}{count} done, nothing to train")
     with mirroring(folder, settings["tracker"], missing=missing):
         by_rounds = sweep.adaptive is not None and settings["run_id"] is None
         failed = train_missing(settings, wanted, folder, again=again) if missing and (again or not by_rounds) else 0
@@ -65,10 +66,11 @@ def run(settings: dict[str, Any], sweep: Sweep) -> int:
             sweep, failed = train_rounds(settings, sweep, folder)
         draw_sweep(settings, sweep, folder)
     if settings["save_weights"] and (lacking := len(wanted.runs) - count_weights(folder, wanted.runs)) and not failed:
-        text = f"{lacking} runs were trained before without save_weights and have none"
+        text = f"{say_count(lacking, 'run was', 'runs were')} trained before without save_weights and"
+        text += f" {'has' if lacking == 1 else 'have'} none"
         print(f"{text}: refresh=true trains again and saves them", file=sys.stderr)
     if failed:
-        print(f"{failed} runs did not end; the same command trains what is missing", file=sys.stderr)
+        print(f"{say_count(failed, 'run')} did not end; the same command trains what is missing", file=sys.stderr)
     return 1 if failed else 0
 
 
@@ -165,6 +167,8 @@ def execute() -> int:
     if not settings["dry_run"]:
         warm_up()
     sweep = make_sweep(compose)
+    for text in describe_repeats(settings["sweep"]["grid"]):
+        print(text, file=sys.stderr)
     if settings["dry_run"]:
         from harness.dry_run import print_dry_run  # here, since it needs torch
 

@@ -36,6 +36,7 @@ CHOICES = {  # options that are one of several words
     "task.noise": ("isotropic", "proportional", "correlated"),
     "schedule.weight_decay": ("constant", "linear", "cosine", "wsd", "inverse_sqrt", "inverse_time"),
 }
+SYNONYMS = {"learning_rate": "lr", "epsilon": "eps", "wd": "weight_decay", "bs": "batch_size"}  # words of others
 PATHS = ("task.path",)  # where something lies on this machine: no part of a run's identity
 
 _finite = ("a finite number", lambda v: True)
@@ -177,9 +178,16 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
     return nested
 
 
+def say_count(count: int, one: str, many: str = "") -> str:
+    """'1 run', '2 runs'."""
+    return f"{count} {one if count == 1 else many or one + 's'}"
+
+
 def closest(word: str, allowed: Iterable[str]) -> str:
     """' (did you mean X?)' where a name is near, else nothing."""
-    near = difflib.get_close_matches(str(word), list(allowed), n=1, cutoff=0.5)
+    *parents, last = str(word).split(".")
+    word = ".".join([*parents, SYNONYMS.get(last, last)])
+    near = difflib.get_close_matches(word, list(allowed), n=1, cutoff=0.5)
     return f" (did you mean {near[0]}?)" if near else ""
 
 

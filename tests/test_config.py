@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from harness.config import check_choice, closest, flatten, match_types, nest, run_id
+from harness.config import check_choice, closest, flatten, match_types, nest, run_id, say_count
 
 
 def test_run_id_is_the_hash_of_the_canonical_json(make_run):
@@ -110,3 +110,11 @@ def test_columns_and_back(make_run):
     flat = flatten(make_run())
     assert flat["optimizer.lr"] == 0.01
     assert nest(flat)["optimizer"] == dict(make_run().optimizer)
+
+
+def test_counts_agree_with_their_nouns():
+    assert (say_count(1, "run"), say_count(2, "run"), say_count(0, "run is", "runs are")) == (
+        "1 run",
+        "2 runs",
+        "0 runs are",
+    )

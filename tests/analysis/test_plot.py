@@ -97,6 +97,7 @@ def test_foreign_columns(table, tmp_path, capsys):
     content = json.loads((tmp_path / "foreign.json").read_text())
     assert content["best_law"] == "sqrt"
     assert content["protocol"] == "unknown"
+    assert "--columns protocol=COLUMN" in " ".join(capsys.readouterr().out.split())
 
 
 def test_groups_are_columns_of_the_optima_and_fits(tmp_path):

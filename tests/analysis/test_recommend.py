@@ -45,6 +45,8 @@ def test_one_seed_gives_no_advice(tmp_path, capsys):
     ("settings", "message"),
     [
         (["batch_size=x"], "no whole number above zero"),
+        (["batch=8"], "'batch' is no setting (did you mean batch_size?)"),
+        (["batch_size=2", "num_sampls=8"], "did you mean num_samples?"),
         (["num_samples=8"], "no whole number above zero"),
         (["batch_size=2", "num_samples=8"], "num_samples=8 has no runs"),
         (["batch_size=2", "width=8"], "'width' is no column"),
