@@ -17,6 +17,7 @@ from analysis.optimum import Optimum, find_optima
 from analysis.runs import Runs, tidy_runs
 from analysis.score import Score, score_fits
 from analysis.seed_noise import SeedNoise, describe_borrowed
+from harness.config import say_count
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ class Analysis:
     """What the runs of one sweep say.
 
     Attributes:
-        figure: optimum, or curves where the runs have fewer than 3 learning rates.
+        figure: optimum; groups where these differ at one batch size, which says nothing of laws; or curves where the
+            runs have fewer than 3 learning rates.
         caption: protocol, number of runs and seeds, model, task, in a line.
     """
 
@@ -96,7 +98,13 @@ def analyse_runs(
     if across:
         answers[-1] = replace(answers[-1], verdicts=answers[-1].verdicts + across)
     caption = write_caption(runs) + (f" · seed variance borrowed from {borrowed.source}" if borrowed else "")
-    return Analysis(sweep, question, runs, tuple(answers), "optimum", caption)
+    comparable = len(answers) > 1 and has_one_size(runs) and runs.frame["protocol"].nunique() == 1
+    return Analysis(sweep, question, runs, tuple(answers), "groups" if comparable else "optimum", caption)
+
+
+def has_one_size(runs: Runs) -> bool:
+    """Whether all runs have the same batch size: then no law of it can be fitted, nor a claim judged."""
+    return runs.frame["batch_size"].nunique() == 1
 
 
 def caption_groups(analysis: Analysis, answers: Sequence[GroupAnswer]) -> str:
@@ -118,7 +126,7 @@ def write_caption(runs: Runs) -> str:
     for column in () if is_steps(frame) else ("num_samples", "num_steps"):
         if (value := read_constant(frame, column)) is not None:
             parts.append(f"{int(float(str(value))):,} {column[4:]}")
-    parts.append(f"{len(frame)} runs, {seeds} seed{'s' if seeds > 1 else ''}")
+    parts.append(f"{say_count(len(frame), 'run')}, {say_count(seeds, 'seed')}")
     diverged = int((frame["status"] == "diverged").sum())
     if diverged:
         parts.append(f"{diverged} diverged")

@@ -8,6 +8,7 @@ import pandas as pd
 
 from analysis.objectives import OBJECTIVE, TARGET
 from analysis.runs import Runs
+from harness.config import say_count
 
 MIN_LRS = 3
 # Variance of an optimum that one held-out set moves for all seeds alike: .06 to .09 octave at 4096 examples
@@ -93,5 +94,7 @@ def choose_seeds(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
         kept = table[sorted(order[:count])].dropna()
         if len(kept) >= needed:
             lost = int(table.notna().sum().sum()) - kept.size
-            return kept, f"{lost} runs whose learning rate lacks another seed are not used" if lost else ""
+            are = "is" if lost == 1 else "are"
+            note = f"{say_count(lost, 'run')} whose learning rate lacks another seed {are} not used"
+            return kept, note if lost else ""
     return table[[order[0]]].dropna(), ""

@@ -31,6 +31,8 @@ from analysis.runs import tidy_runs
 from analysis.size_cells import find_size_optima, sizes_of
 from analysis.tables import parse_columns, read_source, rename_columns
 
+MISFIT = 3.0  # chi2 per degree of freedom from which on a law is said to misfit
+
 
 @dataclass(frozen=True)
 class SizeAnswer:
@@ -123,6 +125,8 @@ def print_sizes(answers: Sequence[SizeAnswer], console: Console) -> None:
             f"  {chi2 if np.isfinite(fit.chi2) else ''}AIC {fit.aic:.1f}, AICc {fit.aicc:.1f}, rmse of ln "
             f"{fit.rmse_log:.4f}, a model size left out {answer.left_out:.4f}"
         )
+        if text := describe_misfit(answer, answers):
+            console.print(f"  {text}", style="yellow", markup=False)
         for x, y, e in answer.largest:
             at = ", ".join(f"{name} {value:.4g}" for name, value in zip(fit.law.variables, x, strict=True))
             error = f"ln(measured / predicted) {np.log(y / e.value):+.4f}"
@@ -130,6 +134,23 @@ def print_sizes(answers: Sequence[SizeAnswer], console: Console) -> None:
             console.print(
                 f"  from smaller models, {at}: {said}, measured {y:.4g}, {error}", markup=False, soft_wrap=True
             )
+
+
+def describe_misfit(answer: SizeAnswer, answers: Sequence[SizeAnswer]) -> str:
+    """A warning where a law misses by more than the errors of its points explain, and the law that fits better."""
+    now = misfit(answer)
+    if not now > MISFIT:
+        return ""
+    same = [a for a in answers if a.fit.law.response == answer.fit.law.response and misfit(a) < now]
+    best = min(same, key=misfit, default=None)
+    rest = f"{best.fit.law.name} fits better ({misfit(best):.3g})" if best else "no law here fits better"
+    return f"misfits: chi2 is {now:.3g} per degree of freedom, and 1 is expected; {rest}"
+
+
+def misfit(answer: SizeAnswer) -> float:
+    """chi2 per degree of freedom; NaN where a law was not fitted or no error is known."""
+    dof = len(answer.fit.residuals) - len(answer.fit.params)
+    return answer.fit.chi2 / dof if not answer.fit.refused and dof > 0 else np.nan
 
 
 def sizes_to_json(answers: Sequence[SizeAnswer]) -> object:
@@ -160,7 +181,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("settings", nargs="*", help="COLUMN=VALUE: only runs with it")
     options = parser.parse_args(arguments)
     try:
-        frame = read_source(options.runs)[0]
+        frame, sentence = read_source(options.runs)
+        print(sentence)
         frame = rename_columns(frame, parse_columns(options.columns) if options.columns else {}, options.runs)
         for setting in options.settings:
             column, _, text = setting.partition("=")

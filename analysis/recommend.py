@@ -29,7 +29,7 @@ from analysis.optimum import Optimum, covariance_of
 from analysis.runs import LARGEST_WHOLE
 from analysis.score import start_at
 from analysis.tables import parse_columns, read_source, rename_columns
-from harness.config import read_number
+from harness.config import closest, read_number, say_count
 
 DRAWS = 100
 SHOWN, MIN_GAIN = 4, 0.005  # next runs that are printed, and what they must take off the half-width, octaves
@@ -135,7 +135,9 @@ def print_advice(answer: GroupAnswer, advice: Advice, rows: pd.DataFrame, consol
     now, candidates = propose_runs(answer, rows, advice.batch_size, halves)
     console.print(f"  runs that would narrow it most for what they cost, from +- {now:.2f} octave:")
     for runs in [runs for runs in candidates if runs.half < now - MIN_GAIN][:SHOWN] or candidates[:1]:
-        cost = f"{runs.num_runs} runs" + (f", {short_number(runs.cost)} samples" if np.isfinite(runs.cost) else "")
+        cost = say_count(runs.num_runs, "run") + (
+            f", {short_number(runs.cost)} samples" if np.isfinite(runs.cost) else ""
+        )
         console.print(f"    {runs.text}: {cost} -> +- {runs.half:.2f}", highlight=False, markup=False)
 
 
@@ -155,6 +157,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         settings = dict(text.partition("=")[::2] for text in options.settings)
+        wrong = next(
+            (name for name in settings if "batch_size" not in settings and closest(name, ["batch_size"])), None
+        )
+        if wrong:
+            raise ValueError(f"{wrong!r} is no setting (did you mean batch_size?): e.g. batch_size=2048")
         if not settings.get("batch_size", "").isdecimal() or int(settings["batch_size"][:20]) < 1:
             raise ValueError(
                 f"batch_size={settings.pop('batch_size', '')!r} is no whole number above zero: e.g. batch_size=2048"
@@ -162,13 +169,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if len(settings["batch_size"]) > len(str(LARGEST_WHOLE)) or int(settings["batch_size"]) > LARGEST_WHOLE:
             raise ValueError(f"batch_size is larger than {LARGEST_WHOLE:.1g}, which no run has: e.g. batch_size=2048")
         batch_size = int(settings.pop("batch_size"))
-        frame = read_source(options.runs)[0]
+        frame, sentence = read_source(options.runs)
+        print(sentence)
         columns = parse_columns(options.columns) if options.columns else {}
         frame = rename_columns(frame, columns, options.runs)
         for column, text in settings.items():
             if column not in frame:
+                near = closest(column, frame.columns)
                 raise ValueError(
-                    f"{column!r} is no column of {options.runs}: give one of {', '.join(frame.columns[:12])}"
+                    f"{column!r} is no column of {options.runs}{near}: give one of {', '.join(frame.columns[:12])}"
                 )
             same = frame[column] == (read_number(column, text) if frame[column].dtype.kind in "if" else text)
             if not same.any():

@@ -10,7 +10,7 @@ from analysis.groups import find_groups, settle_horizons
 from analysis.objectives import add_objective
 from analysis.rates import join_near_rates, note_missing
 from analysis.tables import SHORT_NAMES, list_columns
-from harness.config import closest
+from harness.config import closest, say_count
 from harness.records import ENDED, STATUSES
 
 NEEDED = ("batch_size", "optimizer.lr", "loss")
@@ -131,13 +131,13 @@ def settle_status(frame: pd.DataFrame, source: str, notes: list[str]) -> pd.Seri
     """Status of every run: as given, or from the loss where none is given. A done run has a finite loss."""
     finite = np.isfinite(frame["loss"]) & (frame["loss"].abs() <= LARGEST_LOSS)
     if huge := int((np.isfinite(frame["loss"]) & ~finite).sum()):
-        notes.append(f"{huge} losses are beyond {LARGEST_LOSS:g}: taken as diverged")
+        notes.append(f"{say_count(huge, 'loss is', 'losses are')} beyond {LARGEST_LOSS:g}: taken as diverged")
     if frame["loss"][finite].nunique() == 1 and finite.sum() > 1:
         notes.append(f"all {int(finite.sum())} losses are the same: is {source}'s column loss the one that is meant?")
     from_loss = pd.Series(np.where(finite, "done", "diverged"), index=frame.index)
     if "status" not in frame.columns:
         if empty := int(frame["loss"].isna().sum()):
-            notes.append(f"{empty} runs have no loss and no status: taken as diverged")
+            notes.append(f"{say_count(empty, 'run has', 'runs have')} no loss and no status: taken as diverged")
         return from_loss
     given = frame["status"].where(frame["status"].notna(), from_loss).astype(str)
     for word in given.unique():
@@ -149,7 +149,8 @@ def settle_status(frame: pd.DataFrame, source: str, notes: list[str]) -> pd.Seri
             )
     contradicting = (given == "done") & ~finite
     if contradicting.any():
-        notes.append(f"{int(contradicting.sum())} runs say done but have no finite loss: taken as diverged")
+        count = say_count(int(contradicting.sum()), "run says done but has", "runs say done but have")
+        notes.append(f"{count} no finite loss: taken as diverged")
     return given.mask(contradicting, "diverged")
 
 
@@ -167,7 +168,9 @@ def merge_duplicates(frame: pd.DataFrame, keys: Sequence[str], notes: list[str])
             disagreeing += 1
             spread = max(spread, finite.max() - finite.min())
     kept = frame.drop_duplicates(list(keys), keep="last")
-    text = f"{len(frame) - len(kept)} runs repeat a configuration: the last of each is used"
+    text = (
+        f"{say_count(len(frame) - len(kept), 'run repeats', 'runs repeat')} a configuration: the last of each is used"
+    )
     if disagreeing:
         text += f"; {disagreeing} of them disagree" + (f", by up to {spread:.3g} in the loss" if spread else "")
     notes.append(text)

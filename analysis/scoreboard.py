@@ -1,4 +1,4 @@
-"""Every claim on every committed sweep in one table: `python -m analysis.claims [--out DIR]`."""
+"""Every claim on every committed table in one table: `python -m analysis.claims [--out DIR]`."""
 
 import argparse
 import json
@@ -23,6 +23,7 @@ from analysis.write import save_figure
 from harness.config import SWEEPS_DIR
 
 COLUMNS = ("claim", "sweep", "group", "protocol", "predicted", "measured, 95 % interval", "verdict", "why")
+WIDE = 140  # characters from which on all columns are legible
 COLOURS = {"confirmed": "green", "refuted": "red", "inconclusive": "yellow"}
 
 
@@ -53,6 +54,23 @@ def write_markdown(rows: Sequence[tuple[str, ...]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def print_rows(rows: Sequence[tuple[str, ...]], console: Console) -> None:
+    """The scoreboard; on a narrow terminal without protocols, and with the reasons below it instead of beside it."""
+    narrow = console.width < WIDE
+    shown = [column for column in COLUMNS if not (narrow and column in ("protocol", "why"))]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in shown:
+        table.add_column(column, no_wrap=column in ("claim", "sweep", "verdict"), overflow="fold")
+    for row in rows:
+        cells = dict(zip(COLUMNS, map(escape, row), strict=True))
+        cells["verdict"] = f"[{COLOURS[row[6]]}]{row[6]}[/{COLOURS[row[6]]}]"
+        table.add_row(*(cells[column] for column in shown))
+    console.print(table)
+    for claim, sweep, group, *_, why in rows if narrow else ():
+        if why:
+            console.print(escape(f"{claim}, {', '.join(filter(None, (sweep, group)))}: {why}"), highlight=False)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the scoreboard; with --out write scoreboard.md, .json and the figure too. 2 where a table is left out."""
     parser = argparse.ArgumentParser(prog="python -m analysis.claims", description=__doc__.split(":")[0])
@@ -71,13 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             failed = 2
             print(f"{path.name} is left out: {' '.join(str(error).split())}", file=sys.stderr)
     rows = [write_row(sweep, verdict) for sweep, verdict in judged]
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in COLUMNS:
-        table.add_column(column)
-    for row in rows:
-        colour = COLOURS[row[6]]
-        table.add_row(*(escape(cell) for cell in row[:6]), f"[{colour}]{row[6]}[/{colour}]", escape(row[7]))
-    console.print(table)
+    print_rows(rows, console)
     if out is not None:
         try:
             out.mkdir(parents=True, exist_ok=True)
@@ -91,6 +103,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             (out / "scoreboard.json").write_text(text + "\n", encoding="utf-8")
             with mpl.rc_context(style.rc):  # type: ignore[arg-type]
                 drawn = save_figure(draw_scoreboard(judged, style), out / "scoreboard", style) if judged else []
+        except FileExistsError:
+            parser.exit(2, f"--out={str(out)!r} is a file: give a folder\n")
         except OSError as error:
             parser.exit(2, f"--out={str(out)!r} cannot be written to ({error.strerror}): give another folder\n")
         print("\n".join(str(path) for path in (out / "scoreboard.md", *drawn)))

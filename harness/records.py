@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 ENDED = ("done", "diverged")  # a run that ended is not trained again
 STATUSES = ("running", *ENDED, "failed")
 MIRRORED = "mirrored.jsonl"
+QUESTIONS = "questions.jsonl"
 CORPORA = ".corpus"
 WEIGHTS = "weights"
 
@@ -167,6 +168,17 @@ def read_mirrored(folder: Path) -> set[tuple[str, str]]:
 def append_mirrored(folder: Path, run_id: str, ended: str, mode: str) -> None:
     """Note an attempt as sent."""
     append_line(Path(folder) / MIRRORED, {"run_id": run_id, "ended": ended, "mode": mode})
+
+
+def keep_question(folder: Path, question: str) -> None:
+    """Note what a sweep asks, so that its figure finds the title again without the sweep's file."""
+    if question != read_question(folder):
+        append_line(folder / QUESTIONS, {"question": question})
+
+
+def read_question(folder: Path) -> str:
+    """What a sweep asked when it was last trained, or nothing."""
+    return next((str(entry["question"]) for entry in reversed(list(read_lines(folder / QUESTIONS)))), "")
 
 
 def read_records(folder: Path, *, running: bool = False) -> "pd.DataFrame":

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.config import RunConfig, flatten, run_id
+from harness.config import RunConfig, flatten, run_id, say_count
 from harness.records import ENDED
 from harness.sweep import Adaptive, Sweep
 
@@ -85,11 +85,11 @@ def describe_round(added: Mapping[str, RunConfig]) -> str:
     sizes = sorted({run.batch_size for run in added.values()}, reverse=True)
     lrs = [float(str(run.optimizer["lr"])) for run in added.values()]
     spread = f"lr {np.min(lrs):.3g} to {np.max(lrs):.3g}"
-    return f"{len(added)} runs at batch size {', '.join(map(str, sizes))}, {spread}"
+    return f"{say_count(len(added), 'run')} at batch size {', '.join(map(str, sizes))}, {spread}"
 
 
 def describe_spent(sweep: Sweep) -> str:
     """A line on what all rounds took."""
     assert sweep.adaptive is not None, "only such a sweep has a budget"
     steps = sum(run.num_steps for run in sweep.runs.values())
-    return f"adaptive: {len(sweep.runs)} runs, {steps:,} steps of a budget of {sweep.adaptive.budget:,.0f}"
+    return f"adaptive: {say_count(len(sweep.runs), 'run')}, {steps:,} steps of a budget of {sweep.adaptive.budget:,.0f}"

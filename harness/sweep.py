@@ -9,6 +9,7 @@ from typing import Any
 
 from harness.config import (
     PARTS,
+    SYNONYMS,
     RunConfig,
     closest,
     flatten_mapping,
@@ -138,6 +139,13 @@ def add_corpus(values: dict[str, Any]) -> None:
         values["task"]["corpus_sha256"] = read_corpus(values["task"]).sha256
 
 
+def describe_repeats(grid: Mapping[str, Any]) -> list[str]:
+    """A line for every axis that lists a value twice."""
+    lists = {path: axis for path, axis in flatten_mapping(grid).items() if isinstance(axis, list)}
+    twice = {path: [x for x in axis if axis.count(x) > 1] for path, axis in lists.items()}
+    return [f"sweep.grid.{path} lists {found[0]} twice: it counts once" for path, found in twice.items() if found]
+
+
 def read_axes(grid: Mapping[str, Any]) -> dict[str, list[Any]]:
     """The axes of a grid by their dotted path, each as a list of values."""
     return {path: read_axis(path, axis) for path, axis in flatten_mapping(grid).items()}
@@ -148,7 +156,11 @@ def check_axis(path: str, values: Mapping[str, Any]) -> None:
     fields = {name: value for name, value in values.items() if name in (*PARTS, *RunConfig.__dataclass_fields__)}
     allowed = flatten_mapping(fields)
     if path not in allowed and not is_choice(path):
-        same_word = sorted((name for name in allowed if name.endswith(f".{path}")), key=lambda name: name.count("."))
+        *parents, last = path.split(".")
+        path_here = ".".join([*parents, SYNONYMS.get(last, last)])
+        same_word = sorted(
+            (name for name in allowed if name.endswith(f".{path_here}")), key=lambda name: name.count(".")
+        )
         near = closest(same_word[0], same_word) if same_word else closest(path, allowed)
         raise ValueError(f"sweep.grid.{path} is not a value of a run{near}; see --cfg job for all")
 

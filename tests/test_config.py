@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from harness.config import check_choice, closest, flatten, match_types, nest, run_id
+from harness.config import check_choice, closest, flatten, match_types, nest, run_id, say_count
 from harness.rounds import count_heldout
 
 
@@ -119,3 +119,11 @@ def test_an_adaptive_grid_counts_the_heldout_examples_that_a_target_is_met_on(ma
     assert count_heldout(make_run()) == 2048
     assert count_heldout(make_run(**target)) == 512
     assert count_heldout(make_run(**target, task={"num_heldout": 1})) == 1
+
+
+def test_counts_agree_with_their_nouns():
+    assert (say_count(1, "run"), say_count(2, "run"), say_count(0, "run is", "runs are")) == (
+        "1 run",
+        "2 runs",
+        "0 runs are",
+    )

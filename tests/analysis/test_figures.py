@@ -1,10 +1,14 @@
 """Oracle: matplotlib's own boxes of what it drew, and planted optima for what is drawn."""
 
+import io
+from itertools import pairwise
+
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from rich.console import Console
 
 from analysis.analyse import analyse_runs
 from analysis.claims import Verdict
@@ -12,6 +16,7 @@ from analysis.figures import FIGURES, FURTHER
 from analysis.figures.scoreboard import draw_scoreboard
 from analysis.figures.style import PAPER, SCREEN
 from analysis.plot import main
+from analysis.report import print_report
 from analysis.scoreboard import judge_sweeps
 from harness.config import SWEEPS_DIR
 from tests.analysis.planting import BATCH_SIZES, plant_table
@@ -125,3 +130,28 @@ def test_paper_style_writes_a_pdf_and_the_same_bytes_twice(tmp_path):
     for name in ("planted.pdf", "planted.png", "planted.svg", "planted-extrapolation.pdf"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
     assert b"CreationDate" not in (tmp_path / "one" / "planted.pdf").read_bytes()
+
+
+@STYLES
+@pytest.mark.parametrize("columns", [{"optimizer.weight_decay"}, {"optimizer.weight_decay", "optimizer.name"}], ids=len)
+def test_groups_at_one_batch_size_are_compared_by_their_loss(columns, style):
+    """The table is sorted by loss and has no law; the right panel has a point a group, whose labels lie apart."""
+    groups = []
+    for i, decay in enumerate((0.1, 0.0, 1.0, 0.01)):
+        table = plant_table(lambda b: 0.02, batch_sizes=(64,)).assign(**{"optimizer.weight_decay": decay})
+        more = {"optimizer.name": f"adam{i % 2}"} if "optimizer.name" in columns else {}
+        groups.append(table.assign(loss=table["loss"] + 0.1 * i, **more))
+    analysis = analyse_runs("decay", pd.concat(groups, ignore_index=True), "Which?")
+    print_report(analysis, Console(file=(said := io.StringIO()), width=120))
+    lines = said.getvalue().splitlines()
+    assert [line.split("weight_decay=")[1].split()[0] for line in lines if "weight_decay=" in line] == [
+        "0.1", "0", "1", "0.01",
+    ]  # fmt: skip
+    assert "need more than one batch size" in said.getvalue()
+    assert not any(word in said.getvalue() for word in ("inconclusive", "not fitted"))
+    with mpl.rc_context(style.rc):
+        figure = FIGURES[analysis.figure](analysis, style)
+        check_boxes(figure)
+        labels = [label.get_window_extent() for label in figure.axes[1].get_xticklabels()]
+    assert len(labels) == 4
+    assert not any(a.overlaps(b) for a, b in pairwise(labels))

@@ -98,6 +98,7 @@ def test_foreign_columns(table, tmp_path, capsys):
     content = json.loads((tmp_path / "foreign.json").read_text())
     assert content["best_law"] == "sqrt"
     assert content["protocol"] == "unknown"
+    assert "--columns protocol=COLUMN" in " ".join(capsys.readouterr().out.split())
 
 
 def test_groups_are_columns_of_the_optima_and_fits(tmp_path):
@@ -236,3 +237,16 @@ def test_at_fixed_steps_the_surge_law_is_said_to_be_no_evidence_of_a_surge(tmp_p
         said = " ".join(capsys.readouterr().out.split())
         assert "law: surge is best" in said
         assert ("no evidence of a surge" in said) == told
+
+
+def test_a_sweep_without_finished_runs_is_named_and_the_others_are_drawn(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    frame = plant_table(lambda b: 0.002 * b**0.5, num_seeds=2).assign(**{"provenance.ended": "x"})
+    for name, status in (("broken", "failed"), ("whole", "done")):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        frame.assign(status=status).to_parquet(tmp_path / "runs" / name / "stack-a-0.parquet")
+    assert main(["--runs", "runs"]) == 0
+    assert capsys.readouterr().err.startswith("broken has no finished runs")
+    assert (tmp_path / "figures" / "whole.png").exists()
+    assert main(["broken", "--runs", "runs"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1

@@ -46,6 +46,8 @@ def test_one_seed_gives_no_advice(tmp_path, capsys):
     ("settings", "message"),
     [
         (["batch_size=x"], "no whole number above zero"),
+        (["batch=8"], "'batch' is no setting (did you mean batch_size?)"),
+        (["batch_size=2", "num_sampls=8"], "did you mean num_samples?"),
         (["num_samples=8"], "no whole number above zero"),
         (["batch_size=1" + "0" * 400], "larger than"),
         (["batch_size=1" + "0" * 5000], "larger than"),
@@ -81,3 +83,17 @@ def test_a_rule_costs_a_factor_in_steps_where_runs_go_to_a_target(tmp_path, caps
     assert "linear rule from batch size 1024 gives" in said
     assert ", steps x 1" in said
     assert "loss +" not in said
+
+
+def test_the_source_is_told(tmp_path, capsys):
+    plant_table(root).to_csv(tmp_path / "runs.csv", index=False)
+    assert main(["--runs", str(tmp_path / "runs.csv"), "batch_size=64"]) == 0
+    assert capsys.readouterr().out.startswith(f"runs: {tmp_path / 'runs.csv'}")
+
+
+def test_a_folder_of_sweeps_names_those_inside(tmp_path, capsys):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        plant_table(root).to_parquet(tmp_path / name / "stack-a-0.parquet")
+    assert main(["--runs", str(tmp_path), "batch_size=2"]) == 2
+    assert f"give one of {tmp_path}/one, {tmp_path}/two" in capsys.readouterr().err
