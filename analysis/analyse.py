@@ -1,7 +1,7 @@
 """From a table of runs to everything a figure or a report says: optima, fits, verdicts, and their JSON."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import pandas as pd
@@ -9,13 +9,15 @@ import pandas as pd
 from analysis.claims import Verdict, check_claims
 from analysis.critical_batch import CriticalBatch, measure_critical_batch, steps_to_json
 from analysis.fit import Comparison, Fit, compare, fit_laws
-from analysis.groups import label_group, read_constant, select_group
+from analysis.groups import key_group, label_group, read_constant, select_group
 from analysis.horizons import check_horizons
+from analysis.momentum import check_momentum
 from analysis.objectives import describe_target, is_steps, objective_to_json
 from analysis.optimum import Optimum, find_optima
 from analysis.runs import Runs, tidy_runs
 from analysis.score import Score, score_fits
 from analysis.seed_noise import SeedNoise, describe_borrowed
+from harness.config import say_count
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,8 @@ class Analysis:
     """What the runs of one sweep say.
 
     Attributes:
-        figure: optimum, or curves where the runs have fewer than 3 learning rates.
+        figure: optimum; groups where these differ at one batch size, which says nothing of laws; or curves where the
+            runs have fewer than 3 learning rates.
         caption: protocol, number of runs and seeds, model, task, in a line.
     """
 
@@ -78,7 +81,7 @@ def analyse_runs(
     if borrowed:
         runs = replace(runs, notes=(*runs.notes, describe_borrowed(borrowed, sum(bool(o.borrowed) for o in found))))
     for optimum in found:
-        by_group.setdefault(label_group(optimum.group), []).append(optimum)
+        by_group.setdefault(key_group(optimum.group), []).append(optimum)
     answers = []
     for optima in by_group.values():
         fits = tuple(fit_laws(optima, robust=robust))
@@ -87,11 +90,30 @@ def analyse_runs(
         steps = is_steps(select_group(runs.frame, optima[0].group))
         critical = measure_critical_batch(optima) if steps else None
         answers.append(GroupAnswer(optima[0].group, tuple(optima), fits, compare(fits), verdicts, scores, critical))
-    across = tuple(check_horizons([(answer.group, answer.fits) for answer in answers], runs.protocol))
+    # as all claims, on plain fits: a robust one has no chi^2 to judge its misfit by
+    plain = [(answer.group, fit_laws(answer.optima) if robust else answer.fits) for answer in answers]
+    across = (
+        *check_horizons(plain, runs.protocol), *check_momentum(runs, [answer.optima for answer in answers]),
+    )  # fmt: skip
     if across:
         answers[-1] = replace(answers[-1], verdicts=answers[-1].verdicts + across)
     caption = write_caption(runs) + (f" · seed variance borrowed from {borrowed.source}" if borrowed else "")
-    return Analysis(sweep, question, runs, tuple(answers), "optimum", caption)
+    comparable = len(answers) > 1 and has_one_size(runs) and runs.frame["protocol"].nunique() == 1
+    return Analysis(sweep, question, runs, tuple(answers), "groups" if comparable else "optimum", caption)
+
+
+def has_one_size(runs: Runs) -> bool:
+    """Whether all runs have the same batch size: then no law of it can be fitted, nor a claim judged."""
+    return runs.frame["batch_size"].nunique() == 1
+
+
+def caption_groups(analysis: Analysis, answers: Sequence[GroupAnswer]) -> str:
+    """The caption of a figure of these groups only, from their own runs."""
+    frame = pd.concat([select_group(analysis.runs.frame, answer.group) for answer in answers])
+    protocol = ", ".join(sorted(str(value) for value in frame["protocol"].unique()))
+    sources = sorted({o.borrowed for answer in answers for o in answer.optima if o.borrowed})
+    borrowed = f" · seed variance borrowed from {', '.join(sources)}" if sources else ""
+    return write_caption(replace(analysis.runs, frame=frame, protocol=protocol)) + borrowed
 
 
 def write_caption(runs: Runs) -> str:
@@ -104,7 +126,7 @@ def write_caption(runs: Runs) -> str:
     for column in () if is_steps(frame) else ("num_samples", "num_steps"):
         if (value := read_constant(frame, column)) is not None:
             parts.append(f"{int(float(str(value))):,} {column[4:]}")
-    parts.append(f"{len(frame)} runs, {seeds} seed{'s' if seeds > 1 else ''}")
+    parts.append(f"{say_count(len(frame), 'run')}, {say_count(seeds, 'seed')}")
     diverged = int((frame["status"] == "diverged").sum())
     if diverged:
         parts.append(f"{diverged} diverged")
@@ -131,7 +153,7 @@ def to_json(analysis: Analysis) -> dict[str, object]:
             entry
             for answer in groups
             if answer.critical_batch
-            for entry in steps_to_json(answer.critical_batch, answer.group)
+            for entry in (add_group(fields, answer.group) for fields in steps_to_json(answer.critical_batch))
         ],
         "best_law": next(iter(best)) or None if len(best) == 1 else None,
         "verdicts": [verdict_to_json(verdict) for answer in groups for verdict in answer.verdicts],
@@ -158,30 +180,38 @@ def to_json(analysis: Analysis) -> dict[str, object]:
 
 def optimum_to_json(optimum: Optimum, protocol: str) -> dict[str, object]:
     """One optimum, with its group columns beside the fields."""
-    return {
+    fields: dict[str, object] = {
         "batch_size": optimum.batch_size, "lr": optimum.lr, "low": optimum.low, "high": optimum.high,
-        "status": optimum.status, "num_runs": optimum.num_runs, **optimum.group,
+        "status": optimum.status, "num_runs": optimum.num_runs,
         **objective_to_json(optimum.loss, optimum.group, protocol), "sd_log2": optimum.sd_log2, "note": optimum.note,
         **({"borrowed": optimum.borrowed} if optimum.borrowed else {}),
     }  # fmt: skip
+    return add_group(fields, optimum.group)
+
+
+def add_group(fields: dict[str, object], group: Mapping[str, object]) -> dict[str, object]:
+    """A group's columns beside the fields; one that has a field's name and says something else is group.NAME."""
+    return fields | {f"group.{k}" if fields.get(k, value) != value else k: value for k, value in group.items()}
 
 
 def fit_to_json(fit: Fit, score: Score) -> dict[str, object]:
     """One fit, with its group columns beside the fields."""
     params = {name: {"value": e.value, "low": e.low, "high": e.high} for name, e in fit.params.items()}
-    return {
-        "law": fit.law, "params": params, "aicc": fit.aicc, "aic": fit.aic, "rmse_log": fit.rmse_log, **fit.group,
-        "chi2": fit.chi2, "left_out": score.left_out, "extrapolated": score.extrapolated, "drift": score.drift,
+    fields: dict[str, object] = {
+        "law": fit.law, "params": params, "aicc": fit.aicc, "aic": fit.aic, "rmse_log": fit.rmse_log, "chi2": fit.chi2,
+        "left_out": score.left_out, "extrapolated": score.extrapolated, "drift": score.drift,
         "notes": list(fit.notes),
     }  # fmt: skip
+    return add_group(fields, fit.group)
 
 
 def verdict_to_json(verdict: Verdict) -> dict[str, object]:
     """One verdict, with its group columns beside the fields."""
-    return {
+    fields: dict[str, object] = {
         "claim": verdict.claim, "protocol": verdict.protocol, "verdict": verdict.verdict,
-        "numbers": dict(verdict.numbers), "rule": verdict.rule, "reason": verdict.reason, **verdict.group,
+        "numbers": dict(verdict.numbers), "rule": verdict.rule, "reason": verdict.reason,
     }  # fmt: skip
+    return add_group(fields, verdict.group)
 
 
 def clean(value: object) -> object:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.objectives import OBJECTIVE
+from analysis.objectives import OBJECTIVE, TARGET
 from analysis.runs import Runs
+from harness.config import say_count
 
 MIN_LRS = 3
 # Variance of an optimum that one held-out set moves for all seeds alike: .06 to .09 octave at 4096 examples
@@ -45,6 +46,9 @@ def split_cells(runs: Runs) -> list[Cell]:
         group = dict(zip(runs.groups, values[:-1], strict=True))
         table = rows.set_index(["optimizer.lr", "seed"])[OBJECTIVE].unstack().sort_index()
         kept, note = choose_seeds(table)
+        if kept.shape[1] > 1 and (kept.nunique(axis=1) <= 1).all():
+            # copies of one run: they would make every interval one of certainty
+            kept, note = kept.iloc[:, :1], f"all {kept.shape[1]} seeds have exactly the same losses: they count as one"
         ends = rows[rows["seed"].isin(kept.columns)].groupby("optimizer.lr")
         late = ends["censored"].any() & ends["status"].agg(lambda status: set(status) == {"done"})
         censored = frozenset(np.flatnonzero(late.reindex(kept.index)).tolist())
@@ -65,12 +69,17 @@ def split_cells(runs: Runs) -> list[Cell]:
 
 
 def heldout_variance(rows: pd.DataFrame) -> float:
-    """Of a cell, from the smallest number of held-out examples; none where the table does not tell it, and where one
-    example is the exact loss.
+    """Of a cell, from the smallest number of held-out examples that its objective was taken on; none where the table
+    does not tell it, and where one example is the exact loss.
     """
     if "task.num_heldout" not in rows or rows["task.num_heldout"].isna().any():
         return 0.0
-    smallest = float(rows["task.num_heldout"].min())
+    examples = rows["task.num_heldout"]
+    if "target_examples" in rows:
+        # the crossing is seen on these, however many the final loss has; a task with an exact loss stays exact
+        crossed = (rows["protocol"] == TARGET) & rows["target_examples"].notna() & (examples > 1)
+        examples = examples.mask(crossed, rows["target_examples"])
+    smallest = float(examples.min())
     return HELDOUT_VARIANCE / smallest if smallest > 1 else 0.0
 
 
@@ -85,5 +94,7 @@ def choose_seeds(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
         kept = table[sorted(order[:count])].dropna()
         if len(kept) >= needed:
             lost = int(table.notna().sum().sum()) - kept.size
-            return kept, f"{lost} runs whose learning rate lacks another seed are not used" if lost else ""
+            are = "is" if lost == 1 else "are"
+            note = f"{say_count(lost, 'run')} whose learning rate lacks another seed {are} not used"
+            return kept, note if lost else ""
     return table[[order[0]]].dropna(), ""

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from analysis.critical_batch import measure_critical_batch
 from analysis.fit import fit_law
 from analysis.groups import read_constant, select_group
 from analysis.laws import LAWS
+from analysis.objectives import is_steps
 from analysis.optimum import Optimum
 from analysis.runs import Runs
 
@@ -23,7 +25,8 @@ MAX_EPS = 1e-6
 NOISE_SCALE_SHARE = 4  # the claim holds for batch sizes up to a quarter of the noise scale
 LEVELLING = 10.0  # difference in chi2 from which two laws count as told apart
 COLOURS = {"confirmed": "green", "refuted": "red", "inconclusive": "yellow"}  # on a terminal
-MEASURED = ("exponent", "ratio")  # the number of a verdict that its rule judges
+CORNERS = (0.5, 2.0)  # sharpness of corners that are not the hyperbola's
+MEASURED = ("exponent", "ratio", "sharpness")  # the number of a verdict that its rule judges
 SLOPES = {"sgd": 1.0, "adam": 0.5, "adamw": 0.5, "signsgd": 0.5}
 
 
@@ -107,6 +110,40 @@ def check_sde_slope(runs: Runs, optima: Sequence[Optimum]) -> Verdict | None:
     return Verdict("sde-slope", "fixed_samples", optima[0].group, verdict, numbers, rule, reason)
 
 
+def check_hyperbola(runs: Runs, optima: Sequence[Optimum]) -> Verdict | None:
+    """Steps to a target and samples to it lie on a hyperbola, whatever the optimizer.
+
+        (S / S_min - 1)(E / E_min - 1) = 1,   E = B S:   p = 1 in   S = S_min (1 + (B_crit / B)^p)^(1/p)
+
+    Returns: a verdict, or None where the claim does not speak about the runs.
+    Valid when: the learning rate is the greedy one at every step, by the derivation; the claim is made, and judged,
+        for the best constant one as well.
+    Source: McCandlish et al., arXiv 1812.06162; kexue.fm/archives/10542, and 11280 for all optimizers alike.
+    """
+    if not is_steps(select_group(runs.frame, optima[0].group)):
+        return None
+    rule = (
+        "sharpness p of S = S_min (1 + (B_crit/B)^p)^(1/p), over the located batch sizes; confirmed if its 95 % "
+        "interval, wider where that law misfits, contains 1 and excludes 1/2 and 2, refuted if it excludes 1"
+    )
+    numbers = {"predicted": 1.0}
+    found = measure_critical_batch(optima)
+    plain, free = found.fits
+    if free.refused:
+        return Verdict("hyperbola", "steps_to_target", optima[0].group, "inconclusive", numbers, rule, free.refused)
+    sharpness = free.params["sharpness"]
+    numbers |= {
+        "sharpness": sharpness.value, "low": sharpness.low, "high": sharpness.high, "deviation": sharpness.value - 1,
+        "num_cells": float(len(free.residuals)), "worst_residual": float(np.abs(plain.residuals).max()),
+        "chi2_hyperbola": plain.chi2, "chi2_free": free.chi2, "steps_min": plain.params["steps_min"].value,
+    }  # fmt: skip
+    numbers |= {f"critical_batch_size_{each.name}": each.by_law[plain.law.name].value for each in found.readings}
+    verdict, reason = judge(sharpness.low, sharpness.high, 1.0, *CORNERS)
+    if not np.isfinite(free.chi2):
+        verdict, reason = "inconclusive", "one seed: the interval is not calibrated"
+    return Verdict("hyperbola", "steps_to_target", optima[0].group, verdict, numbers, rule, reason)
+
+
 def find_levelling(optima: Sequence[Optimum]) -> float:
     """The fitted noise scale where optima level off beyond doubt, infinity where they do not.
 
@@ -118,14 +155,14 @@ def find_levelling(optima: Sequence[Optimum]) -> float:
     return levelling.params["noise_scale"].value
 
 
-def judge(low: float, high: float, predicted: float, rival: float) -> tuple[str, str]:
-    """Verdict and reason from an interval, the prediction and the rival's prediction."""
+def judge(low: float, high: float, predicted: float, *rivals: float) -> tuple[str, str]:
+    """Verdict and reason from an interval, the prediction and what rivals predict."""
     if not (np.isfinite(low) and np.isfinite(high)):
         return "inconclusive", "the data do not bound the number"
     if not low <= predicted <= high:
         return "refuted", ""
-    if low <= rival <= high:
-        return "inconclusive", f"the interval holds {rival:g} too"
+    if held := [f"{rival:g}" for rival in rivals if low <= rival <= high]:
+        return "inconclusive", f"the interval holds {' and '.join(held)} too"
     return "confirmed", ""
 
 
@@ -150,6 +187,7 @@ def count_steps(frame: pd.DataFrame) -> dict[int, float]:
 
 CLAIMS: dict[str, Callable[[Runs, Sequence[Optimum]], Verdict | None]] = {
     "sde-slope": check_sde_slope,
+    "hyperbola": check_hyperbola,
 }
 
 

@@ -147,13 +147,13 @@ def read_points(points: Points, fit: PointFit, name: str) -> float:
     return float(np.exp(grid[above[0]])) if len(above) and above[0] > 0 else np.nan
 
 
-def steps_to_json(found: CriticalBatch, group: Mapping[str, object]) -> list[dict[str, object]]:
+def steps_to_json(found: CriticalBatch) -> list[dict[str, object]]:
     """One entry of NAME.json's fits for each law of steps that was fitted, with B_crit by definition."""
     return [
         {
             "law": fit.law.name, "response": fit.law.response, "aicc": fit.aicc, "aic": fit.aic, "chi2": fit.chi2,
             "params": {name: {"value": e.value, "low": e.low, "high": e.high} for name, e in fit.params.items()},
-            "rmse_log": fit.rmse_log, **group,
+            "rmse_log": fit.rmse_log,
             "critical_batch_size": {
                 reading.name: {
                     "definition": reading.meaning, "value": e.value, "low": e.low, "high": e.high,

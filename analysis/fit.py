@@ -141,7 +141,8 @@ def fit_law(law: Law, optima: Sequence[Optimum], *, robust: bool = False) -> Fit
     if known:
         aicc = chi2 + 2 * k + 2 * k * (k + 1) / (n - k - 1)
         misfits = not robust and stats.chi2.sf(chi2, n - k) < MISFIT
-        quantile = float(stats.t.ppf(0.975, used[0].dof)) * (float(np.sqrt(chi2 / (n - k))) if misfits else 1.0)
+        quantile = float(stats.t.ppf(0.975, min(o.dof for o in used)))
+        quantile *= float(np.sqrt(chi2 / (n - k))) if misfits else 1.0
     else:
         # the error of a cell is one more unknown, which the residuals must pay for; it is the same for every
         # law

@@ -9,7 +9,9 @@ CONFIG_NAMES = ("protocol", "precision", "target_loss", "target_examples", "eval
 HORIZONS = ("num_samples", "num_steps", "max_steps")
 NOT_GROUPS = {
     "batch_size", "optimizer.lr", "seed", "run_id", "sweep", "status", "message", "loss", "train_loss",
-    "num_params", "grad_norm", "update_rms", "weight_rms", "steps_to_target", "samples_to_target", "censored",
+    "num_params", "grad_norm", "update_rms", "weight_rms", "noise_scale", "noise_scale_trace",
+    "noise_scale_square", "noise_scale_hessian", "noise_scale_hessian_trace", "noise_scale_hessian_square",
+    "noise_scale_update_rms", "steps_to_target", "samples_to_target", "censored",
     *HORIZONS,
 }  # fmt: skip
 
@@ -49,6 +51,25 @@ def find_groups(frame: pd.DataFrame, notes: list[str]) -> tuple[str, ...]:
             if counts.max() > 1:
                 groups.append(column)
     return tuple(groups)
+
+
+def settle_horizons(frame: pd.DataFrame, groups: tuple[str, ...], notes: list[str]) -> pd.DataFrame:
+    """Runs that ended early get the horizon of the done runs of their cell, which they were meant to reach.
+
+    Where a cell has done runs of several horizons nothing tells which it was, and the run is left out, with a note.
+    """
+    cell = [*(g for g in groups if g not in HORIZONS), "batch_size"]
+    for column in (g for g in groups if g in HORIZONS):
+        done = frame["status"] == "done"
+        known = frame[column].where(done).groupby([frame[name] for name in cell], dropna=False)
+        fewest, most = known.transform("min"), known.transform("max")
+        early = ~done & fewest.notna() & ~frame[column].isin(frame[column][done])
+        sure = early & (fewest == most)
+        frame = frame.assign(**{column: frame[column].mask(sure, most)})
+        if lost := int((early & ~sure).sum()):
+            notes.append(f"{lost} runs that diverged do not tell which {column} they were meant for, and are left out")
+        frame = frame[~(early & ~sure)]
+    return frame
 
 
 def order_candidates(frame: pd.DataFrame) -> list[str]:
@@ -96,15 +117,22 @@ def find_axis_followed(frame: pd.DataFrame, groups: list[str], column: str) -> s
 def label_group(group: Mapping[str, object]) -> str:
     """A short label: names as they are, other columns as name=value, what does not apply left out."""
     parts = []
-    for column, value in group.items():
+    short = [column.rsplit(".", 1)[-1] for column in group]
+    for column, name in zip(group, short, strict=True):
+        value = group[column]
         if value is None or value != value:
             continue
         if column.endswith(".name"):
             parts.append(str(value))
         else:
             text = f"{value:g}" if isinstance(value, float) else str(value)
-            parts.append(f"{column.rsplit('.', 1)[-1]}={text}")
-    return ", ".join(parts)
+            parts.append(f"{name if short.count(name) == 1 else column}={text}")
+    return ", ".join(parts) or (f"without {', '.join(group)}" if group else "")
+
+
+def key_group(group: Mapping[str, object]) -> str:
+    """What is the same for one group and no other; labels round and leave out."""
+    return repr(sorted(group.items(), key=str))
 
 
 def select_group(frame: pd.DataFrame, group: Mapping[str, object]) -> pd.DataFrame:

@@ -48,7 +48,7 @@ def compare_horizons(
     """The verdict of two horizons."""
     rule = (
         "ratio of the fitted plateau batch sizes of both horizons; confirmed as a noise scale if its 95 % interval "
-        "contains 1 and excludes the ratio of the horizons, refuted (step-limited) if it excludes 1; "
+        "contains 1 and excludes the ratio of the horizons, refuted if it excludes 1, as step-limited if it is above; "
         "inconclusive where the best law with a plateau misfits"
     )
     pairs = [
@@ -62,6 +62,9 @@ def compare_horizons(
             "plateau", protocol, group, "inconclusive", numbers, rule, "no law with a plateau could be fitted"
         )
     one, other = min(pairs, key=lambda pair: pair[0].aicc + pair[1].aicc)
+    if not all(np.isfinite(fit.chi2) for fit in (one, other)):
+        reason = "one seed: the interval is not calibrated"
+        return Verdict("plateau", protocol, group, "inconclusive", numbers, rule, reason)
     if any(stats.chi2.sf(fit.chi2, fit.dof) < MISFIT for fit in (one, other)):
         reason = f"{one.law}, the best law with a plateau, misfits: p < {MISFIT:g}"
         return Verdict("plateau", protocol, group, "inconclusive", numbers, rule, reason)
@@ -76,5 +79,6 @@ def compare_horizons(
     numbers |= {"ratio": float(np.exp(middle)), "low": low, "high": high, "deviation": float(np.exp(middle)) - 1}
     verdict, reason = judge(low, high, 1.0, many / few)
     if verdict == "refuted":
-        reason = f"step-limited: the plateau of {one.law} moves with the number of samples"
+        way, moves = ("step-limited", "moves") if middle > 0 else ("neither", "falls")
+        reason = f"{way}: the plateau of {one.law} {moves} with the number of samples"
     return Verdict("plateau", protocol, group, verdict, numbers, rule, reason)

@@ -7,6 +7,9 @@ import numpy as np
 from analysis.cells import MIN_LRS, Cell
 from analysis.local_fit import Minimum, fit_minimum
 
+# Octaves from the lowest point that fits take in: five and three points .75 octave apart, as calibrated on lr_vs_bs
+CUBIC_REACH, PARABOLA_REACH = 1.5, 0.75
+
 
 @dataclass(frozen=True)
 class Located:
@@ -48,16 +51,30 @@ def locate(cell: Cell) -> Located:
     if below < needed_below or above < needed_above:
         high = above < needed_above
         return Located(cell, None, None, "edge_high" if high else "edge_low", i, advise(cell, i, high, start, stop))
-    parabola = fit_minimum(cell.x_L[i - 1 : i + 2], cell.loss_LS[i - 1 : i + 2], degree=2)
+    near = choose_window(cell.x_L, i, start, stop, PARABOLA_REACH, 3)
+    parabola = fit_minimum(cell.x_L[near], cell.loss_LS[near], degree=2)
     cubic = None
     if stop - start >= 4:
-        first = min(max(i - 2, start), stop - 4)
-        cubic = fit_minimum(cell.x_L[first : first + 5], cell.loss_LS[first : first + 5], degree=3)
+        near = choose_window(cell.x_L, i, start, stop, CUBIC_REACH, 5)
+        cubic = fit_minimum(cell.x_L[near], cell.loss_LS[near], degree=3)
     if cubic is not None:
         return Located(cell, cubic, parabola, "", i, "")
     if parabola is not None:
-        return Located(cell, parabola, None, "", i, "3-point parabola: the interval leaves out its error")
+        note = "3-point parabola: its own error is taken to be as on lr_vs_bs, 5 learning rates would measure it"
+        return Located(cell, parabola, None, "", i, note)
     return Located(cell, None, None, "", i, "the loss curve has no minimum near its lowest point")
+
+
+def choose_window(x_L: np.ndarray, i: int, start: int, stop: int, reach: float, least: int) -> slice:
+    """The points within `reach` octaves of point i, at least so many, all of them between start and stop.
+
+    By octaves and not by number: on a fine grid a few points are all noise and no curve.
+    """
+    near = start + np.flatnonzero(np.abs(x_L[start : stop + 1] - x_L[i]) <= reach + 1e-6)
+    if len(near) >= least:
+        return slice(int(near[0]), int(near[-1]) + 1)
+    first = min(max(i - least // 2, start), stop - least + 1)
+    return slice(first, first + least)
 
 
 def advise(cell: Cell, i: int, high: bool, start: int, stop: int) -> str:

@@ -12,7 +12,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,17 +21,17 @@ from rich.console import Console
 from rich.progress import track
 
 from analysis.analyse import clean
-from analysis.cells import split_cells
 from analysis.fit import Estimate
 from analysis.fit_points import PointFit, Points, fit_points, predict_point
-from analysis.groups import HORIZONS
-from analysis.laws.sizes import POINT_LAWS, SIZES, PointLaw
-from analysis.locate import locate
+from analysis.laws.sizes import POINT_LAWS, PointLaw
 from analysis.minima import pool_rates, pool_values
-from analysis.optimum import Optimum, estimate_group
+from analysis.optimum import Optimum
 from analysis.report import format_estimate
-from analysis.runs import Runs, tidy_runs
+from analysis.runs import tidy_runs
+from analysis.size_cells import find_size_optima, sizes_of
 from analysis.tables import parse_columns, read_source, rename_columns
+
+MISFIT = 3.0  # chi2 per degree of freedom from which on a law is said to misfit
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,17 @@ class SizeAnswer:
     largest: tuple[tuple[tuple[float, ...], float, Estimate], ...]
 
 
-def analyse_sizes(frame: pd.DataFrame, source: str = "the table", *, robust: bool = False) -> list[SizeAnswer]:
-    """Fit and score the laws of model and data size.
+def analyse_sizes(
+    frame: pd.DataFrame, source: str = "the table", *, robust: bool = False, notes: list[str] | None = None
+) -> list[SizeAnswer]:
+    """Fit and score the laws of model and data size; `notes` is given what was left out or assumed.
 
     Raises: ValueError where sizes are missing or another column varies, or no cell has an optimum.
     """
-    optima = find_size_optima(tidy_runs(frame, source), source)
+    notes = [] if notes is None else notes
+    runs = tidy_runs(frame, source)
+    notes += runs.notes
+    optima = find_size_optima(runs, source, notes)
     best: dict[tuple[float, ...], Optimum] = {}
     for o in optima:
         kept = best.setdefault(sizes_of(o), o)
@@ -65,27 +70,6 @@ def analyse_sizes(frame: pd.DataFrame, source: str = "the table", *, robust: boo
     console = Console(stderr=True)
     steps = track(tasks, description="fitting", transient=True, console=console)
     return [score_sizes(POINT_LAWS[name], points, robust) for name, points in steps]
-
-
-def find_size_optima(runs: Runs, source: str) -> list[Optimum]:
-    """Optimum of every (num_params, num_samples, batch_size), these two in its group; only those that were located."""
-    for column in SIZES:
-        if column not in runs.frame.columns or runs.frame[column].isna().any():
-            raise ValueError(f"{source} does not tell {column} of every run: name it with --columns {column}=COLUMN")
-    rest = [g for g in runs.groups if not g.startswith("model.") and g != "num_params" and g not in HORIZONS]
-    if rest:
-        values = sorted(map(str, runs.frame[rest[0]].unique()))
-        raise ValueError(f"{source} also varies {rest[0]}: choose one by {rest[0]}={values[0]}, of {', '.join(values)}")
-    located = [locate(cell) for cell in split_cells(replace(runs, groups=SIZES))]
-    optima = [o for o in estimate_group(located) if o.lifts or (o.status == "interior" and o.seeds)]
-    if not optima:
-        raise ValueError(f"{source} has no cell whose best learning rate lies inside its grid: widen the grid")
-    several = [o for o in optima if len(o.seeds) > 1]
-    return several or optima
-
-
-def sizes_of(optimum: Optimum) -> tuple[float, ...]:
-    return tuple(float(str(optimum.group[column])) for column in SIZES)
 
 
 def loss_points(optima: Sequence[Optimum]) -> Points:
@@ -103,7 +87,7 @@ def lr_points(optima: Sequence[Optimum], law: str) -> Points:
     if not located or len(located[0].seeds) < 2:
         return Points(x, lr, np.ones(len(lr)), np.eye(len(lr)), np.nan)
     sd = np.array([o.sd_log2 for o in located]) * np.log(2)
-    return Points(x, lr, sd, pool_rates(located), located[0].dof)
+    return Points(x, lr, sd, pool_rates(located), min(o.dof for o in located))
 
 
 def score_sizes(law: PointLaw, points: Points, robust: bool) -> SizeAnswer:
@@ -141,6 +125,8 @@ def print_sizes(answers: Sequence[SizeAnswer], console: Console) -> None:
             f"  {chi2 if np.isfinite(fit.chi2) else ''}AIC {fit.aic:.1f}, AICc {fit.aicc:.1f}, rmse of ln "
             f"{fit.rmse_log:.4f}, a model size left out {answer.left_out:.4f}"
         )
+        if text := describe_misfit(answer, answers):
+            console.print(f"  {text}", style="yellow", markup=False)
         for x, y, e in answer.largest:
             at = ", ".join(f"{name} {value:.4g}" for name, value in zip(fit.law.variables, x, strict=True))
             error = f"ln(measured / predicted) {np.log(y / e.value):+.4f}"
@@ -148,6 +134,23 @@ def print_sizes(answers: Sequence[SizeAnswer], console: Console) -> None:
             console.print(
                 f"  from smaller models, {at}: {said}, measured {y:.4g}, {error}", markup=False, soft_wrap=True
             )
+
+
+def describe_misfit(answer: SizeAnswer, answers: Sequence[SizeAnswer]) -> str:
+    """A warning where a law misses by more than the errors of its points explain, and the law that fits better."""
+    now = misfit(answer)
+    if not now > MISFIT:
+        return ""
+    same = [a for a in answers if a.fit.law.response == answer.fit.law.response and misfit(a) < now]
+    best = min(same, key=misfit, default=None)
+    rest = f"{best.fit.law.name} fits better ({misfit(best):.3g})" if best else "no law here fits better"
+    return f"misfits: chi2 is {now:.3g} per degree of freedom, and 1 is expected; {rest}"
+
+
+def misfit(answer: SizeAnswer) -> float:
+    """chi2 per degree of freedom; NaN where a law was not fitted or no error is known."""
+    dof = len(answer.fit.residuals) - len(answer.fit.params)
+    return answer.fit.chi2 / dof if not answer.fit.refused and dof > 0 else np.nan
 
 
 def sizes_to_json(answers: Sequence[SizeAnswer]) -> object:
@@ -178,7 +181,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("settings", nargs="*", help="COLUMN=VALUE: only runs with it")
     options = parser.parse_args(arguments)
     try:
-        frame = read_source(options.runs)[0]
+        frame, sentence = read_source(options.runs)
+        print(sentence)
         frame = rename_columns(frame, parse_columns(options.columns) if options.columns else {}, options.runs)
         for setting in options.settings:
             column, _, text = setting.partition("=")
@@ -188,8 +192,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if kept.empty:
                 raise ValueError(f"{setting} has no runs: there are {sorted(frame[column].astype(str).unique())[:8]}")
             frame = kept
-        answers = analyse_sizes(frame, options.runs, robust=options.robust)
-        print_sizes(answers, Console(highlight=False, width=None if sys.stdout.isatty() else 120))
+        notes: list[str] = []
+        answers = analyse_sizes(frame, options.runs, robust=options.robust, notes=notes)
+        console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+        for note in notes:
+            console.print(f"note: {note}", style="yellow", markup=False)
+        print_sizes(answers, console)
         if options.out:
             content = json.dumps(sizes_to_json(answers), indent=1, allow_nan=False)
             options.out.write_text(content + "\n", encoding="utf-8")

@@ -22,7 +22,7 @@ from analysis.fit import Fit
 from analysis.laws import LAWS
 from analysis.least_squares import to_value
 from analysis.local_fit import smooth_variances
-from analysis.optimum import Optimum
+from analysis.optimum import Optimum, covariance_of
 
 MORE_SEEDS = 2
 NEW_LRS = 7  # learning rates of a new batch size: five make a cubic, two more let the guess be off by one
@@ -107,20 +107,22 @@ def propose_runs(
 
 
 def read_cells(optima: Sequence[Optimum], rows: pd.DataFrame) -> Cells:
-    """The located cells with their variances taken apart, by the trend that gave them (optimum.py)."""
+    """The located cells with their variances taken apart, by the trend that gave them (optimum.py).
+
+    A cell with one seed borrowed its variance: of that, what the held-out set does not explain is its seed's.
+    """
     noisy = [o for o in optima if len(o.shifts) > 1]
     dofs = np.array([len(o.shifts) - 1.0 for o in noisy])
     raw = np.array([float(np.square(o.shifts).sum()) for o in noisy]) / dofs
-    smooth = smooth_variances(np.array([float(o.batch_size) for o in noisy]), raw, dofs)
-    kept = [(o, v) for o, v in zip(noisy, smooth, strict=True) if o.status == "interior" and np.isfinite(o.sd_log2)]
-    if not kept:
+    smooth = smooth_variances(np.array([float(o.batch_size) for o in noisy]), raw, dofs) if noisy else ()
+    variance_of = {id(o): float(v) for o, v in zip(noisy, smooth, strict=True)}
+    used = [o for o in optima if o.status == "interior" and np.isfinite(o.sd_log2)]
+    if not used:
         raise ValueError("no batch size has an optimum with an error: run two seeds or more")
-    used, variance = [o for o, _ in kept], np.array([v for _, v in kept])
-    num_seeds = np.array([float(len(o.seeds)) for o in used])
-    covariance = np.array([
-        [o.sd_log2**2 if o is other else o.covariance.get(other.batch_size, 0.0) for other in used] for o in used
-    ])  # fmt: skip
     common = heldout_variance(rows)
+    variance = np.array([variance_of.get(id(o), max(o.sd_log2**2 - common, 1e-12)) for o in used])
+    num_seeds = np.array([float(len(o.seeds)) for o in used])
+    covariance = covariance_of(used)
     pairs = [
         (covariance[i, j] - common) / (shared / (num_seeds[i] * num_seeds[j]) * np.sqrt(variance[i] * variance[j]))
         for i in range(len(used))
@@ -130,7 +132,7 @@ def read_cells(optima: Sequence[Optimum], rows: pd.DataFrame) -> Cells:
     return Cells(
         np.array([float(o.batch_size) for o in used]), num_seeds, variance,
         np.maximum(np.diag(covariance) - variance / num_seeds, 0.0), covariance, common,
-        float(np.clip(np.median(pairs), 0, 1)) if pairs else 0.0, used[0].dof,
+        float(np.clip(np.median(pairs), 0, 1)) if pairs else 0.0, min(o.dof for o in used),
     )  # fmt: skip
 
 

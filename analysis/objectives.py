@@ -8,7 +8,8 @@ import pandas as pd
 
 from analysis.groups import read_constant
 
-OBJECTIVE = "objective"  # the column that cells are compared by; infinite for runs that diverged or were censored
+# the column that cells are compared by, which no table has; infinite for runs that diverged or were censored
+OBJECTIVE = "analysis.objective"
 TARGET = "steps_to_target"
 
 
@@ -22,7 +23,7 @@ def add_objective(frame: pd.DataFrame, source: str) -> pd.DataFrame:
     """
     targeted = frame["protocol"] == TARGET
     if not targeted.any():
-        return frame.assign(objective=frame["loss"], censored=False)
+        return frame.assign(censored=False, **{OBJECTIVE: frame["loss"]})
     if TARGET not in frame.columns:
         raise ValueError(f"{source} has runs of protocol {TARGET} and no column {TARGET!r}: give the steps they took")
     steps = pd.to_numeric(frame[TARGET], errors="coerce").where(frame["status"] == "done")
@@ -32,7 +33,7 @@ def add_objective(frame: pd.DataFrame, source: str) -> pd.DataFrame:
     if not np.isfinite(objective).any():
         raise ValueError(f"{source} has no run that reached its target: raise max_steps or target_loss")
     censored = targeted & (frame["status"] == "done") & steps.isna()
-    return frame.assign(objective=objective, censored=censored)
+    return frame.assign(censored=censored, **{OBJECTIVE: objective})
 
 
 def is_steps(frame: pd.DataFrame) -> bool:

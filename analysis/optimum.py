@@ -1,10 +1,10 @@
 """The best learning rate of every cell, with an interval. A cell is one batch size within one group.
 
 The estimator, in log2 of the learning rate:
-    1. Seed-mean loss; its lowest point; a window of 5 learning rates around it; a cubic through them -> x.
+    1. Seed-mean loss; its lowest point; all learning rates within 1.5 octaves of it, at least 5; a cubic -> x.
     2. What each seed alone moves x by -> shifts d_s, with all learning rates of a seed taken together, since
        its runs see the same data. v_B = sum d_s^2 / (S - 1), smoothed over batch sizes (local_fit.py).
-    3. Model term m = mean over cells of (x of the cubic - x of the 3-point parabola)^2.
+    3. Model term m = mean over cells of (x of the cubic - x of a parabola within .75 octave, at least 3 points)^2.
     4. x +- t(.975, dof) sqrt(v_B / S + m + h), dof = .75 sum over cells of (S - 1) - 1, at least 1; the -1 pays
        for the trend and is left out under 4 cells, which have none. h is the held-out set's own error, one for all
        cells, which no number of seeds makes smaller.
@@ -12,8 +12,9 @@ The estimator, in log2 of the learning rate:
        of shared seeds, rho one correlation for all pairs, from the products of their shifts.
 At an edge the optimum lies beyond the lowest point, as a rule by half a spacing or more: that is its bound.
 A learning rate counts only where every seed of the cell has a run; where one of them diverged the loss is
-infinite, which can never be the lowest and ends the window. With 3 or 4 finite learning rates a 3-point
-parabola replaces the cubic and m is left out; with one seed there is no interval, unless v_B is borrowed.
+infinite, which can never be the lowest and ends the window. With 3 or 4 finite learning rates a parabola replaces
+the cubic, and m is at least what parabolas missed by on lr_vs_bs, which grows with the spacing; with one seed there
+is no interval, unless v_B is borrowed.
 Under protocol steps_to_target "loss" reads as ln steps to the target (objectives.py); a run that was censored at
 max_steps has an infinite one, as one that diverged, and the cell says so.
 """
@@ -25,9 +26,14 @@ import numpy as np
 from scipy import stats
 
 from analysis.cells import MIN_LRS, split_cells
+from analysis.groups import key_group
 from analysis.locate import Located, locate
 from analysis.runs import Runs
 from analysis.seed_noise import SeedNoise, is_noisy, pool_noise, share_seeds
+
+# What a parabola through 3 learning rates d octaves apart misses the minimum by is about so many octaves times d^2:
+# .03 to .05 on the mean curves of 12 seeds of lr_vs_bs, d = 1 to 2.5 (tests/analysis/test_coverage.py)
+PARABOLA_GAP = 0.05
 
 
 @dataclass(frozen=True)
@@ -88,7 +94,7 @@ def find_optima(runs: Runs, borrowed: SeedNoise | None = None) -> list[Optimum]:
     optima: list[Optimum] = []
     by_group: dict[str, list[Located]] = {}
     for cell in cells:
-        by_group.setdefault(repr(sorted(cell.group.items(), key=str)), []).append(locate(cell))
+        by_group.setdefault(key_group(cell.group), []).append(locate(cell))
     for members in by_group.values():
         optima.extend(estimate_group(members, borrowed))
     return optima
@@ -108,7 +114,8 @@ def estimate_group(located: list[Located], borrowed: SeedNoise | None = None) ->
     optima = []
     for item in located:
         noise = noise_of.get(id(item))
-        found = estimate(item, noise, model_term)
+        alone = item.best is not None and item.parabola is None  # a parabola that no cubic checks
+        found = estimate(item, noise, max(model_term, guess_gap(item) ** 2) if alone else model_term)
         others = {
             other.cell.batch_size: share_seeds(item, other)
             * min(noise.correlation, its.correlation)
@@ -124,9 +131,19 @@ def estimate_group(located: list[Located], borrowed: SeedNoise | None = None) ->
 
 
 def pool_model_term(located: Sequence[Located]) -> float:
-    """What the shape of the fit makes uncertain, octaves squared: mean square of cubic less parabola over the cells."""
+    """What the shape of the fit makes uncertain, octaves squared: mean square of cubic less parabola over the cells,
+    or where no cell has a cubic what parabolas are known to miss.
+    """
     gaps = [item.best.x - item.parabola.x for item in located if item.best and item.parabola]
+    gaps = gaps or [guess_gap(item) for item in located if item.best]
     return float(np.mean(np.square(gaps))) if gaps else 0.0
+
+
+def guess_gap(item: Located) -> float:
+    """How far a parabola through 3 learning rates misses the minimum, octaves: it grows as their spacing squared, and
+    under an octave, where the noise chooses which 3 they are, it falls no more.
+    """
+    return PARABOLA_GAP * max(1.0, float(np.median(np.diff(item.cell.x_L)))) ** 2
 
 
 def bound_edge(found: Optimum, item: Located, variance: float, model_term: float, dof: float) -> Optimum:
@@ -173,3 +190,10 @@ def estimate(item: Located, noise: SeedNoise | None, model_term: float) -> Optim
         found, low=float(2 ** (best.x - half)), high=float(2 ** (best.x + half)), sd_log2=sd, dof=dof,
         status="interior" if located else "flat", note=note, borrowed=noise.source,
     )  # fmt: skip
+
+
+def covariance_of(optima: Sequence[Optimum]) -> np.ndarray:
+    """Of log2 lr of several cells of one group, octaves squared."""
+    return np.array([
+        [o.sd_log2**2 if o is other else o.covariance.get(other.batch_size, 0.0) for other in optima] for o in optima
+    ])  # fmt: skip

@@ -28,7 +28,7 @@ from analysis.tables import choose_table, parse_columns, read_source, read_table
 from analysis.wandb_project import is_project
 from analysis.write import commit_answer, write_figure, write_further
 from harness.config import SWEEPS_DIR, closest
-from harness.records import PROBES
+from harness.records import PROBES, read_question
 
 
 @dataclass(frozen=True)
@@ -60,15 +60,16 @@ def draw(
         robust: laws that no single wild cell moves far.
         borrowed: seed noise for batch sizes with one seed.
     """
-    analysis = analyse_runs(name, frame, question or read_question(name), source, robust=robust, borrowed=borrowed)
+    analysis = analyse_runs(name, frame, question or find_question(name), source, robust=robust, borrowed=borrowed)
     return Drawn(analysis, tuple(write_figure(analysis, out_dir, style)))
 
 
-def read_question(name: str) -> str:
-    """The question that sweeps/NAME.yaml asks, or nothing where there is no such file."""
+def find_question(name: str, source: str | None = None) -> str:
+    """The question that sweeps/NAME.yaml asks, else the one that lies beside the records, or nothing."""
     path = SWEEPS_DIR / f"{name}.yaml"
     if not path.exists():
-        return ""
+        runs = Path(source or "runs")
+        return read_question(runs / name) or read_question(runs)
     return str(OmegaConf.to_container(OmegaConf.load(path))["sweep"]["question"])  # type: ignore[index,call-overload]
 
 
@@ -83,7 +84,7 @@ def select_tables(names: Sequence[str], source: str | None) -> Iterator[tuple[st
             yield name, *choose_table(name, Path("runs"))
     elif is_project(source):
         yield from split_sweeps(names, source)
-    elif not runs.is_dir() or any(runs.glob("*.parquet")):
+    elif not is_runs_dir(runs):
         if len(names) > 1:
             raise ValueError(f"--runs={str(runs)!r} is one table, and {len(names)} names are given: give one name")
         name = names[0] if names else runs.resolve().stem
@@ -96,6 +97,11 @@ def select_tables(names: Sequence[str], source: str | None) -> Iterator[tuple[st
             )
         for name in names:
             yield name, read_table(runs / name), f"{name}: records in {runs / name}"
+
+
+def is_runs_dir(path: Path) -> bool:
+    """Whether a folder holds no records itself, and so a folder a sweep."""
+    return path.is_dir() and not any(path.glob("*.parquet"))
 
 
 def split_sweeps(names: Sequence[str], source: str) -> Iterator[tuple[str, pd.DataFrame, str]]:
@@ -144,30 +150,40 @@ def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; 0, or 2 after one line on stderr for a mistake of the user's."""
+    """Run the command; 0, or 2 where nothing could be drawn. A mistake, and a sweep left out, is a line on stderr."""
     options = read_arguments(arguments)
     try:
         columns = parse_columns(options.columns) if options.columns else {}
         if options.commit and not options.names:
             raise ValueError("--commit needs a NAME: say which sweep's records become its committed answer")
         runs = options.runs or ("runs" if options.commit else None)
+        some = False
         for name, frame, sentence in select_tables(options.names, runs):
             print(sentence)
-            source = str(options.runs or name)
-            frame = rename_columns(frame, columns, source)
-            borrowed = borrow_noise(options.borrow, columns, frame) if options.borrow else None
+            source = name if runs is None or is_project(runs) or is_runs_dir(Path(runs)) else runs
             style = STYLES[options.style]
-            if is_probed(frame):
-                answer = analyse_probes(name, frame, read_question(name), find_arrays(name, runs))
-                print_probes(answer)
-                print("\n".join(map(str, write_probes(answer, options.out, style))))
-                if options.commit:
-                    print(commit_probes(answer))
-                continue
-            with Console(stderr=True).status(f"fitting and drawing {name}"):
-                drawn = draw(
-                    name, frame, options.out, source=source, robust=options.robust, borrowed=borrowed, style=style
-                )
+            try:
+                frame = rename_columns(frame, columns, source)
+                question = find_question(name, options.runs)
+                if is_probed(frame):
+                    answer = analyse_probes(name, frame, question, find_arrays(name, runs))
+                    print_probes(answer)
+                    print("\n".join(map(str, write_probes(answer, options.out, style))))
+                    some = True
+                    if options.commit:
+                        print(commit_probes(answer))
+                    continue
+                borrowed = borrow_noise(options.borrow, columns, frame) if options.borrow else None
+                how = {"robust": options.robust, "borrowed": borrowed, "style": style}
+                with Console(stderr=True).status(f"fitting and drawing {name}"):
+                    drawn = draw(name, frame, options.out, question, source, **how)
+            except ValueError as error:
+                if isinstance(error.__cause__, OSError):
+                    raise  # no folder for figures: of no sweep
+                text = " ".join(str(error).split())
+                print(text if source in text else f"{source}: {text}", file=sys.stderr)
+                continue  # the others can be drawn
+            some = True
             print_report(drawn.analysis)
             further = write_further(drawn.analysis, options.out, style)
             print("\n".join(str(path) for path in (*drawn.paths, *further)))
@@ -176,7 +192,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(" ".join(str(error).split()), file=sys.stderr)
         return 2
-    return 0
+    return 0 if some else 2
 
 
 if __name__ == "__main__":

@@ -24,10 +24,12 @@ from analysis.fit import Fit, fit_law
 from analysis.groups import label_group, select_group
 from analysis.laws import LAWS
 from analysis.next_runs import propose_runs
-from analysis.optimum import Optimum
+from analysis.objectives import is_steps
+from analysis.optimum import Optimum, covariance_of
+from analysis.runs import LARGEST_WHOLE
 from analysis.score import start_at
 from analysis.tables import parse_columns, read_source, rename_columns
-from harness.config import read_number
+from harness.config import closest, read_number, say_count
 
 DRAWS = 100
 SHOWN, MIN_GAIN = 4, 0.005  # next runs that are printed, and what they must take off the half-width, octaves
@@ -97,17 +99,14 @@ def predict(
     law = start_at(LAWS[fit.law], fit)
     used = [o for o in optima if o.batch_size in fit.residuals]
     rest = [o for o in optima if o.batch_size not in fit.residuals]
-    covariance = np.array([
-        [o.sd_log2**2 if o is other else o.covariance.get(other.batch_size, 0.0) for other in used] for o in used
-    ])  # fmt: skip
     found = []
-    for shifts in rng.multivariate_normal(np.zeros(len(used)), covariance, DRAWS, check_valid="ignore"):
+    for shifts in rng.multivariate_normal(np.zeros(len(used)), covariance_of(used), DRAWS, check_valid="ignore"):
         drawn = [replace(o, lr=o.lr * 2**shift) for o, shift in zip(used, shifts, strict=True)]
         values = {name: estimate.value for name, estimate in fit_law(law, [*drawn, *rest]).params.items()}
         found.append(float(np.log(law.predict(np.array([float(batch_size)]), **values)[0])))
     values = {name: estimate.value for name, estimate in fit.params.items()}
     middle = float(np.log(law.predict(np.array([float(batch_size)]), **values)[0]))
-    widen = float(stats.t.ppf(0.975, used[0].dof)) * max(1.0, (fit.chi2 / fit.dof) ** 0.5)
+    widen = float(stats.t.ppf(0.975, min(o.dof for o in used))) * max(1.0, (fit.chi2 / fit.dof) ** 0.5)
     half = widen * float(np.std(found))
     return fit.law, float(np.exp(middle)), float(np.exp(middle - half)), float(np.exp(middle + half))
 
@@ -126,9 +125,9 @@ def print_advice(answer: GroupAnswer, advice: Advice, rows: pd.DataFrame, consol
             f"  {advice.beyond:.3g} times beyond what was run: no run tells whether the law holds out to there"
         )
     for rule, (lr, excess) in advice.rules.items():
-        console.print(
-            f"  the {rule} rule from batch size {advice.nearest.batch_size} gives {lr:.3g}, loss + {excess:.2g}"
-        )
+        # the objective of a target is ln steps, and a difference of logarithms a factor
+        cost = f"steps x {np.exp(min(excess, 99.0)):.3g}" if is_steps(rows) else f"loss + {excess:.2g}"
+        console.print(f"  the {rule} rule from batch size {advice.nearest.batch_size} gives {lr:.3g}, {cost}")
     halves = {name: float(np.log(high / low)) / 2 for name, _, low, high in advice.laws}
     if not any(len(o.shifts) > 1 for o in answer.optima):  # its noise is borrowed: nothing of its own to go by
         console.print("  next runs: a second seed of every run, so that this table's own noise is known")
@@ -136,7 +135,9 @@ def print_advice(answer: GroupAnswer, advice: Advice, rows: pd.DataFrame, consol
     now, candidates = propose_runs(answer, rows, advice.batch_size, halves)
     console.print(f"  runs that would narrow it most for what they cost, from +- {now:.2f} octave:")
     for runs in [runs for runs in candidates if runs.half < now - MIN_GAIN][:SHOWN] or candidates[:1]:
-        cost = f"{runs.num_runs} runs" + (f", {short_number(runs.cost)} samples" if np.isfinite(runs.cost) else "")
+        cost = say_count(runs.num_runs, "run") + (
+            f", {short_number(runs.cost)} samples" if np.isfinite(runs.cost) else ""
+        )
         console.print(f"    {runs.text}: {cost} -> +- {runs.half:.2f}", highlight=False, markup=False)
 
 
@@ -156,18 +157,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         settings = dict(text.partition("=")[::2] for text in options.settings)
-        if not settings.get("batch_size", "").isdecimal() or int(settings["batch_size"]) < 1:
+        wrong = next(
+            (name for name in settings if "batch_size" not in settings and closest(name, ["batch_size"])), None
+        )
+        if wrong:
+            raise ValueError(f"{wrong!r} is no setting (did you mean batch_size?): e.g. batch_size=2048")
+        if not settings.get("batch_size", "").isdecimal() or int(settings["batch_size"][:20]) < 1:
             raise ValueError(
                 f"batch_size={settings.pop('batch_size', '')!r} is no whole number above zero: e.g. batch_size=2048"
             )
+        if len(settings["batch_size"]) > len(str(LARGEST_WHOLE)) or int(settings["batch_size"]) > LARGEST_WHOLE:
+            raise ValueError(f"batch_size is larger than {LARGEST_WHOLE:.1g}, which no run has: e.g. batch_size=2048")
         batch_size = int(settings.pop("batch_size"))
-        frame = read_source(options.runs)[0]
+        frame, sentence = read_source(options.runs)
+        print(sentence)
         columns = parse_columns(options.columns) if options.columns else {}
         frame = rename_columns(frame, columns, options.runs)
         for column, text in settings.items():
             if column not in frame:
+                near = closest(column, frame.columns)
                 raise ValueError(
-                    f"{column!r} is no column of {options.runs}: give one of {', '.join(frame.columns[:12])}"
+                    f"{column!r} is no column of {options.runs}{near}: give one of {', '.join(frame.columns[:12])}"
                 )
             same = frame[column] == (read_number(column, text) if frame[column].dtype.kind in "if" else text)
             if not same.any():
@@ -178,11 +188,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
         borrowed = borrow_noise(options.borrow, columns, frame) if options.borrow else None
         analysis = analyse_runs(Path(options.runs).stem, frame, borrowed=borrowed)
-        if borrowed:
-            console.print(f"note: {escape(analysis.runs.notes[-1])}", style="yellow")
+        for note in analysis.runs.notes:
+            console.print(f"note: {escape(note)}", style="yellow")
+        refused = []
         for answer in analysis.groups:
             rows = select_group(analysis.runs.frame, answer.group)
-            print_advice(answer, advise_lr(answer, batch_size), rows, console)
+            try:
+                print_advice(answer, advise_lr(answer, batch_size), rows, console)
+            except ValueError as error:
+                refused.append(f"{answer.label}: {error}" if answer.label else str(error))
+        if len(refused) == len(analysis.groups):
+            raise ValueError("; ".join(refused[:3]) + ("; ..." if len(refused) > 3 else ""))
+        for text in refused:
+            console.print(f"\n[yellow]{escape(text)}[/yellow]")
     except ValueError as error:
         print(" ".join(str(error).split()), file=sys.stderr)
         return 2

@@ -1,18 +1,32 @@
 """The report on the terminal: optima with intervals, laws, verdicts, and what to do about edges."""
 
 import sys
+from collections.abc import Sequence
 
 import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from analysis.analyse import Analysis, GroupAnswer
+from analysis.analyse import Analysis, GroupAnswer, has_one_size
 from analysis.claims import CLAIMS, COLOURS, Verdict
 from analysis.critical_batch import CriticalBatch
 from analysis.fit import Estimate
 from analysis.groups import select_group
 from analysis.objectives import TARGET, is_steps, show_objective
+from analysis.optimum import Optimum
+
+UNKNOWN = (
+    ": give the table a column protocol (fixed_samples, fixed_steps or steps_to_target), "
+    "or name the one it has by --columns protocol=COLUMN"
+)
+
+# There the steps together must cover a distance, steps * lr * mean update, and the mean update of a sign-like optimizer
+# grows as the root of the batch size while noise rules: the optimum falls as the root, with no surge at all
+NO_SURGE = (
+    "surge is best, and no evidence of a surge: at a fixed number of steps a falling optimum needs none "
+    "(protocol=fixed_samples can tell)"
+)
 
 
 def print_report(analysis: Analysis, console: Console | None = None) -> None:
@@ -24,38 +38,64 @@ def print_report(analysis: Analysis, console: Console | None = None) -> None:
         console.print(f"note: {escape(note)}", style="yellow")
     if analysis.figure == "curves":
         print_losses(analysis, console)
+    elif has_one_size(analysis.runs):
+        console.print("laws and claims need more than one batch size: add some, e.g. sweep.grid.batch_size=[16,32,64]")
+    if analysis.figure == "groups":
+        print_groups(analysis, console)
+        return
+    told: set[str] = set()  # rules, once each
     for answer in analysis.groups:
+        rows = select_group(analysis.runs.frame, answer.group)
         if answer.label:
             console.print(f"\n[bold cyan]{escape(answer.label)}[/bold cyan]")
-        console.print(build_optima_table(answer, steps=is_steps(select_group(analysis.runs.frame, answer.group))))
+        console.print(
+            build_optima_table("batch size", [(str(o.batch_size), o) for o in answer.optima], steps=is_steps(rows))
+        )
         print_edges(answer, console)
+        if has_one_size(analysis.runs):
+            continue
         if any(not fit.refused for fit in answer.fits):
             console.print(build_laws_table(answer))
         print_refusals(answer, console)
         if answer.comparison.best:
             console.print(f"law: {escape(answer.comparison.text)}")
+            if answer.comparison.best == "surge" and (rows["protocol"] == "fixed_steps").all():
+                console.print(NO_SURGE, style="yellow")
         if answer.critical_batch:
             print_critical_batch(answer.critical_batch, console)
         for verdict in answer.verdicts:
             print_verdict(verdict, console)
+            if verdict.rule not in told:
+                console.print(f"  rule: {escape(verdict.rule)}", style="dim")
+            told.add(verdict.rule)
         if not answer.verdicts:
             text = f"no claim speaks about these runs ({', '.join(CLAIMS)} does not)"
-            console.print(f"{text} under protocol {analysis.runs.protocol}", style="dim")
+            cure = UNKNOWN if analysis.runs.protocol == "unknown" else ""
+            console.print(f"{text} under protocol {analysis.runs.protocol}{cure}", style="dim")
 
 
-def build_optima_table(answer: GroupAnswer, *, steps: bool) -> Table:
-    """One row a batch size. `steps`: the runs are compared by their steps to a target, and not by their loss."""
+def build_optima_table(name: str, rows: Sequence[tuple[str, Optimum]], *, steps: bool) -> Table:
+    """A row an optimum. `steps`: the runs are compared by their steps to a target, and not by their loss."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("batch size", "best lr", "95 % interval", "steps" if steps else "loss", "runs"):
+    for column in (name, "best lr", "95 % interval", "steps" if steps else "loss", "runs"):
         table.add_column(column, justify="right")
     table.add_column("status")
-    for o in answer.optima:
+    for label, o in rows:
         interval = f"{o.low:.3g} .. {o.high:.3g}" if np.isfinite(o.low) else "-"
         style = "" if o.status == "interior" else "yellow"
         status = f"{o.status}, borrowed" if o.borrowed else o.status
         loss = show_objective(o.loss, steps)
-        table.add_row(str(o.batch_size), f"{o.lr:.3g}", interval, loss, str(o.num_runs), status, style=style)
+        table.add_row(label, f"{o.lr:.3g}", interval, loss, str(o.num_runs), status, style=style)
     return table
+
+
+def print_groups(analysis: Analysis, console: Console) -> None:
+    """Groups at one batch size, that of lowest loss first."""
+    rows = sorted(((escape(answer.label), answer.optima[0]) for answer in analysis.groups), key=lambda row: row[1].loss)
+    console.print(build_optima_table("group", rows, steps=is_steps(analysis.runs.frame)))
+    for label, o in rows:
+        if o.note:
+            console.print(f"{label}: {escape(o.note)}", style="yellow")
 
 
 def print_edges(answer: GroupAnswer, console: Console) -> None:
@@ -122,7 +162,7 @@ def print_critical_batch(found: CriticalBatch, console: Console) -> None:
 
 
 def print_verdict(verdict: Verdict, console: Console) -> None:
-    """Claim, verdict, numbers, and the rule by which the verdict follows."""
+    """Claim, verdict and numbers."""
     colour = COLOURS[verdict.verdict]
     numbers = ", ".join(f"{name} {value:.3g}" for name, value in verdict.numbers.items())
     reason = f" ({verdict.reason})" if verdict.reason else ""
@@ -131,7 +171,6 @@ def print_verdict(verdict: Verdict, console: Console) -> None:
         f"[bold {colour}]{verdict.verdict}[/bold {colour}]{escape(reason)}"
     )
     console.print(f"  {escape(numbers)}")
-    console.print(f"  rule: {escape(verdict.rule)}", style="dim")
 
 
 def print_losses(analysis: Analysis, console: Console) -> None:

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.groups import find_groups
+from analysis.groups import find_groups, settle_horizons
 from analysis.objectives import add_objective
 from analysis.rates import join_near_rates, note_missing
 from analysis.tables import SHORT_NAMES, list_columns
-from harness.config import closest
+from harness.config import closest, say_count
 from harness.records import ENDED, STATUSES
 
 NEEDED = ("batch_size", "optimizer.lr", "loss")
@@ -25,7 +25,7 @@ class Runs:
 
     Attributes:
         frame: one row a run that is done or diverged; a run is told apart by groups, batch_size,
-            optimizer.lr, seed. Its column `objective` is what cells are compared by (objectives.py).
+            optimizer.lr, seed. Its column OBJECTIVE is what cells are compared by (objectives.py).
         groups: columns that vary beyond batch size, learning rate and seed.
         protocol: the protocol, or several joined by a comma.
         notes: what was left out, merged or assumed, one sentence each.
@@ -70,6 +70,7 @@ def tidy_runs(frame: pd.DataFrame, source: str = "the table") -> Runs:
         raise ValueError(f"{source} has no finished runs ({counts}): an optimum needs runs with status done")
     ended = ended.assign(loss=ended["loss"].where(ended["status"] == "done", np.inf))
     groups = find_groups(ended, notes)
+    ended = settle_horizons(ended, groups, notes)
     ended = join_near_rates(ended, groups, notes)
     ended = merge_duplicates(ended, [*groups, "batch_size", "optimizer.lr", "seed"], notes)
     note_missing(ended, groups, notes)
@@ -130,13 +131,13 @@ def settle_status(frame: pd.DataFrame, source: str, notes: list[str]) -> pd.Seri
     """Status of every run: as given, or from the loss where none is given. A done run has a finite loss."""
     finite = np.isfinite(frame["loss"]) & (frame["loss"].abs() <= LARGEST_LOSS)
     if huge := int((np.isfinite(frame["loss"]) & ~finite).sum()):
-        notes.append(f"{huge} losses are beyond {LARGEST_LOSS:g}: taken as diverged")
+        notes.append(f"{say_count(huge, 'loss is', 'losses are')} beyond {LARGEST_LOSS:g}: taken as diverged")
     if frame["loss"][finite].nunique() == 1 and finite.sum() > 1:
         notes.append(f"all {int(finite.sum())} losses are the same: is {source}'s column loss the one that is meant?")
     from_loss = pd.Series(np.where(finite, "done", "diverged"), index=frame.index)
     if "status" not in frame.columns:
         if empty := int(frame["loss"].isna().sum()):
-            notes.append(f"{empty} runs have no loss and no status: taken as diverged")
+            notes.append(f"{say_count(empty, 'run has', 'runs have')} no loss and no status: taken as diverged")
         return from_loss
     given = frame["status"].where(frame["status"].notna(), from_loss).astype(str)
     for word in given.unique():
@@ -148,7 +149,8 @@ def settle_status(frame: pd.DataFrame, source: str, notes: list[str]) -> pd.Seri
             )
     contradicting = (given == "done") & ~finite
     if contradicting.any():
-        notes.append(f"{int(contradicting.sum())} runs say done but have no finite loss: taken as diverged")
+        count = say_count(int(contradicting.sum()), "run says done but has", "runs say done but have")
+        notes.append(f"{count} no finite loss: taken as diverged")
     return given.mask(contradicting, "diverged")
 
 
@@ -159,13 +161,17 @@ def merge_duplicates(frame: pd.DataFrame, keys: Sequence[str], notes: list[str])
         return frame
     spread, disagreeing = 0.0, 0
     for _, rows in frame[repeated].groupby(list(keys), dropna=False):
-        low, high = rows["loss"].min(), rows["loss"].max()
-        if high - low > 1e-9 * abs(low):
+        finite = rows["loss"][np.isfinite(rows["loss"])]
+        if 0 < len(finite) < len(rows):
+            disagreeing += 1  # one diverged, the other did not
+        elif len(finite) and finite.max() - finite.min() > 1e-9 * abs(finite.min()):
             disagreeing += 1
-            spread = max(spread, high - low)
+            spread = max(spread, finite.max() - finite.min())
     kept = frame.drop_duplicates(list(keys), keep="last")
-    text = f"{len(frame) - len(kept)} runs repeat a configuration: the last of each is used"
+    text = (
+        f"{say_count(len(frame) - len(kept), 'run repeats', 'runs repeat')} a configuration: the last of each is used"
+    )
     if disagreeing:
-        text += f"; {disagreeing} of them disagree, by up to {spread:.3g} in the loss"
+        text += f"; {disagreeing} of them disagree" + (f", by up to {spread:.3g} in the loss" if spread else "")
     notes.append(text)
     return kept

@@ -41,12 +41,14 @@ def score_fit(fit: Fit, optima: Sequence[Optimum], *, robust: bool = False) -> S
     Valid when: errors of the optima are small beside those of the laws; their own noise is part of the score.
     Source: cross-validation, e.g. Hastie, Tibshirani and Friedman, The Elements of Statistical Learning, chapter 7.
     """
-    law = start_at(LAWS[fit.law], fit)
     used = [o for o in optima if o.batch_size in fit.residuals]
     rest = [o for o in optima if o.batch_size not in fit.residuals]  # bounds and what is left out stay what they are
-    alone = [miss(law, [*(o for o in used if o is not one), *rest], [one], robust) for one in used]
+    law = LAWS[fit.law]
+    near = start_at(law, fit)
+    alone = [miss([near], [*(o for o in used if o is not one), *rest], [one], robust) for one in used]
     half = len(used) // 2
-    larger = miss(law, used[:-half], used[-half:], robust) if half else np.array([np.nan])
+    # half of the cells may bear another minimum than all of them: the refit also starts where every fit does
+    larger = miss([near, law], used[:-half], used[-half:], robust) if half else np.array([np.nan])
     return Score(fit.law, rms(np.concatenate(alone)), rms(larger), float(np.mean(larger)))
 
 
@@ -59,13 +61,17 @@ def start_at(law: Law, fit: Fit) -> Law:
     return replace(law, parameters=tuple(replace(p, starts=only(fit.params[p.name].value)) for p in law.parameters))
 
 
-def miss(law: Law, known: Sequence[Optimum], unknown: Sequence[Optimum], robust: bool) -> np.ndarray:
-    """ln(optimum / law) at the unknown cells, the law fitted to the known ones; NaN where these do not bear it."""
-    fit = fit_law(law, known, robust=robust)
+def miss(starts: Sequence[Law], known: Sequence[Optimum], unknown: Sequence[Optimum], robust: bool) -> np.ndarray:
+    """ln(optimum / law) at the unknown cells, the law fitted to the known ones; NaN where these do not bear it.
+
+    Args:
+        starts: the one law, with all places from which a fit is to start.
+    """
+    fit = min((fit_law(law, known, robust=robust) for law in starts), key=lambda fit: fit.aicc)
     if fit.refused:
         return np.full(len(unknown), np.nan)
     batch_size, lr = (np.array([getattr(o, name) for o in unknown], dtype=float) for name in ("batch_size", "lr"))
-    predicted = law.predict(batch_size, **{name: estimate.value for name, estimate in fit.params.items()})
+    predicted = starts[0].predict(batch_size, **{name: estimate.value for name, estimate in fit.params.items()})
     errors: np.ndarray = np.log(lr) - np.log(predicted)
     return errors
 

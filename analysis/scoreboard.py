@@ -1,7 +1,8 @@
-"""Every claim on every committed sweep in one table: `python -m analysis.claims [--out DIR]`."""
+"""Every claim on every committed table in one table: `python -m analysis.claims [--out DIR]`."""
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from analysis.write import save_figure
 from harness.config import SWEEPS_DIR
 
 COLUMNS = ("claim", "sweep", "group", "protocol", "predicted", "measured, 95 % interval", "verdict", "why")
+WIDE = 140  # characters from which on all columns are legible
 
 
 def judge_sweeps(paths: Sequence[Path]) -> Iterator[tuple[str, Verdict]]:
@@ -57,8 +59,25 @@ def write_markdown(rows: Sequence[tuple[str, ...]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def print_rows(rows: Sequence[tuple[str, ...]], console: Console) -> None:
+    """The scoreboard; on a narrow terminal without protocols, and with the reasons below it instead of beside it."""
+    narrow = console.width < WIDE
+    shown = [column for column in COLUMNS if not (narrow and column in ("protocol", "why"))]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in shown:
+        table.add_column(column, no_wrap=column in ("claim", "sweep", "verdict"), overflow="fold")
+    for row in rows:
+        cells = dict(zip(COLUMNS, map(escape, row), strict=True))
+        cells["verdict"] = f"[{COLOURS[row[6]]}]{row[6]}[/{COLOURS[row[6]]}]"
+        table.add_row(*(cells[column] for column in shown))
+    console.print(table)
+    for claim, sweep, group, *_, why in rows if narrow else ():
+        if why:
+            console.print(escape(f"{claim}, {', '.join(filter(None, (sweep, group)))}: {why}"), highlight=False)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the scoreboard; with --out write scoreboard.md, .json and the figure too."""
+    """Print the scoreboard; with --out write scoreboard.md, .json and the figure too. 2 where a table is left out."""
     parser = argparse.ArgumentParser(prog="python -m analysis.claims", description=__doc__.split(":")[0])
     parser.add_argument("--out", type=Path, help="folder for scoreboard.md, scoreboard.json and the figure")
     parser.add_argument("--style", choices=sorted(STYLES), default="screen", help="of the figure")
@@ -66,19 +85,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     out, style = options.out, STYLES[options.style]
     paths = sorted(SWEEPS_DIR.glob("*.csv"))
     console = Console(width=None if Console().is_terminal else 200)
-    judged = [
-        pair
-        for path in track(paths, description="judging", transient=True, console=Console(stderr=True))
-        for pair in judge_sweeps([path])
-    ]
+    judged: list[tuple[str, Verdict]] = []
+    failed = 0
+    for path in track(paths, description="judging", transient=True, console=Console(stderr=True)):
+        try:
+            judged += judge_sweeps([path])
+        except ValueError as error:  # the others are judged all the same
+            failed = 2
+            print(f"{path.name} is left out: {' '.join(str(error).split())}", file=sys.stderr)
     rows = [write_row(sweep, verdict) for sweep, verdict in judged]
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in COLUMNS:
-        table.add_column(column)
-    for row in rows:
-        colour = COLOURS[row[6]]
-        table.add_row(*(escape(cell) for cell in row[:6]), f"[{colour}]{row[6]}[/{colour}]", escape(row[7]))
-    console.print(table)
+    print_rows(rows, console)
     if out is not None:
         try:
             out.mkdir(parents=True, exist_ok=True)
@@ -92,7 +108,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             (out / "scoreboard.json").write_text(text + "\n", encoding="utf-8")
             with mpl.rc_context(style.rc):  # type: ignore[arg-type]
                 drawn = save_figure(draw_scoreboard(judged, style), out / "scoreboard", style) if judged else []
+        except FileExistsError:
+            parser.exit(2, f"--out={str(out)!r} is a file: give a folder\n")
         except OSError as error:
             parser.exit(2, f"--out={str(out)!r} cannot be written to ({error.strerror}): give another folder\n")
         print("\n".join(str(path) for path in (out / "scoreboard.md", *drawn)))
-    return 0
+    return failed

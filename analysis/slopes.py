@@ -50,6 +50,6 @@ def measure_slopes(optima: Sequence[Optimum], span: float = SPAN) -> list[Slope]
         octaves = float(np.log2(other.batch_size / one.batch_size))
         variance = one.sd_log2**2 + other.sd_log2**2 - 2 * one.covariance.get(other.batch_size, 0.0)
         value = float(np.log2(other.lr / one.lr)) / octaves
-        half = float(stats.t.ppf(0.975, one.dof)) * float(np.sqrt(max(variance, 0.0))) / octaves
+        half = float(stats.t.ppf(0.975, min(one.dof, other.dof))) * float(np.sqrt(max(variance, 0.0))) / octaves
         found.append(Slope(one.batch_size, other.batch_size, value, value - half, value + half))
     return found

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from analysis.groups import CONFIG_NAMES, CONFIG_PREFIXES
 from analysis.wandb_project import is_project, read_project
 from harness.config import SWEEPS_DIR, closest
 from harness.records import ENDED, read_records
@@ -19,6 +20,10 @@ SHORT_NAMES = {
     "model": "model.name",
     "task": "task.name",
 }
+OURS = (
+    "batch_size", "loss", *SHORT_NAMES, "seed", "status", "num_samples", "num_steps", "num_params", *CONFIG_NAMES,
+    "max_norm", "steps_to_target", "max_steps", "train_loss", "run_id", "sweep",
+)  # fmt: skip
 
 
 def read_source(text: str) -> tuple[pd.DataFrame, str]:
@@ -37,6 +42,9 @@ def read_source(text: str) -> tuple[pd.DataFrame, str]:
 def read_table(source: Path) -> pd.DataFrame:
     """Read one table: a folder of records, FILE.csv or FILE.parquet. Its content is not checked."""
     if source.is_dir():
+        inside = [] if any(source.glob("*.parquet")) else sorted({p.parent for p in source.glob("*/*.parquet")})
+        if inside:
+            raise ValueError(f"{source} holds a folder a sweep: give one of {', '.join(map(str, inside))}")
         return read_records(source)
     if not source.exists():
         raise ValueError(f"--runs={str(source)!r} does not exist: give a folder of records, FILE.csv or FILE.parquet")
@@ -86,6 +94,11 @@ def parse_columns(text: str) -> dict[str, str]:
         ours, equals, theirs = (part.strip() for part in pair.partition("="))
         if not (ours and equals and theirs):
             raise ValueError(f"--columns has {pair!r}, which is not OURS=THEIRS: write it like lr=peak_lr,loss=eval")
+        if ours not in OURS and not ours.startswith((*CONFIG_PREFIXES, "groups.")):
+            raise ValueError(
+                f"--columns: {ours!r} is none of our columns{closest(ours, OURS)}: they are {', '.join(OURS)}, and "
+                f"what begins with {', '.join(CONFIG_PREFIXES)}"
+            )
         if ours in columns or theirs in columns.values():
             raise ValueError(f"--columns names {ours if ours in columns else theirs!r} twice: give every column once")
         columns[ours] = theirs

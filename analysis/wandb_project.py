@@ -10,7 +10,7 @@ import pandas as pd
 from rich.console import Console
 
 from analysis.wandb_cache import KeptRun, NoAnswer, fetch_runs, read_kept
-from harness.config import flatten_mapping
+from harness.config import flatten_mapping, say_count
 from harness.records import RESULTS, STATUSES
 
 PREFIX = "wandb:"
@@ -43,7 +43,7 @@ def read_project(source: str) -> tuple[pd.DataFrame, str]:
     if not kept:
         raise ValueError(f"{source} has no runs: train some, or check the name")
     rows = [to_row(run) for run in sorted(kept.values(), key=lambda run: (run.created, run.id))]
-    return pd.DataFrame(rows), f"{project}: {len(rows)} runs of {source} ({how}), kept in {path}"
+    return pd.DataFrame(rows), f"{project}: {say_count(len(rows), 'run')} of {source} ({how}), kept in {path}"
 
 
 def place_of(entity: str, project: str) -> Path:

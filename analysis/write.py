@@ -14,7 +14,7 @@ from analysis.figures import FIGURES, FURTHER
 from analysis.figures.style import SCREEN, Style
 from analysis.runs import tidy_runs
 from analysis.tables import count_missing, read_table
-from harness.config import PATHS, SWEEPS_DIR
+from harness.config import PATHS, SWEEPS_DIR, say_count
 
 PROVENANCE_KEPT = ("provenance.torch", "provenance.code")
 
@@ -23,6 +23,8 @@ def write_figure(analysis: Analysis, out_dir: Path, style: Style = SCREEN) -> li
     """Write NAME.png, NAME.svg and NAME.json, the same bytes for the same runs, and return their paths."""
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise ValueError(f"{str(out_dir)!r} is a file: give a folder") from error
     except OSError as error:
         raise ValueError(f"{str(out_dir)!r} cannot be written to ({error.strerror}): give another folder") from error
     with mpl.rc_context(style.rc):  # type: ignore[arg-type]
@@ -38,7 +40,7 @@ def write_further(analysis: Analysis, out_dir: Path, style: Style = SCREEN) -> l
     paths = []
     with mpl.rc_context(style.rc):  # type: ignore[arg-type]
         for name, (applies, draw) in FURTHER.items():
-            if analysis.figure == "optimum" and applies(analysis):
+            if analysis.figure != "curves" and applies(analysis):
                 paths += save_figure(draw(analysis, style), out_dir / f"{analysis.sweep}-{name}", style)
     return paths
 
@@ -65,8 +67,10 @@ def commit_answer(name: str, frame: pd.DataFrame) -> str:
     target = SWEEPS_DIR / f"{name}.csv"
     lost = count_missing(ended, read_table(target)) if target.exists() else 0
     publish(target, lambda path: ended[kept].to_csv(path, index=False, lineterminator="\n"))
-    sentence = f"wrote {target}: {len(ended)} runs, {len(kept)} columns"
-    return sentence + (f"; {lost} runs of the answer before are not in it" if lost else "")
+    sentence = f"wrote {target}: {say_count(len(ended), 'run')}, {len(kept)} columns"
+    return sentence + (
+        f"; {say_count(lost, 'run')} of the answer before {'is' if lost == 1 else 'are'} not in it" if lost else ""
+    )
 
 
 def is_committed(column: pd.Series) -> bool:

@@ -19,15 +19,23 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from harness.compose import MISTAKES, compose, describe_options, explain, register_sweeps
-from harness.config import CONF_DIR, ROOT, TRACKER_MODES, check_choice, check_limits, match_types
+from harness.config import CONF_DIR, ROOT, SWEEPS_DIR, TRACKER_MODES, check_choice, check_limits, match_types, say_count
 from harness.launch import train_missing
 from harness.launchers import LAUNCHERS
 from harness.launchers.local import warm_up
 from harness.measure import COMPILE
-from harness.records import count_weights, read_attempts, read_ended, read_mirrored, read_records
+from harness.records import (
+    count_noise_scales,
+    count_weights,
+    keep_question,
+    read_attempts,
+    read_ended,
+    read_mirrored,
+    read_records,
+)
 from harness.rounds import Round, describe_round, describe_spent, next_round, spots_of
 from harness.store import StoreError, writable_folder
-from harness.sweep import Sweep, make_sweep
+from harness.sweep import Sweep, describe_repeats, make_sweep
 
 HELP = """Train what a sweep lacks, fit laws to all of it, draw it.
 
@@ -44,6 +52,8 @@ def run(settings: dict[str, Any], sweep: Sweep) -> int:
     """Train what is missing of a sweep and draw it; 0 when every run ended, 1 when one failed."""
     folder = writable_folder("runs_dir", settings["runs_dir"], sweep.name)
     writable_folder("figures_dir", settings["figures_dir"])
+    if sweep.question and not (SWEEPS_DIR / f"{sweep.name}.yaml").exists():
+        keep_question(folder, sweep.question)
     again = settings["refresh"] or settings["run_id"] is not None
     import analysis.write  # noqa: F401  # here, while the workers' server imports torch: later the answer would wait
 
@@ -55,7 +65,8 @@ def run(settings: dict[str, Any], sweep: Sweep) -> int:
         wanted = replace(sweep, runs={str(settings["run_id"]): sweep.runs[str(settings["run_id"])]})
     missing = again or bool(set(wanted.runs) - read_ended(folder))
     if not missing:
-        print(f"{sweep.name}: all {len(sweep.runs)} runs are done, nothing to train")
+        count = say_count(len(sweep.runs), "run is", "runs are")
+        print(f"{sweep.name}: {'all ' * (len(sweep.runs) > 1)}{count} done, nothing to train")
     with mirroring(folder, settings["tracker"], missing=missing):
         by_rounds = sweep.adaptive is not None and settings["run_id"] is None
         asked = [repr(sweep.adaptive)] if by_rounds else None  # its runs may change while they are trained again
@@ -65,10 +76,16 @@ def run(settings: dict[str, Any], sweep: Sweep) -> int:
             sweep, failed = train_rounds(settings, sweep, folder)
         draw_sweep(settings, sweep, folder)
     if settings["save_weights"] and (lacking := len(wanted.runs) - count_weights(folder, wanted.runs)) and not failed:
-        text = f"{lacking} runs were trained before without save_weights and have none"
+        text = f"{say_count(lacking, 'run was', 'runs were')} trained before without save_weights and"
+        text += f" {'has' if lacking == 1 else 'have'} none"
         print(f"{text}: refresh=true trains again and saves them", file=sys.stderr)
+    if settings["metrics"]["noise_scale"] and not failed:
+        lacking = len(wanted.runs) - count_noise_scales(folder, wanted.runs)
+        if lacking:
+            text = f"{lacking} runs were trained before without metrics.noise_scale and have none"
+            print(f"{text}: refresh=true trains again and measures them", file=sys.stderr)
     if failed:
-        print(f"{failed} runs did not end; the same command trains what is missing", file=sys.stderr)
+        print(f"{say_count(failed, 'run')} did not end; the same command trains what is missing", file=sys.stderr)
     return 1 if failed else 0
 
 
@@ -172,6 +189,8 @@ def execute() -> int:
     if not settings["dry_run"]:
         warm_up()
     sweep = make_sweep(compose)
+    for text in describe_repeats(settings["sweep"]["grid"]):
+        print(text, file=sys.stderr)
     if settings["dry_run"]:
         from harness.dry_run import print_dry_run  # here, since it needs torch
 

@@ -33,6 +33,7 @@ def checkpoint_key(plan: Plan, stack: Stack, device: torch.device) -> dict[str, 
     """What must be equal for a stack that goes on to be bit for bit the undisturbed one; run_ids apart."""
     return {
         "num_evals": plan.num_evals, "num_examples": plan.num_examples, "since": plan.since,
+        "noise_scale": plan.noise_scale,
         "code_sha256": code_sha256(), "torch": torch.__version__, "device": device.type,
         "compiled": stack.compiled, "micro_batch": stack.micro_batch, "alone": stack.alone,
         "own_code_sha256": own_code_sha256(stack.first) if has_own_code(stack.first) else None,

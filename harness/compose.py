@@ -1,5 +1,6 @@
 """Hydra: what a user typed -> composed values, and mistakes told in one line."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from harness.config import CONF_DIR, SWEEPS_DIR, check_choice, closest
+from harness.config import CONF_DIR, SWEEPS_DIR, check_choice, closest, describe_own_model
 
 GROUPS = ("task", "model", "optimizer", "schedule", "protocol", "launcher", "tracker")
 
@@ -45,7 +46,13 @@ def compose(chosen: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
     plain_defaults = as_dict(OmegaConf.to_container(defaults, resolve=True))
     # A sweep brings its own name and texts, and its axes are held against the run's values
     if choices.get("sweep") and plain_values["sweep"]["name"] == plain_defaults["sweep"]["name"]:
-        raise ValueError(f"sweep={choices['sweep']} sets no sweep.name: begin its file as sweeps/smoke.yaml begins")
+        raise ValueError(
+            f"sweep={choices['sweep']} sets no sweep.name: add `name: {choices['sweep']}` under `sweep:` in its "
+            "file, which begins with the line # @package _global_"
+        )
+    given = {text.lstrip("+").partition("=")[0] for text in typed}
+    if "sweep.name" in given and "sweep.question" not in given:
+        plain_values["sweep"]["question"] = None  # it was asked about the runs of another name
     plain_defaults["sweep"] = {key: plain_values["sweep"][key] for key in plain_defaults["sweep"]}
     return plain_values, plain_defaults
 
@@ -61,9 +68,16 @@ def explain(error: Exception) -> str:
         return f"cannot read {error.override!r}: write KEY=VALUE, and lists in quotes, e.g. 'sweep.grid.seed=[0, 1]'"
     if "Ambiguous value for argument" in str(error):
         return "one key was given several values: give one, or an axis, e.g. 'sweep.grid.optimizer.lr=[0.1,0.2]'"
+    if missing := re.search(r"In '(.*)': Could not override '(.*)'\. No match", str(error)):
+        place, group = missing.groups()
+        return (
+            f"{place}.yaml overrides /{group}, which is no group: there are {', '.join(GROUPS)}{closest(group, GROUPS)}"
+        )
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
+        if group == "model" and ":" in option:
+            return f"model={option}: {describe_own_model(option)}"
         try:
             check_choice(group, option, error.options)
         except ValueError as readable:

@@ -34,8 +34,10 @@ FEEDS = {
 TAKES = {"ngram": "symbols", "mlp": "symbols", "perceptron": "vectors", "none": "nothing"}
 CHOICES = {  # options that are one of several words
     "task.noise": ("isotropic", "proportional", "correlated"),
+    "optimizer.scaling": ("original", "match_rms_adamw"),
     "schedule.weight_decay": ("constant", "linear", "cosine", "wsd", "inverse_sqrt", "inverse_time"),
 }
+SYNONYMS = {"learning_rate": "lr", "epsilon": "eps", "wd": "weight_decay", "bs": "batch_size"}  # words of others
 PATHS = ("task.path",)  # where something lies on this machine: no part of a run's identity
 
 _finite = ("a finite number", lambda v: True)
@@ -182,9 +184,16 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
     return nested
 
 
+def say_count(count: int, one: str, many: str = "") -> str:
+    """'1 run', '2 runs'."""
+    return f"{count} {one if count == 1 else many or one + 's'}"
+
+
 def closest(word: str, allowed: Iterable[str]) -> str:
     """' (did you mean X?)' where a name is near, else nothing."""
-    near = difflib.get_close_matches(str(word), list(allowed), n=1, cutoff=0.5)
+    *parents, last = str(word).split(".")
+    word = ".".join([*parents, SYNONYMS.get(last, last)])
+    near = difflib.get_close_matches(word, list(allowed), n=1, cutoff=0.5)
     return f" (did you mean {near[0]}?)" if near else ""
 
 
@@ -262,10 +271,19 @@ def match_types(values: Mapping[str, Any], defaults: Mapping[str, Any], prefix: 
         if isinstance(default, Mapping) and isinstance(value, Mapping):
             matched[key] = match_types(value, default, f"{path}.")
         elif key == "name" and prefix and value != default:
+            if path == "model.name" and ":" in str(value):
+                raise ValueError(f"model.name={value}: {describe_own_model(str(value))}")
             raise ValueError(f"{path}={value} does not choose a {prefix[:-1]}: write {prefix[:-1]}={value}")
         else:
             matched[key] = match_type(path, value, default)
     return matched
+
+
+def describe_own_model(path: str) -> str:
+    """How to use a module by its import path."""
+    return (
+        f"write conf/model/NAME.yaml (or DIR/model/NAME.yaml for --config-dir DIR) with name: {path}, then model=NAME"
+    )
 
 
 def match_type(path: str, value: Any, default: Any) -> Any:

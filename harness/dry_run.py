@@ -1,5 +1,6 @@
 """`dry_run=true`: runs, stacks, FLOPs, memory and an estimate of time, before anything is started."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from harness.config import say_count
 from harness.estimate import estimate_stack
 from harness.imports import has_own_code
 from harness.launchers.local import choose_device
@@ -39,7 +41,9 @@ def print_dry_run(settings: dict[str, Any], sweep: Sweep) -> None:
             shapes.setdefault(shape_of(rest.first), []).append(rest)
     total_flops, seconds = 0.0, []
     torch.set_num_threads(1)
-    for stacks in track(shapes.values(), description="measuring a few steps of each shape", transient=True):
+    console = Console(stderr=True)
+    quiet, what = not console.is_terminal, "measuring a few steps of each shape"
+    for stacks in track(shapes.values(), what, transient=True, console=console, disable=quiet):
         first, runs = stacks[0].first, sum(len(stack.runs) for stack in stacks)
         try:
             cost = estimate_stack(stacks[0], torch.device(device))
@@ -56,8 +60,11 @@ def print_dry_run(settings: dict[str, Any], sweep: Sweep) -> None:
         )  # fmt: skip
     if shapes:
         Console().print(table)
+    for reason, count in Counter(s.alone for stacks in shapes.values() for s in stacks if s.alone).items():
+        print(f"{say_count(count, 'run is', 'runs are')} trained one by one: {reason}")
     missing = len(sweep.runs) - len(ended)
-    print(f"{sweep.name}: {len(sweep.runs)} runs, {len(ended)} done, {missing} to train; {total_flops:.3g} FLOPs")
+    total_runs = say_count(len(sweep.runs), "run")
+    print(f"{sweep.name}: {total_runs}, {len(ended)} done, {missing} to train; {total_flops:.3g} FLOPs")
     if missing and None not in seconds:
         total = sum(x for x in seconds if x is not None) / workers
         print(f"about {total:.0f} s on {workers} {device} workers like this one, without start-up and evaluation")

@@ -3,7 +3,7 @@
 Shapes: N parameters of one run, G = 3 kinds.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -12,18 +12,9 @@ from harness.config import GROUPS
 from harness.parameters import Layout
 
 
-def group_index(layout: Layout, embeddings: Collection[str], device: torch.device) -> Tensor:
-    """Which kind each of the N entries belongs to, as an index into GROUPS.
-
-    Args:
-        embeddings: names of the tensors that are tables of embeddings; of the others, those with fewer than two
-            dimensions are vectors.
-    """
-    kinds = [
-        "embedding" if name in embeddings else "vector" if len(shape) < 2 else "matrix"
-        for name, shape in zip(layout.names, layout.shapes, strict=True)
-    ]
-    index = torch.tensor([GROUPS.index(kind) for kind in kinds], device=device)
+def group_index(layout: Layout, device: torch.device) -> Tensor:
+    """Which kind each of the N entries belongs to, as an index into GROUPS."""
+    index = torch.tensor([GROUPS.index(kind) for kind in layout.kinds], device=device)
     return index.repeat_interleave(torch.tensor(layout.sizes, device=device))
 
 

@@ -21,6 +21,7 @@ from harness.log import log_event
 from harness.machine import is_out_of_memory
 from harness.measure import note_fact
 from harness.metrics import METRICS
+from harness.noise_scale import NOISE_SCALES
 from harness.plan import Plan, Stack, name_program
 from harness.plan_file import read_plan, revise
 from harness.probe import probe_run
@@ -135,7 +136,10 @@ def train_rows(job: Job) -> list[dict[str, Any]]:
     if samples:
         job.report({"samples": samples * len(stack.runs), "batch_size": stack.first.batch_size, "best_loss": None})
     warned, saved, pause = False, time.monotonic(), job.checkpoint
-    steps = train(program, stack, num_evals=plan.num_evals, num_examples=plan.num_examples, resume=progress)
+    steps = train(
+        program, stack, num_evals=plan.num_evals, num_examples=plan.num_examples, noise_scale=plan.noise_scale,
+        resume=progress,
+    )  # fmt: skip
     clock, seconds, timed = 0.0, 0.0, 0
     for progress in steps:  # none where a checkpoint holds the last step
         now_clock = time.perf_counter()
@@ -248,7 +252,8 @@ def write_rows(
     if not is_held(job.lease):
         raise Lost
     name, attempt = job.planned.name, job.attempt
-    if write_records(job.folder, name, named, columns=columns, metrics=METRICS, attempt=attempt) is None:
+    metrics = (*METRICS, *(NOISE_SCALES if job.plan.noise_scale else ()))
+    if write_records(job.folder, name, named, columns=columns, metrics=metrics, attempt=attempt) is None:
         raise Lost  # we were asleep between the two lines, and whoever took over has published
 
 
@@ -279,8 +284,10 @@ def summarise(progress: Progress, lane: int, loss: float) -> dict[str, Any]:
     """One run's results. A run that diverged has no loss, and its curve ends where it did."""
     step = int(progress.diverged_at_R[lane])
     curves = lane_history(progress.history, lane, step)
+    curves |= {name: [None if x != x else x for x in curves[name]] for name in NOISE_SCALES if name in curves}
     step = max(step, 0)  # a minus is a target reached
-    finals = {name: curve[-1] for name, curve in curves.items() if curve and name in ("train_loss", *METRICS)}
+    measured = ("train_loss", *METRICS, *NOISE_SCALES)
+    finals = {name: curve[-1] for name, curve in curves.items() if curve and name in measured}
     finite = loss == loss and abs(loss) != float("inf")
     message = f"training loss not finite at step {step}" if step else "" if finite else "final loss not finite"
     status = "diverged" if message else "done"

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness.config import RunConfig
+from harness.config import RunConfig, say_count
 from harness.corpus import read_corpus
 from harness.launchers import LAUNCHERS
 from harness.launchers.local import choose_device
@@ -55,7 +55,7 @@ def train_missing(
     path, plan = open_plan(folder, name(since=since), sweep.runs, ended, lay)
     waiting = [i for i, stack in enumerate(plan.stacks) if stack.without(ended).runs]
     for reason, count in Counter(plan.stacks[i].alone for i in waiting if plan.stacks[i].alone).items():
-        print(f"{count} runs are trained one by one: {reason}")
+        print(f"{say_count(count, 'run is', 'runs are')} trained one by one: {reason}")
     pace = {"num_devices": num_devices, "workers": workers, **{key: launcher[key] for key in ("checkpoint", "lease")}}
     failed: dict[str, list[str]] = {}  # reason -> run_ids
     with (
@@ -69,7 +69,7 @@ def train_missing(
                     failed.setdefault(reason, []).append(run)
     remove_ended(folder, read_ended(folder, since), since)
     for reason, runs in failed.items():
-        print(f"{len(runs)} runs failed: {reason}", file=sys.stderr)
+        print(f"{say_count(len(runs), 'run')} failed: {reason}", file=sys.stderr)
         print(f"  one of them alone: {command_for(runs[0])}", file=sys.stderr)
     return sum(map(len, failed.values()))
 

@@ -7,7 +7,7 @@ Shapes: N all parameters of one run, in the order of the module's own names.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 import torch
@@ -15,10 +15,11 @@ from torch import Tensor
 
 
 class Layout(NamedTuple):
-    """Where each named tensor lies in the vector."""
+    """Where each named tensor lies in the vector, and of which kind it is."""
 
     names: tuple[str, ...]
     shapes: tuple[torch.Size, ...]
+    kinds: tuple[str, ...]  # of harness.config.GROUPS
 
     @property
     def sizes(self) -> list[int]:
@@ -29,8 +30,18 @@ class Layout(NamedTuple):
         return sum(self.sizes)
 
 
-def layout_of(params: Mapping[str, Tensor]) -> Layout:
-    return Layout(tuple(params), tuple(tensor.shape for tensor in params.values()))
+def layout_of(params: Mapping[str, Tensor], embeddings: Collection[str] = ()) -> Layout:
+    """Where named tensors lie in the vector.
+
+    Args:
+        embeddings: names of the tensors that are tables of embeddings; of the others, those with fewer than two
+            dimensions are vectors.
+    """
+    kinds = [
+        "embedding" if name in embeddings else "vector" if tensor.dim() < 2 else "matrix"
+        for name, tensor in params.items()
+    ]
+    return Layout(tuple(params), tuple(tensor.shape for tensor in params.values()), tuple(kinds))
 
 
 def flatten_params(params: Mapping[str, Tensor]) -> Tensor:

@@ -71,6 +71,7 @@ class Plan:
     num_examples: int
     since: str | None  # records that ended before this time do not count; None: all do
     stacks: tuple[Stack, ...]
+    noise_scale: bool = False  # measured along the way, harness/noise_scale.py
     save_weights: bool = False  # final parameters of every run, harness/weights.py
 
     @cached_property
@@ -131,7 +132,8 @@ def make_plan(
         costs += [(cost(stack) / (3 if stack.compiled and k else 1), stack) for k, stack in enumerate(stacks)]
     costs.sort(key=lambda pair: -pair[0])
     ordered = tuple(stack for _, stack in costs)
-    plan = Plan(sweep, device, metrics["num_evals"], metrics["num_examples"], since, ordered, save_weights)
+    noise_scale = bool(metrics.get("noise_scale"))
+    plan = Plan(sweep, device, metrics["num_evals"], metrics["num_examples"], since, ordered, noise_scale, save_weights)
     assert plan.columns is not None  # raises where records could not hold the runs
     return plan
 

@@ -17,6 +17,7 @@ from harness.plan import Plan, Stack
 from harness.store import publish
 
 HEAD = ("sweep", "device", "num_evals", "num_examples", "since")  # of a plan's file, before its stacks
+OPTIONS = ("noise_scale", "save_weights")  # in its head too; false where an older plan lacks them
 
 
 def name_request(
@@ -34,6 +35,7 @@ def name_request(
     Args:
         how: further settings that a plan follows; those that are null or false count as not there.
     """
+    how |= {"noise_scale": metrics.get("noise_scale")}
     how = {key: value for key, value in how.items() if value is not None and value is not False}
     asked = [sweep, list(run_ids), device, width, metrics["num_evals"], metrics["num_examples"], since, how]
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
@@ -112,7 +114,7 @@ def revision_of(path: Path) -> int:
 
 def to_json(plan: Plan) -> str:
     """A line a stack: what its runs share and, apart, the columns in which they differ."""
-    head = {key: getattr(plan, key) for key in (*HEAD, "save_weights")}
+    head = {key: getattr(plan, key) for key in (*HEAD, *OPTIONS)}
     columns = {name: kind.__name__ for name, kind in plan.columns.items()}
     lines = []
     for stack in plan.stacks:
@@ -141,7 +143,7 @@ def read_stack(path: Path, index: int) -> tuple[Plan, dict[str, type]]:
 
 def read_head(content: Mapping[str, Any], stacks: tuple[Stack, ...]) -> Plan:
     head = {key: content[key] for key in HEAD}
-    return Plan(**head, stacks=stacks, save_weights=content.get("save_weights", False))
+    return Plan(**head, stacks=stacks, **{key: content.get(key, False) for key in OPTIONS})
 
 
 def read_entry(entry: Mapping[str, Any], path: Path) -> Stack:

@@ -4,8 +4,10 @@ Shapes: R runs of the stack, N parameters of one run, B batch.
 """
 
 import contextlib
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from harness.config import RunConfig
 from harness.groups import clip, group_index, spread_over_groups
 from harness.lanes import compiled_evaluation, compiled_step, recorded_step
 from harness.metrics import METRICS
+from harness.noise_scale import PIECES, measure_parts
 from harness.optimizers import Optimizer, State, make_optimizer
 from harness.parameters import Layout, flatten_params, layout_of, unflatten_params
 from harness.plan import Stack
@@ -38,7 +41,8 @@ class Program:
         -> (params_RN, state, diverged_at_R, loss_sum_R, measured)
 
     `hyper` holds the runs' numbers, one a run; `at` holds what changes with the step: its number, from 1, and what the
-    schedule multiplies hyperparameters with, one a run. `measured_step` is the same and measures.
+    schedule multiplies hyperparameters with, one a run. `measured_step` is the same and measures. `noise_parts` gives
+    what noise scales are made of, harness/noise_scale.py; None for a module that cannot be stacked.
     """
 
     task: Task
@@ -47,6 +51,7 @@ class Program:
     step: Callable[..., tuple]
     measured_step: Callable[..., tuple]
     evaluate: Callable[[Tensor, Batch], Tensor]
+    noise_parts: Callable[[Tensor, Batch], dict[str, Tensor]] | None
 
 
 def make_program(
@@ -64,9 +69,9 @@ def make_program(
     """
     config = stack.first
     task = make_task(config, device, runs_dir)
-    layout = layout_of(task.init(0))
-    optimizer = make_optimizer(config.optimizer)
-    index_N = group_index(layout, task.embeddings, device)
+    layout = layout_of(task.init(0), task.embeddings)
+    optimizer = make_optimizer(config.optimizer, layout)
+    index_N = group_index(layout, device)
     loss = in_precision(task.loss, config, device)
     heldout_loss = in_precision(task.heldout_loss or task.loss, config, device)
     if stack.alone:
@@ -93,7 +98,8 @@ def make_program(
         step = recorded_step(step, optimizer, stack)
     else:
         step = torch.no_grad()(step)
-    return Program(task, layout, optimizer, step, measured_step, evaluate_all)
+    parts = None if stack.alone else noise_parts(loss, layout, stack.micro_batch, batch_dim)
+    return Program(task, layout, optimizer, step, measured_step, evaluate_all, parts)
 
 
 def step_of_one_run(
@@ -118,6 +124,41 @@ def step_of_one_run(
         return params_N, state, diverged_at, loss_sum + train_loss, measured
 
     return step
+
+
+def noise_parts(
+    loss: Loss, layout: Layout, micro_batch: int | None, batch_dim: int | None
+) -> Callable[[Tensor, Batch], dict[str, Tensor]]:
+    """What noise scales are made of, for R runs; without the Hessian where torch has no rule for a module's second
+    derivative. Takes none of training's random numbers.
+    """
+
+    at_once = None if micro_batch is None else max(1, micro_batch // PIECES)
+
+    def measure(params_N: Tensor, batch: Batch, hessian: bool) -> dict[str, Tensor]:
+        def grad(params_N: Tensor, piece: Batch) -> Tensor:
+            return flatten_params(gradient(loss, unflatten_params(params_N, layout), piece, at_once)[0])
+
+        return measure_parts(grad, params_N, batch, hessian=hessian)
+
+    ways = [vmap_runs(partial(measure, hessian=hessian), (0, batch_dim)) for hessian in (True, False)]
+
+    @torch.no_grad()
+    def call(params_RN: Tensor, batch: Batch) -> dict[str, Tensor]:
+        devices = [params_RN.device] if params_RN.is_cuda else []
+        with torch.random.fork_rng(devices=devices), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch about itself
+            try:
+                return dict(ways[0](params_RN, batch))
+            except torch.OutOfMemoryError:
+                raise
+            except (RuntimeError, NotImplementedError):
+                if len(ways) == 1:
+                    raise
+                del ways[0]
+        return call(params_RN, batch)
+
+    return call
 
 
 def gradient(

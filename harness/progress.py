@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from harness.config import say_count
 from harness.plan import Plan
 
 LINE_EVERY = 10.0  # seconds between lines where there is no terminal to redraw
@@ -45,7 +46,7 @@ class Display:
         if self.console.is_terminal:
             self.live.start()
         else:
-            self.console.print(f"training {self.num_runs} runs of {self.plan.sweep} ...")
+            self.console.print(f"training {say_count(self.num_runs, 'run')} of {self.plan.sweep} ...")
         return self
 
     def __exit__(
@@ -90,7 +91,8 @@ class Display:
         """Who trains what is waited for."""
         if not self.held:
             return ""
-        return f"{len(self.held)} stacks are trained by {', '.join(sorted(set(self.held.values())))}"
+        count = say_count(len(self.held), "stack is", "stacks are")
+        return f"{count} trained by {', '.join(sorted(set(self.held.values())))}"
 
     def render(self) -> Group:
         self.bar.update(self.bar_task, completed=self.samples, ended=self.ended, rate=self.rate())

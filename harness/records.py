@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from harness.config import CONF_DIR, ROOT, Part
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 ENDED = ("done", "diverged")  # a run that ended is not trained again
 STATUSES = ("running", *ENDED, "failed")
 MIRRORED = "mirrored.jsonl"
+QUESTIONS = "questions.jsonl"
 CORPORA = ".corpus"
 WEIGHTS = "weights"
 PROBES = "probes"
@@ -165,6 +167,15 @@ def probe_path(folder: Path, run_id: str) -> Path:
     return Path(folder) / PROBES / f"{run_id}.safetensors"
 
 
+def count_noise_scales(folder: Path, run_ids: Iterable[str]) -> int:
+    """How many of some runs were trained with noise scales measured."""
+    table = read_table(Path(folder))
+    if table is None or "history.noise_scale" not in table.column_names:
+        return 0
+    measured = table.filter(pc.is_valid(table["history.noise_scale"]))["run_id"].to_pylist()
+    return len(set(measured) & set(run_ids))
+
+
 def read_attempts(folder: Path) -> set[tuple[str, str]]:
     """(run_id, time it ended) of every record."""
     table = read_table(folder, columns=["run_id", "provenance.ended"])
@@ -180,6 +191,17 @@ def read_mirrored(folder: Path) -> set[tuple[str, str]]:
 def append_mirrored(folder: Path, run_id: str, ended: str, mode: str) -> None:
     """Note an attempt as sent."""
     append_line(Path(folder) / MIRRORED, {"run_id": run_id, "ended": ended, "mode": mode})
+
+
+def keep_question(folder: Path, question: str) -> None:
+    """Note what a sweep asks, so that its figure finds the title again without the sweep's file."""
+    if question != read_question(folder):
+        append_line(folder / QUESTIONS, {"question": question})
+
+
+def read_question(folder: Path) -> str:
+    """What a sweep asked when it was last trained, or nothing."""
+    return next((str(entry["question"]) for entry in reversed(list(read_lines(folder / QUESTIONS)))), "")
 
 
 def read_records(folder: Path, *, running: bool = False) -> "pd.DataFrame":

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.config import RunConfig, flatten, run_id
+from harness.config import RunConfig, flatten, run_id, say_count
 from harness.records import ENDED
 from harness.sweep import Adaptive, Sweep
 
@@ -64,8 +64,14 @@ def next_round(sweep: Sweep, records: pd.DataFrame | None, propose: Propose) -> 
 
 def spots_of(adaptive: Adaptive) -> list[tuple[str, int, int, int]]:
     """(group, batch size, steps of one run, held-out examples) of every cell, as analysis/adaptive.py takes them."""
-    sizes = ((cell.batch_size, cell.num_steps, int(cell.task.get("num_heldout") or 0)) for cell in adaptive.cells)
+    sizes = ((cell.batch_size, cell.num_steps, count_heldout(cell)) for cell in adaptive.cells)
     return [(name_group(cell), *size) for cell, size in zip(adaptive.cells, sizes, strict=True)]
+
+
+def count_heldout(cell: RunConfig) -> int:
+    """Held-out examples behind what cells are compared by: for steps to a target those that the crossing is seen on."""
+    heldout = int(cell.task.get("num_heldout") or 0)
+    return cell.target_examples or heldout if heldout > 1 else heldout
 
 
 def name_group(cell: RunConfig) -> str:
@@ -79,11 +85,11 @@ def describe_round(added: Mapping[str, RunConfig]) -> str:
     sizes = sorted({run.batch_size for run in added.values()}, reverse=True)
     lrs = [float(str(run.optimizer["lr"])) for run in added.values()]
     spread = f"lr {np.min(lrs):.3g} to {np.max(lrs):.3g}"
-    return f"{len(added)} runs at batch size {', '.join(map(str, sizes))}, {spread}"
+    return f"{say_count(len(added), 'run')} at batch size {', '.join(map(str, sizes))}, {spread}"
 
 
 def describe_spent(sweep: Sweep) -> str:
     """A line on what all rounds took."""
     assert sweep.adaptive is not None, "only such a sweep has a budget"
     steps = sum(run.num_steps for run in sweep.runs.values())
-    return f"adaptive: {len(sweep.runs)} runs, {steps:,} steps of a budget of {sweep.adaptive.budget:,.0f}"
+    return f"adaptive: {say_count(len(sweep.runs), 'run')}, {steps:,} steps of a budget of {sweep.adaptive.budget:,.0f}"

@@ -24,6 +24,14 @@ from harness.plan_file import newest_revision, read_plan
 from harness.records import ENDED, read_records
 from harness.unfinished import Header, read_headers
 
+USAGE = "python -m harness.status [sweep=NAME] [runs_dir=DIR]"
+HELP = f"""What of a sweep is done, diverged, running, waiting and failed; of all in runs_dir where none is named.
+
+  {USAGE}
+
+  sweep=NAME               or sweep.name=NAME: what is in training, what failed and why, how long it will take
+  runs_dir=DIR             where the sweeps lie; runs by default
+  launcher.lease=SECONDS   of the training command, where that was given one"""
 LEASE = 60.0  # seconds, where launcher.lease is not given
 
 
@@ -122,6 +130,25 @@ def time_left(ended: pd.DataFrame, stacks: Iterable[Stack], missing: set[str], w
     )
 
 
+def print_all(runs_dir: Path, lease: float) -> None:
+    """One row a sweep, for every sweep that has records or a plan.
+
+    Raises: ValueError where there is none.
+    """
+    folders = sorted(
+        {path.parent for pattern in ("*.parquet", "plan-*.json") for path in runs_dir.glob(f"*/{pattern}")}
+    )
+    if not folders:
+        raise ValueError(f"no sweep is in {runs_dir}: train one, or give the sweep and its place, {USAGE}")
+    table = Table("sweep", "done", "diverged", "running", "waiting", "failed")
+    for folder in folders:
+        try:
+            table.add_row(folder.name, *map(str, read_status(folder, lease).counts.values()))
+        except ValueError as error:  # a damaged one; the others are told
+            print(f"{folder.name}: {' '.join(str(error).split())}", file=sys.stderr)
+    Console().print(table)
+
+
 def print_status(name: str, status: Status) -> None:
     console = Console()
     table = Table("sweep", *status.counts)
@@ -151,15 +178,22 @@ def print_status(name: str, status: Status) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """0, or 2 after one line on a mistake. Takes the overrides of the training command, and needs two of them."""
+    """0, or 2 after one line on a mistake. Takes the overrides of the training command, and needs three of them."""
     given = sys.argv[1:] if arguments is None else arguments
+    if {"-h", "--help"} & set(given):
+        print(HELP)
+        return 0
     values = dict(text.partition("=")[::2] for text in given)
     name = values.get("sweep.name") or values.get("sweep")
     try:
-        if not name or not all("=" in text for text in given):
-            raise ValueError("give the sweep: python -m harness.status sweep=NAME [runs_dir=DIR]")
+        if not all("=" in text for text in given):
+            raise ValueError(f"give the sweep, or nothing for all: {USAGE}")
         lease = read_number("launcher.lease", values.get("launcher.lease", str(LEASE)))
-        folder = Path(values.get("runs_dir", "runs")) / name
+        runs_dir = Path(values.get("runs_dir", "runs"))
+        if not name:
+            print_all(runs_dir, lease)
+            return 0
+        folder = runs_dir / name
         if not folder.is_dir():
             known = {path.stem for path in SWEEPS_DIR.glob("*.yaml")}
             known |= {path.name for path in folder.parent.glob("[!.]*") if path.is_dir()}

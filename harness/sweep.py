@@ -9,6 +9,7 @@ from typing import Any
 
 from harness.config import (
     PARTS,
+    SYNONYMS,
     RunConfig,
     closest,
     flatten_mapping,
@@ -71,7 +72,7 @@ def make_sweep(compose: Compose) -> Sweep:
     if not re.fullmatch(r"[A-Za-z0-9_-]+", str(sweep["name"])):
         raise ValueError(f"sweep.name={sweep['name']!r} names a folder: give letters, digits, _ and - only")
     runs: dict[str, RunConfig] = {}
-    for axes in read_grids(sweep, values):
+    for axes in read_grids(sweep):
         runs |= lay_grid(axes, compose)
     adaptive = read_adaptive(sweep, runs)
     return Sweep(str(sweep["name"]), str(sweep["question"] or ""), {} if adaptive else runs, adaptive)
@@ -119,12 +120,12 @@ def lay_grid(axes: Mapping[str, list[Any]], compose: Compose) -> dict[str, RunCo
     return runs
 
 
-def read_grids(sweep: Mapping[str, Any], values: Mapping[str, Any]) -> list[dict[str, list[Any]]]:
+def read_grids(sweep: Mapping[str, Any]) -> list[dict[str, list[Any]]]:
     """The axes of every grid of a sweep: of sweep.grid alone, or of each in sweep.grids over it."""
     shared, named = flatten_mapping(sweep["grid"]), sweep.get("grids") or {None: {}}
     if not all(isinstance(grid, Mapping) for grid in named.values()):
         raise ValueError("sweep.grids holds grids by a name of yours: give sweep.grids.NAME.AXIS=[...]")
-    return [read_axes(nest(shared | flatten_mapping(grid)), values) for grid in named.values()]
+    return [read_axes(nest(shared | flatten_mapping(grid))) for grid in named.values()]
 
 
 def is_choice(path: str) -> bool:
@@ -138,20 +139,30 @@ def add_corpus(values: dict[str, Any]) -> None:
         values["task"]["corpus_sha256"] = read_corpus(values["task"]).sha256
 
 
-def read_axes(grid: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, list[Any]]:
+def describe_repeats(grid: Mapping[str, Any]) -> list[str]:
+    """A line for every axis that lists a value twice."""
+    lists = {path: axis for path, axis in flatten_mapping(grid).items() if isinstance(axis, list)}
+    twice = {path: [x for x in axis if axis.count(x) > 1] for path, axis in lists.items()}
+    return [f"sweep.grid.{path} lists {found[0]} twice: it counts once" for path, found in twice.items() if found]
+
+
+def read_axes(grid: Mapping[str, Any]) -> dict[str, list[Any]]:
     """The axes of a grid by their dotted path, each as a list of values."""
-    return {path: read_axis(path, axis) for path, axis in flatten_mapping(grid).items() if check_axis(path, values)}
+    return {path: read_axis(path, axis) for path, axis in flatten_mapping(grid).items()}
 
 
-def check_axis(path: str, values: Mapping[str, Any]) -> bool:
+def check_axis(path: str, values: Mapping[str, Any]) -> None:
     """Raises: ValueError unless an axis names a value of the run."""
     fields = {name: value for name, value in values.items() if name in (*PARTS, *RunConfig.__dataclass_fields__)}
     allowed = flatten_mapping(fields)
     if path not in allowed and not is_choice(path):
-        same_word = sorted((name for name in allowed if name.endswith(f".{path}")), key=lambda name: name.count("."))
+        *parents, last = path.split(".")
+        path_here = ".".join([*parents, SYNONYMS.get(last, last)])
+        same_word = sorted(
+            (name for name in allowed if name.endswith(f".{path_here}")), key=lambda name: name.count(".")
+        )
         near = closest(same_word[0], same_word) if same_word else closest(path, allowed)
         raise ValueError(f"sweep.grid.{path} is not a value of a run{near}; see --cfg job for all")
-    return True
 
 
 def read_axis(path: str, axis: object) -> list[Any]:

@@ -49,9 +49,8 @@ def send_run(row: Mapping[str, Any], *, mode: str, project: str, entity: str | N
         run.define_metric("*", step_metric="num_samples")
         steps = curve.pop("step") or []
         for i, step in enumerate(steps):
-            run.log(
-                {name: values[i] for name, values in curve.items()}, step=int(step), commit=True
-            )  # or the last point would replace the summary's loss
+            point = {name: values[i] for name, values in curve.items() if values[i] is not None}
+            run.log(point, step=int(step), commit=True)  # or the last point would replace the summary's loss
         run.summary.update(summary)
 
 

@@ -3,6 +3,7 @@
 Shapes: R runs of the stack, N parameters of one run, B batch.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,15 @@ from torch.func import vmap
 
 from harness.lanes import EVALUATED_AT_ONCE
 from harness.metrics import METRICS
+from harness.noise_scale import (
+    NOISE_SCALES,
+    PARTS,
+    RATIOS,
+    UPDATE_RMS,
+    noise_scale_of_update_rms,
+    ratio_of_means,
+    steps_measured,
+)
 from harness.optimizers import State
 from harness.parameters import flatten_params
 from harness.plan import Stack
@@ -42,7 +52,13 @@ class Progress:
 
 
 def train(
-    program: Program, stack: Stack, *, num_evals: int, num_examples: int, resume: Progress | None = None
+    program: Program,
+    stack: Stack,
+    *,
+    num_evals: int,
+    num_examples: int,
+    noise_scale: bool = False,
+    resume: Progress | None = None,
 ) -> Iterator[Progress]:
     """Train all runs of a stack; yields after every step the one Progress that it keeps changing.
 
@@ -52,6 +68,7 @@ def train(
         num_evals: points of the learning curve, evenly spaced over the steps, the last one at the end; steps_to_target
             has its own.
         num_examples: held-out examples for each point; steps_to_target has its own, target_examples.
+        noise_scale: measure noise scales at points of the curve.
         resume: where to go on from; None: from the first step.
     """
     first = stack.first
@@ -70,10 +87,12 @@ def train(
     }
     numbers = torch.arange(1, first.num_steps + 1).to(now.params_RN)
     points = set(evaluation_steps(first.protocol, first.num_steps, num_evals, first.eval_every, first.eval_share))
+    noisy = steps_measured(points) if noise_scale else None
     heldout = program.task.heldout(first.target_examples or num_examples)
     goal = Goal(stack, now.history) if first.protocol == "steps_to_target" else None
     if goal and now.step == 0:
-        nothing = {name: [float("nan")] * len(stack.runs) for name in ("train_loss", *METRICS)}
+        nothing = {name: [math.nan] * len(stack.runs) for name in ("train_loss", *METRICS)}
+        nothing |= dict.fromkeys(NOISE_SCALES if noise_scale else (), [math.nan] * len(stack.runs))
         add_point(now, first.batch_size, evaluate(program, now, heldout).tolist(), nothing)
         goal.mark(now)
     if goal and has_ended(now):
@@ -81,6 +100,7 @@ def train(
         return
     for step, batch in enumerate(draw_batches(program.task, stack, now.step), start=now.step + 1):
         take = program.measured_step if step in points else program.step
+        parts = program.noise_parts(now.params_RN, batch) if program.noise_parts and step in (noisy or ()) else {}
         at = {"step": numbers[step - 1]} | {name: rows_R[step - 1] for name, rows_R in multipliers.items()}
         now.params_RN, now.state, now.diverged_at_R, now.loss_sum_R, measured = take(
             now.params_RN, now.state, now.diverged_at_R, now.loss_sum_R, hyper, at, batch
@@ -91,6 +111,7 @@ def train(
             heldout_loss_R = evaluate(program, now, heldout)
             row = {"train_loss": (now.loss_sum_R / now.since).tolist()}
             row |= {name: value_R.tolist() for name, value_R in measured.items()}
+            row |= noise_scales(stack, now, parts) if noise_scale else {}
             add_point(now, first.batch_size, heldout_loss_R.tolist(), row)
             now.loss_sum_R.zero_()
             now.since = 0
@@ -99,6 +120,25 @@ def train(
         yield now
         if goal and step in points and has_ended(now):
             return
+
+
+def noise_scales(stack: Stack, now: Progress, parts: Mapping[str, Tensor]) -> dict[str, list[float]]:
+    """The columns of harness/noise_scale.py at a point of the curves, NaN where they cannot be told.
+
+    Args:
+        parts: as measured before this step; none where nothing was.
+    """
+    configs = list(stack.runs.values())
+    nothing = [math.nan] * len(configs)
+    row = {name: parts[name].tolist() if parts else nothing for name in PARTS}
+    for name, pair in RATIOS.items():
+        above, below = (zip(*now.history.get(part, ()), row[part], strict=True) for part in pair)  # a curve a run
+        row[name] = [ratio_of_means(*curves) for curves in zip(above, below, strict=True)]
+    row[UPDATE_RMS] = nothing
+    if stack.first.optimizer["name"] in ("adam", "adamw"):
+        betas = [(config.hyperparameters["beta1"], config.hyperparameters["beta2"]) for config in configs]
+        row[UPDATE_RMS] = noise_scale_of_update_rms(now.state, betas, now.step, stack.first.batch_size)
+    return row
 
 
 class Goal:

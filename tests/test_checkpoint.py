@@ -95,7 +95,7 @@ def test_another_key_is_not_gone_on_from(make_run, tmp_path):
     stack = stack_of(make_run, ADAM)
     save(tmp_path, stack, {7})
     plan = plan_of(stack)
-    for field, value in (("num_evals", 5), ("num_examples", 17), ("since", "2026-01-01")):
+    for field, value in (("num_evals", 5), ("num_examples", 17), ("noise_scale", True), ("since", "2026-01-01")):
         other = Plan(**{**{name: getattr(plan, name) for name in plan.__dataclass_fields__}, field: value})
         assert load(tmp_path, stack, plan=other) is None
     wider = stack_of(make_run, [*ADAM, {"lr": 0.5}])

@@ -8,7 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from analysis.analyse import analyse_runs
-from harness.config import CONF_DIR, PARTS, make_run_config, match_types, nest, run_id
+from harness.config import CONF_DIR, PARTS, make_run_config, match_types, run_id
 from harness.sweep import read_grids
 
 SWEEPS = Path(__file__).resolve().parents[1] / "sweeps"
@@ -30,9 +30,8 @@ def test_the_answer_covers_the_grid_of_its_question(path):
     sweep = OmegaConf.to_container(OmegaConf.load(path))["sweep"]
     assert {"name", "question", "prediction", "source", "grid"} <= set(sweep)
     frame = pd.read_csv(path.with_suffix(".csv"))
-    values = {part: {} for part in PARTS} | frame.iloc[0].to_dict() | nest(frame.iloc[0].to_dict())
     num_points = 0
-    for axes in read_grids(sweep, values):
+    for axes in read_grids(sweep):
         num_points += (size := int(np.prod([len(axis) for axis in axes.values()])))
         rows = frame[np.all([frame[name].isin(axis) for name, axis in axes.items()], axis=0)]
         assert len(rows) == len(rows.drop_duplicates(list(axes))) == size

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from harness.config import check_choice, closest, flatten, match_types, nest, run_id
+from harness.config import check_choice, closest, flatten, match_types, nest, run_id, say_count
+from harness.rounds import count_heldout
 
 
 def test_run_id_is_the_hash_of_the_canonical_json(make_run):
@@ -110,3 +111,19 @@ def test_columns_and_back(make_run):
     flat = flatten(make_run())
     assert flat["optimizer.lr"] == 0.01
     assert nest(flat)["optimizer"] == dict(make_run().optimizer)
+
+
+def test_an_adaptive_grid_counts_the_heldout_examples_that_a_target_is_met_on(make_run):
+    target = {"protocol": "steps_to_target", "target_loss": 2.5, "target_examples": 512, "max_steps": 64,
+              "eval_every": 8, "num_samples": None, "schedule": {"name": "constant"}}  # fmt: skip
+    assert count_heldout(make_run()) == 2048
+    assert count_heldout(make_run(**target)) == 512
+    assert count_heldout(make_run(**target, task={"num_heldout": 1})) == 1
+
+
+def test_counts_agree_with_their_nouns():
+    assert (say_count(1, "run"), say_count(2, "run"), say_count(0, "run is", "runs are")) == (
+        "1 run",
+        "2 runs",
+        "0 runs are",
+    )

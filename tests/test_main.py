@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from analysis.plot import main
 from harness.__main__ import draw_sweep
 from harness.config import run_id
 from harness.sweep import Sweep
@@ -117,6 +118,23 @@ def test_again_trains_nothing_and_draws_the_same(trained):
     assert (folder / "figures" / "smoke.json").read_bytes() == figure
     assert "all 28 runs are done, nothing to train" in again.stdout
     assert again.stdout.split("batch size", 1)[1] == first.stdout.split("batch size", 1)[1]
+
+
+def test_a_sweep_of_ones_own_keeps_its_question_and_a_renamed_one_does_not_take_its_parents(
+    tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "own" / "sweep").mkdir(parents=True)
+    text = (ROOT / "sweeps" / "smoke.yaml").read_text()
+    text = text.replace("name: smoke", "name: mine").replace("question: ", "question: Mine? ")
+    (tmp_path / "own" / "sweep" / "mine.yaml").write_text(text)
+    own = ["--config-dir", "own", "sweep=mine", *TINY[1:-1], "sweep.grid.batch_size=[64]", "sweep.grid.seed=[0]"]
+    own = [*own, "sweep.grid.optimizer.lr=[log2,-6,-4,1]", "tracker=none"]
+    assert "Mine?" in harness(tmp_path, *own).stdout
+    assert "Mine?" not in harness(tmp_path, *own, "sweep.name=other").stdout
+    monkeypatch.chdir(tmp_path)
+    for arguments in (["mine"], ["--runs", "runs", "mine"], ["--runs", "runs/mine"]):
+        assert main(arguments) == 0
+        assert "Mine?" in capsys.readouterr().out
 
 
 def test_an_extended_sweep_trains_only_what_is_new(trained, tmp_path):

@@ -38,10 +38,15 @@ HARNESS = [
     (["num_steps=5"], "num_steps=5 does not go with protocol=fixed_samples"),
     (["tracker.mode=sometimes"], "tracker.mode='sometimes' is not one of auto, offline, online"),
     (["-m", "optimizer.lr=0.1,0.2"], "give an axis"),
+    (["model=my.nets:Net"], "with name: my.nets:Net, then model=NAME"),
+    (["model.name=my.nets:Net"], "with name: my.nets:Net, then model=NAME"),
     (["smoke"], "write KEY=VALUE"),
     (["sweep=smoke", "sweep.grid.seed=[0,"], "lists in quotes"),
     (["optimizer.lr=0.1,0.2"], "or an axis"),
     (["sweep=smoke", "sweep.grid.lr=[0.1]"], "did you mean optimizer.lr"),
+    (["sweep=smoke", "sweep.grid.optimizer.learning_rate=[0.1]"], "did you mean optimizer.lr"),
+    (["sweep=smoke", "sweep.grid.learning_rate=[0.1]"], "did you mean optimizer.lr"),
+    (["optimizer.learning_rate=0.1"], "did you mean lr"),
     (["runs_dir="], "runs_dir is empty"),
     (["task.num_heldout=999999999"], "a whole number from 1 to 10,000,000"),
     (["launcher.device=tpu"], "launcher.device='tpu' is not one of auto, cpu, cuda"),
@@ -69,6 +74,11 @@ PLOT = [
     (["lr_vs_bz"], "did you mean lr_vs_bs"),
     (["--runs", "no_loss.csv", "--columns", "loss"], "--columns"),
     (["--style=nice"], "invalid choice"),
+    (["smoke", "--out", "words.csv"], "'words.csv' is a file: give a folder"),
+    (
+        ["--runs", "words.csv", "--columns", "learning_rate=lr"],
+        "none of our columns (did you mean lr?): they are batch",
+    ),
 ]
 
 
@@ -107,10 +117,15 @@ def test_a_typo_in_a_sweep_of_ones_own(tmp_path):
     ("text", "words"),
     [
         ("sweep: [", "mine.yaml"),
-        ("# @package _global_\nseed: 1\n", "sets no sweep.name"),
+        ("# @package _global_\nseed: 1\n", "sets no sweep.name: add `name: mine` under `sweep:`"),
+        (
+            "# @package _global_\ndefaults:\n  - override /optimzer: sgd\nsweep:\n  name: mine\n",
+            "sweep/mine.yaml overrides /optimzer, which is no group: there are task, model, optimizer, schedule, "
+            "protocol, launcher, tracker (did you mean optimizer?)",
+        ),
         ("sweep:\n  name: mine\n", "sweep"),
     ],
-    ids=["syntax", "no name", "no package"],
+    ids=["syntax", "no name", "no group", "no package"],
 )
 def test_a_broken_sweep_of_ones_own(tmp_path, text, words):
     (tmp_path / "sweep").mkdir()

@@ -3,11 +3,13 @@ neither recorded nor compiled.
 """
 
 import dataclasses
+from unittest import mock
 
 import pytest
 import torch
 from torch.func import grad
 from torch.nn import functional as F
+from torch.utils._pytree import tree_map
 
 from harness.config import run_id
 from harness.machine import has_compiler
@@ -15,10 +17,12 @@ from harness.parameters import flatten_params
 from harness.plan import Stack, lanes_at_once, make_plan, name_program, shape_of
 from harness.program import gradient, make_program
 from harness.recording import COMPILED, add_rows, may_pass, name_of, record, trace, writing
-from harness.train import train
+from harness.train import stack_hyperparameters, train
 from tests.reference.plain import CPU, plain_module, plain_step
 
 ADAMW = {"name": "adamw", "lr": 0.01, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8, "weight_decay": 0.1}
+MUON = {"name": "muon", "momentum": 0.95, "nesterov": True, "scaling": "match_rms_adamw", "beta1": 0.9, "beta2": 0.95,
+        "eps": 1e-8, "weight_decay": 0.1}  # fmt: skip
 aten = torch.ops.aten
 CONSTANT = {"schedule": {"name": "constant", "warmup": 0.0}, "num_samples": 160, "precision": "float64"}
 
@@ -52,6 +56,59 @@ def test_groups_have_their_own_learning_rate_and_decay(make_run):
     for t in range(20):
         plain_step(module, optimizer, task.sample(0, 8 * t, 8))
     torch.testing.assert_close(progress.params_RN[1], flatten_params(named).detach(), rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("how", ["mapped", "recorded", "compiled"])
+def test_muon_in_a_stack_is_torchs_muon_alone(make_run, tmp_path, how):
+    if how == "compiled" and not has_compiler():
+        pytest.skip("there is no C++ compiler on this machine")
+    steps = {"mapped": 20, "recorded": 160, "compiled": 20}[how]
+    constant = {"schedule": {"name": "constant", "warmup": 0.0}, "precision": "float64", "num_samples": 8 * steps}
+    groups = {"embedding": {"lr": 0.5}, "vector": {"weight_decay": 0.0}}
+    configs = [make_run(optimizer={**MUON, "lr": lr}, groups=groups, **constant) for lr in (0.001, 0.01, 0.1)]
+    stack = make_stack(configs, compiled=how == "compiled")
+    program = make_program(stack, CPU, tmp_path)
+    states = train(program, stack, num_evals=1, num_examples=16)
+    now = next(now for now in states if now.step == 19)  # the last of them is measured, not compiled
+    for lane, config in enumerate(configs):
+        module, lr = plain_module(config), config.optimizer["lr"]
+        named = dict(module.named_parameters())
+        muon = torch.optim.Muon(
+            [named["hidden.weight"], named["output.weight"]],
+            lr=lr, momentum=0.95, weight_decay=0.1, adjust_lr_fn="match_rms_adamw",
+        )  # fmt: skip
+        rest = [
+            {"params": [named["embedding.weight"]], "lr": lr / 2, "weight_decay": 0.1},
+            {"params": [named["hidden.bias"], named["output.bias"]], "lr": lr, "weight_decay": 0.0},
+        ]
+        adamw = torch.optim.AdamW(rest, betas=(0.9, 0.95))
+        for t in range(19):
+            muon.zero_grad()
+            plain_step(module, adamw, program.task.sample(0, 8 * t, 8))
+            with mock.patch.object(torch.Tensor, "bfloat16", torch.Tensor.clone):  # its rounding
+                muon.step()
+        torch.testing.assert_close(now.params_RN[lane], flatten_params(named).detach(), rtol=0, atol=1e-11)
+
+
+def test_muons_step_in_float32_is_that_in_float64(make_run):
+    programs = {}
+    for precision in ("float32", "float64"):
+        configs = [make_run(optimizer={**MUON, "lr": lr}, precision=precision) for lr in (0.001, 0.01, 0.1)]
+        programs[precision] = make_program(make_stack(configs), CPU), make_stack(configs)
+    program, stack = programs["float32"]
+    checked = []
+    for now in train(program, stack, num_evals=1, num_examples=16):
+        if now.step % 40 == 0:
+            held = (now.params_RN, now.state, now.diverged_at_R, now.loss_sum_R)
+            at = {"step": torch.tensor(now.step + 1.0), "lr": torch.ones(3)}
+            arguments = (*held, stack_hyperparameters(stack, now.params_RN), at)
+            exact = tree_map(lambda x: x.double() if x.is_floating_point() else x, arguments)
+            batch = program.task.sample(0, 8 * now.step, 8)
+            seen, expected = program.step(*arguments, batch), programs["float64"][0].step(*exact, batch)
+            scale = max(1.0, float(expected[0].abs().max()))
+            torch.testing.assert_close(seen[0].double(), expected[0], rtol=0, atol=1e-6 * scale)
+            checked.append(now.step)
+    assert checked == [40, 80, 120]
 
 
 def test_clipping_is_torchs(make_run):

@@ -120,6 +120,7 @@ def test_it_is_printed_without_torch(sweep, tmp_path):
         ([], "give the sweep"),
         (["sweep=s", "launcher.lease=long"], "launcher.lease='long' is no number"),
         (["smoke"], "give the sweep"),
+        (["optimizer=sgd"], "no sweep is in runs"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, arguments, words):
@@ -128,6 +129,16 @@ def test_mistakes_are_one_line(tmp_path, arguments, words):
     assert len(done.stderr.strip().splitlines()) == 1
     assert words in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_name_every_sweep_is_counted(sweep, tmp_path):
+    (tmp_path / "runs" / "broken").mkdir()
+    (tmp_path / "runs" / "broken" / "stack-x-0.parquet").write_text("no table")
+    done = status(tmp_path)
+    assert done.returncode == 0
+    assert re.search(r"s\W+3\W+1\W+2\W+2\W+4\b", done.stdout)
+    assert done.stderr.startswith("broken: ")
+    assert "runs_dir=DIR" in status(tmp_path, "--help").stdout
 
 
 def test_an_empty_folder_is_told(tmp_path):

@@ -5,7 +5,7 @@ import copy
 import pytest
 
 from harness.config import run_id
-from harness.sweep import make_sweep, read_axis
+from harness.sweep import describe_repeats, make_sweep, read_axis
 
 DEFAULTS = {
     "task": {"name": "python_source", "context": 8, "num_heldout": 64},
@@ -137,3 +137,8 @@ def test_named_grids_are_laid_over_the_grid_one_by_one():
 def test_wrong_named_grids_are_told(grids, words):
     with pytest.raises(ValueError, match=words):
         make_sweep(compose_grids(grids))
+
+
+def test_a_value_listed_twice_is_told():
+    grid = {"seed": [0, 0], "optimizer": {"lr": [0.1, 0.2]}, "batch_size": 8}
+    assert describe_repeats(grid) == ["sweep.grid.seed lists 0 twice: it counts once"]

@@ -206,3 +206,6 @@ def test_parameters_as_one_vector_and_back():
     back = unflatten_params(vector, layout)
     assert list(back) == list(params)
     assert all(torch.equal(back[name], params[name]) for name in params)
+    assert layout.kinds == ("matrix", "vector", "vector")
+    kernel_and_table = {"kernel": torch.ones(2, 1, 3), "table": torch.ones(4, 2)}
+    assert layout_of(kernel_and_table, {"table"}).kinds == ("matrix", "embedding")

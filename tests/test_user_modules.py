@@ -472,8 +472,14 @@ def test_one_that_raises_costs_its_own_stack_and_one_that_cannot_stack_trains_al
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("  one of them alone: ")]
     alone = shlex.split(line.partition(": ")[2])
     assert alone[:3] == ["python", "-m", "harness"]
+    dry = command(conf, *typed, "dry_run=true", "runs_dir=dry", check=2)
+    assert "fail in their first step" in dry.stderr  # of the one that raises
+    typed[-1] = "sweep.grid.model.name=[batch,net]"
+    dry = command(conf, *typed, "dry_run=true", "runs_dir=dry")
+    assert "2 runs are trained one by one: its BatchNorm2d features.1 keeps running statistics" in dry.stdout
+    assert dry.stdout[0] != "\n"
     again = command(conf, *alone[3:], check=1)
-    assert "1 runs failed: KeyError: 'no such thing'" in again.stderr
+    assert "1 run failed: KeyError: 'no such thing'" in again.stderr
 
 
 @pytest.mark.parametrize(
@@ -504,7 +510,7 @@ def test_the_readmes_example_runs(tmp_path):
     """Its files and its command, as they stand there."""
     section = (ROOT / "README.md").read_text().split("## A module of your own", 1)[1].split("\n## ", 1)[0]
     blocks = re.findall(r"```(python|yaml)\n# (\S+)\n(.*?)```", section, flags=re.S)
-    assert {name for _, name, _ in blocks} == {"mynets.py", "conf/model/tiny.yaml"}
+    assert {name for _, name, _ in blocks} == {"mynets.py", "DIR/model/tiny.yaml"}
     for _, name, text in blocks:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)

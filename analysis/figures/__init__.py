@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from analysis.analyse import Analysis
 from analysis.figures.curves import draw_curves
 from analysis.figures.extrapolation import draw_extrapolation, has_extrapolation
+from analysis.figures.groups import draw_groups
 from analysis.figures.histories import draw_histories, has_histories
 from analysis.figures.optimum import draw_optimum
 from analysis.figures.slopes import draw_slopes, has_protocols
@@ -15,6 +16,7 @@ from analysis.figures.style import Style
 
 FIGURES: dict[str, Callable[[Analysis, Style], Figure]] = {
     "optimum": draw_optimum,
+    "groups": draw_groups,
     "curves": draw_curves,
 }
 # written as NAME-FIGURE beside the figure of a sweep over learning rates: whether the runs have the data, and how

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.analyse import Analysis, GroupAnswer
+from analysis.analyse import Analysis, GroupAnswer, caption_groups
 from analysis.figures.optimum import mark_optima, predict
 from analysis.figures.style import (
     FAINT,
@@ -47,7 +47,8 @@ def draw_extrapolation(analysis: Analysis, style: Style = SCREEN) -> Figure:
     answers = [answer for answer in analysis.groups if split(answer.optima) is not None][:MAX_PANELS]
     columns = min(2, len(answers))
     more = sum(split(answer.optima) is not None for answer in analysis.groups) - len(answers)
-    caption = f"{analysis.caption} · laws fitted to the filled points only; band: 95 % interval of the best of them"
+    told = "laws fitted to the filled points only; band: 95 % interval of the best of them"
+    caption = f"{caption_groups(analysis, answers)} · {told}"
     fig, rows = lay_out(
         -(-len(answers) // columns), textwrap.fill(analysis.question, 60 * columns),
         caption + (f" · {more} more groups not shown" if more else ""), (0.75, 7.25)[:columns], style,

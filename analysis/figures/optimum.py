@@ -44,7 +44,9 @@ def draw_optimum(analysis: Analysis, style: Style = SCREEN) -> Figure:
     shown = answers if len(answers) <= MAX_ROWS else answers[:MAX_COLOURS]
     more = f" · {len(answers) - len(shown)} more groups are in {analysis.sweep}.json" * (len(shown) < len(answers))
     num_rows = len(answers) if len(answers) <= MAX_ROWS else 1
-    fig, panels = lay_out(num_rows, textwrap.fill(analysis.question, 110), analysis.caption + more, PANEL_LEFTS, style)
+    bars = " · bars: 95 % intervals" * any(np.isfinite(o.low) for answer in shown for o in answer.optima)
+    caption = analysis.caption + bars + more
+    fig, panels = lay_out(num_rows, textwrap.fill(analysis.question, 110), caption, PANEL_LEFTS, style)
     if len(answers) > MAX_ROWS:
         draw_groups(panels[0][0], panels[0][1], shown, analysis.runs.frame)
         return fig
@@ -63,12 +65,7 @@ def draw_losses(ax: Axes, frame: pd.DataFrame, optima: Sequence[Optimum]) -> Non
     batch_sizes = sorted(int(size) for size in frame["batch_size"].unique())
     colours = dict(zip(batch_sizes, shade(len(batch_sizes)), strict=True))
     finite = frame[np.isfinite(frame[OBJECTIVE])]
-    lowest = float(finite[OBJECTIVE].min())
-    minima = finite.groupby("batch_size")[OBJECTIVE].min()
-    # losses of much too high learning rates would flatten everything else; steps to a target are logarithms already
-    highest, (half, most) = float(minima.max()), (float(q) for q in finite[OBJECTIVE].quantile([0.5, 0.8]))
-    top = max(min(most, max(half, highest + 1.5 * (highest - lowest))), highest + 0.3 * (highest - lowest))
-    top = float(finite[OBJECTIVE].max()) if is_steps(frame) else top
+    lowest, top = choose_range(finite, steps=is_steps(frame))
     pad = 0.05 * (top - lowest) or 0.05
     # crosses of diverged runs stand in a strip above the curves, every batch size at its own height
     late = frame["censored"]
@@ -107,6 +104,7 @@ def draw_losses(ax: Axes, frame: pd.DataFrame, optima: Sequence[Optimum]) -> Non
             ax.plot(o.lr, o.loss, "o", ms=5, mfc="white", mec=colours[o.batch_size], mew=1.2, zorder=6)
     height = (top + 2 * pad - lowest) / (1 - strip - foot)
     ax.set_ylim(lowest - pad - foot * height, lowest - pad + (1 - foot) * height)
+    ax.yaxis.set_visible(not finite.empty)
     use_log_lr(ax.xaxis, float(frame["optimizer.lr"].min()), float(frame["optimizer.lr"].max()))
     ax.set_xlabel("learning rate")
     ax.set_ylabel(name_objective(frame, "final held-out loss" + name_loss_unit(frame)))
@@ -114,6 +112,19 @@ def draw_losses(ax: Axes, frame: pd.DataFrame, optima: Sequence[Optimum]) -> Non
         use_exponential(ax)
     marks = ["× diverged"] * bool((frame["status"] == "diverged").any()) + ["▴ censored"] * bool(late.any())
     place_legend(ax, "\n".join(["batch size", *(f"({text})" for text in marks)]))
+
+
+def choose_range(finite: pd.DataFrame, *, steps: bool) -> tuple[float, float]:
+    """Lowest and highest objective to show; 0 and 1 where no run has one and only the strip of crosses is drawn."""
+    if finite.empty:
+        return 0.0, 1.0
+    lowest, largest = float(finite[OBJECTIVE].min()), float(finite[OBJECTIVE].max())
+    if steps:  # these are logarithms already
+        return lowest, largest
+    # losses of much too high learning rates would flatten everything else
+    highest = float(finite.groupby("batch_size")[OBJECTIVE].min().max())
+    half, most = (float(q) for q in finite[OBJECTIVE].quantile([0.5, 0.8]))
+    return lowest, max(min(most, max(half, highest + 1.5 * (highest - lowest))), highest + 0.3 * (highest - lowest))
 
 
 def draw_laws(ax: Axes, answer: GroupAnswer) -> None:

@@ -41,10 +41,14 @@ def draw_scoreboard(judged: Sequence[tuple[str, Verdict]], style: Style = SCREEN
     ax.axvline(1, color=INK, lw=1.0, zorder=1)
     for row, (_, verdict) in enumerate(judged):
         colour, marker = LOOKS[verdict.verdict]
-        ratio, low, high = (value / verdict.numbers["predicted"] for value in read_measured(verdict))
-        if not np.isfinite([ratio, low, high]).all():
-            ax.text(1 / SPREAD, row, "no bounded number", va="center", fontsize="small", color=colour)
+        predicted, measured = verdict.numbers["predicted"], read_measured(verdict)
+        if not np.isfinite(measured).all() or predicted == 0:
+            bounded = "measured {:.2g} [{:.2g}, {:.2g}]".format(*measured)  # over zero it is no ratio
+            text = bounded if np.isfinite(measured).all() else "no bounded number"
+            patch = {"facecolor": ax.get_facecolor(), "edgecolor": "none", "pad": 1.0}  # the line at 1 passes beneath
+            ax.text(1 / SPREAD, row, text, va="center", fontsize="small", color=colour, bbox=patch, zorder=5)
             continue
+        ratio, low, high = (value / predicted for value in measured)
         ends = [float(np.clip(value, 1 / SPREAD, SPREAD)) for value in (low, high)]
         ax.plot(ends, [row, row], "-", color=colour, lw=2.0, zorder=2)
         for end, value, arrow in ((ends[0], low, "<"), (ends[1], high, ">")):

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.analyse import Analysis, GroupAnswer
+from analysis.analyse import Analysis, GroupAnswer, caption_groups
 from analysis.figures.optimum import SIDE_BY_SIDE, mark_optima
 from analysis.figures.style import (
     FAINT,
@@ -33,7 +33,7 @@ def has_protocols(analysis: Analysis) -> bool:
 def draw_slopes(analysis: Analysis, style: Style = SCREEN) -> Figure:
     """Left the optima with intervals, a colour a group; right the slope between batch sizes a factor apart."""
     answers = analysis.groups[: len(PALETTE)]
-    caption = f"{analysis.caption} · bars: 95 % intervals · dotted: slopes 0, 1/2 and 1"
+    caption = f"{caption_groups(analysis, answers)} · bars: 95 % intervals · dotted: slopes 0, 1/2 and 1"
     fig, [[left, right]] = lay_out(1, textwrap.fill(analysis.question, 110), caption, (0.75, 5.95), style, width=12.8)
     handles, sizes, lrs = [], set(), []
     for index, (answer, colour, marker) in enumerate(zip(answers, PALETTE, MARKERS, strict=False)):

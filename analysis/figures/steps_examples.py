@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats
 
-from analysis.analyse import Analysis, GroupAnswer
+from analysis.analyse import Analysis, GroupAnswer, caption_groups
 from analysis.critical_batch import CriticalBatch, gather_points
 from analysis.figures.style import (
     FAINT,
@@ -39,7 +39,10 @@ def count(answer: GroupAnswer) -> int:
 def draw_steps_examples(analysis: Analysis, style: Style = SCREEN) -> Figure:
     """A row a group: steps against batch size with their laws, and the plane of steps and samples."""
     answers = [answer for answer in analysis.groups if count(answer) > 1][:MAX_ROWS]
-    title, caption = textwrap.fill(analysis.question, 100), f"{analysis.caption} · bars: 95 % intervals"
+    title, caption = (
+        textwrap.fill(analysis.question, 100),
+        f"{caption_groups(analysis, answers)} · bars: 95 % intervals",
+    )
     fig, rows = lay_out(len(answers), title, caption, (0.85, 5.95), style, width=12.8)
     for (left, right), answer in zip(rows, answers, strict=True):
         assert answer.critical_batch is not None, "only groups with a target are drawn"
@@ -94,12 +97,15 @@ def draw_plane(ax: Axes, points: Points, fits: list[PointFit], found: CriticalBa
         ax.plot([steps * np.exp(-h), steps * np.exp(h)], [cost * np.exp(-h), cost * np.exp(h)], "-", color=INK, lw=1.2)
         ax.annotate(f"{size:g}", (steps, cost), xytext=(4, 3), textcoords="offset points", fontsize="small")
     ax.plot(points.y, samples, "o", ms=4.5, color=INK, zorder=4)
+    corner: list[tuple[float, float]] = []  # S_min and E_min, where the points bound them
     for fit in fits[:1]:
-        steps_min, critical = (fit.params[name].value for name in ("steps_min", "critical_batch_size"))
-        ax.axvline(steps_min, color=FAINT, lw=0.9, ls=":")
-        ax.axhline(steps_min * critical, color=FAINT, lw=0.9, ls=":")
-    for axis, values in ((ax.xaxis, points.y), (ax.yaxis, samples)):
-        low, high = float(values.min()) / 1.5, float(values.max()) * 1.5
+        steps_min, critical = (fit.params[name] for name in ("steps_min", "critical_batch_size"))
+        ax.axvline(steps_min.value, color=FAINT, lw=0.9, ls=":")
+        ax.axhline(steps_min.value * critical.value, color=FAINT, lw=0.9, ls=":")
+        if np.isfinite([steps_min.low, critical.low]).all():
+            corner = [(steps_min.value, steps_min.value * critical.value)]
+    for i, (axis, values) in enumerate(((ax.xaxis, points.y), (ax.yaxis, samples))):
+        low, high = min([float(values.min()), *(at[i] for at in corner)]) / 1.5, float(values.max()) * 1.5
         use_round_numbers(axis, low, high, most=6, label=short_number)
         (ax.set_xlim if axis is ax.xaxis else ax.set_ylim)(low, high)
     ax.set_xlabel("steps to the target")

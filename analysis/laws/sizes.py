@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from analysis.laws.epsilon import epsilon_crossover, epsilon_crossover_inside, start_crossover
 from analysis.laws.hyperbola import hyperbola, hyperbola_power, start_hyperbola, start_hyperbola_power
 from analysis.laws.model_size import loss_power, lr_power, lr_power_batch, start_loss, start_plane
+from analysis.laws.momentum import lr_momentum, start_momentum
 
 Array = NDArray[np.float64]
 
@@ -63,6 +64,11 @@ POINT_LAWS = {
         PointLaw(
             "epsilon_crossover_inside", epsilon_crossover_inside, ("batch_size", "eps"), "lr",
             ("coefficient", "sigma"), start_crossover, "c √B √(1 + ε²B/σ²)",
+        ),
+        PointLaw(
+            "lr_momentum", lr_momentum, ("batch_size", "averaging"), "lr",
+            ("coefficient", "batch_exponent", "exponent"), start_momentum, "c (B a^q)^p",
+            signed=("batch_exponent", "exponent"),
         ),
         PointLaw("loss_power", loss_power, SIZES, "loss", LOSS, start_loss, "E + A/N^α + B/D^β", distinct=3),
         PointLaw(

@@ -54,7 +54,11 @@ def module_task(
 
     def call(params: Mapping[str, Tensor], batch: Batch) -> Tensor:
         inputs, targets = batch
-        value = criterion(functional_call(module, dict(params), (inputs,)), targets)
+        outputs = functional_call(module, dict(params), (inputs,))
+        if task.get("loss") is None and not isinstance(outputs, Tensor):
+            kind = type(outputs).__name__
+            raise ValueError(f"{model['name']} returns a {kind} and no tensor: give task.loss=MODULE:FUNCTION")
+        value = criterion(outputs, targets)
         if value.dim():
             shape_of_loss = tuple(value.shape)
             raise ValueError(f"task.loss={task.get('loss')!r} gave shape {shape_of_loss}: return the batch's mean")

@@ -83,16 +83,35 @@ def read_real_seeds() -> tuple[np.ndarray, list[CubicSpline], np.ndarray, np.nda
     return x_L, curves, minima, residuals
 
 
-def plant_real_cells(rng: np.random.Generator, num_seeds: int, law: Callable[[float], float]) -> list[Cell]:
+def plant_real_cells(
+    rng: np.random.Generator,
+    num_seeds: int,
+    law: Callable[[float], float],
+    spacing: float = SPACING,
+    count: int = 0,
+    iid: float = 0.0,
+) -> list[Cell]:
     """Cells whose optima follow `law`, with the loss curves of lr_vs_bs and noise of the covariance that its seeds have
     over learning rates and batch sizes together.
+
+    Args:
+        spacing: octaves between learning rates; noise between those that were run is interpolated.
+        count: learning rates of a cell, around its optimum; 0: all of the range that was run.
+        iid: standard deviation of what each run has for itself, beside that.
     """
     x_L, curves, minima, residuals = read_real_seeds()
     noise_BLS = np.einsum("blk,ks->bls", residuals, rng.normal(size=(12, num_seeds)))
     cells = []
     for batch_size, curve_of, minimum, noise_LS in zip(BATCH_SIZES, curves, minima, noise_BLS, strict=True):
-        at = x_L - np.log2(law(batch_size)) + minimum
+        optimum = float(np.log2(law(batch_size)))
+        grid = x_L if spacing == SPACING else np.arange(x_L[0], x_L[-1] + 1e-9, spacing)
+        if count:  # the lattice is the same for all batch sizes
+            grid = (round((optimum - x_L[0]) / spacing) + np.arange(count) - (count - 1) // 2) * spacing + x_L[0]
+        at = grid - optimum + minimum
         near = np.clip(at, x_L[0], x_L[-1])  # straight beyond the learning rates that were run
+        if grid is not x_L:
+            noise_LS = CubicSpline(x_L, noise_LS)(near)
         losses = (curve_of(near) + (at - near) * curve_of(near, 1))[:, None] + noise_LS
-        cells.append(Cell(batch_size, {}, x_L, losses, losses.size, "", seeds=tuple(range(num_seeds))))
+        losses = losses + iid * rng.normal(size=losses.shape) if iid else losses
+        cells.append(Cell(batch_size, {}, grid, losses, losses.size, "", seeds=tuple(range(num_seeds))))
     return cells

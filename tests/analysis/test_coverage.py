@@ -67,6 +67,29 @@ def test_intervals_of_optima_and_laws_cover_the_truth(num_seeds):
     assert abs(coverage.mean() - plain.mean()) <= 0.02 + error
 
 
+@pytest.mark.parametrize(
+    ("spacing", "count"), [(0.1, 0), (0.2, 0), (0.35, 0), (0.75, 0), (0.75, 4), (1.0, 4), (1.585, 4), (1.585, 3)]
+)
+def test_intervals_cover_the_truth_on_finer_grids_and_with_few_learning_rates(spacing, count):
+    rng = np.random.default_rng(11)
+    hits, missed, widths = [], [], []
+    for _ in range(TABLES // 2):
+        coefficient = 0.0018 * 2 ** rng.uniform(-0.5, 0.5)
+        cells = plant_real_cells(rng, 3, lambda b, c=coefficient: c * b**0.5, spacing, count, iid=1e-3)
+        for o in estimate_group([locate(cell) for cell in cells]):
+            if np.isfinite(o.low):
+                truth = coefficient * o.batch_size**0.5
+                hits.append(o.low <= truth <= o.high)
+                missed.append(np.log2(o.lr / truth))
+                widths.append(np.log2(o.high / o.low) / 2)
+    error = 2 * (0.05 * 0.95 / (TABLES // 2)) ** 0.5 / 2  # the cells of a table are not independent
+    print(f"spacing {spacing}, {count or 'all'} learning rates: {np.mean(hits):.3f} of {len(hits)}, half-width "
+          f"{np.mean(widths):.3f}, rms {np.sqrt(np.mean(np.square(missed))):.3f}")  # fmt: skip
+    assert len(hits) > 0.8 * (TABLES // 2) * len(BATCH_SIZES)
+    assert np.mean(hits) >= 0.93 - error / 2
+    assert np.mean(widths) < (0.5 if count else 0.42)
+
+
 @pytest.mark.parametrize("name", PLANTED)
 def test_the_planted_law_beats_rivals_that_can_be_told_from_it(name):
     """A rival counts where its misfit to the true optima, with the errors found, is at least 10 in chi^2."""

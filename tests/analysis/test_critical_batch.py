@@ -7,10 +7,12 @@ import pytest
 from rich.console import Console
 
 from analysis.analyse import analyse_runs, to_json
+from analysis.claims import check_hyperbola, read_measured
 from analysis.critical_batch import measure_critical_batch
 from analysis.local_fit import fit_minimum
 from analysis.optimum import Optimum
 from analysis.report import print_report
+from analysis.runs import tidy_runs
 from tests.analysis.planting import plant_table
 
 BATCH_SIZES = 2 ** np.arange(2, 12)
@@ -107,3 +109,28 @@ def test_a_seed_that_is_higher_everywhere_lifts_the_minimum_by_as_much():
     levels = np.array([0.3, -0.1, -0.2])
     found = fit_minimum(x, (x[:, None] - 0.2) ** 2 + levels, degree=3)
     assert found.lifts == pytest.approx(levels)
+
+
+@pytest.mark.parametrize(
+    ("sharpness", "sd", "verdict"),
+    [(1.0, 0.03, "confirmed"), (2.0, 0.03, "refuted"), (0.5, 0.03, "refuted"), (1.0, 0.5, "inconclusive")],
+)
+def test_the_hyperbola_is_judged_by_its_corner(sharpness, sd, verdict):
+    optima = plant_optima(np.random.default_rng(3), sharpness, sd)
+    found = check_hyperbola(tidy_runs(plant_steps()), optima)
+    assert (found.claim, found.protocol, found.verdict) == ("hyperbola", "steps_to_target", verdict)
+    assert found.numbers["low"] <= sharpness <= found.numbers["high"]
+    assert read_measured(found)[0] == found.numbers["sharpness"]
+    if sharpness == 1.0 and sd < 0.1:
+        for name, factor in FACTORS.items():
+            assert found.numbers[f"critical_batch_size_{name}"] == pytest.approx(factor * CRITICAL, rel=0.2)
+        assert found.numbers["worst_residual"] < 0.06
+
+
+def test_the_hyperbola_is_not_judged_by_losses_or_one_seed():
+    losses = tidy_runs(plant_table(lambda b: 0.002 * b**0.5))
+    assert check_hyperbola(losses, plant_optima(np.random.default_rng(3))) is None
+    one = check_hyperbola(tidy_runs(plant_steps()), plant_optima(np.random.default_rng(3), num_seeds=1))
+    assert (one.verdict, one.reason) == ("inconclusive", "one seed: the interval is not calibrated")
+    few = check_hyperbola(tidy_runs(plant_steps()), plant_optima(np.random.default_rng(3))[:4])
+    assert "needs at least" in few.reason or "need at least" in few.reason

@@ -57,8 +57,8 @@ MISTAKES = {
     "foreign status": (with_columns(status="finished"), "(did you mean done?)"),
 }
 NOTES = {
-    "one loss of 1e308": (with_cell("loss", 1e308), "1 losses are beyond 1e+100: taken as diverged"),
-    "one loss missing": (with_cell("loss", ""), "1 runs have no loss and no status"),
+    "one loss of 1e308": (with_cell("loss", 1e308), "1 loss is beyond 1e+100: taken as diverged"),
+    "one loss missing": (with_cell("loss", ""), "1 run has no loss and no status"),
     "one loss for all": (with_columns(loss=2.0), "all 63 losses are the same"),
     "a run twice": (TEXT + "16,0.0005,0,9.0\n", "1 of them disagree"),
     "seeds missing": (GOOD.drop(index=[5, 30]).to_csv(index=False), "batch size 16: lr 0.001 has 2 of 3 seeds"),

@@ -1,19 +1,25 @@
 """Oracle: matplotlib's own boxes of what it drew, and planted optima for what is drawn."""
 
+import io
+from itertools import pairwise
+
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from rich.console import Console
 
 from analysis.analyse import analyse_runs
-from analysis.figures import FURTHER
+from analysis.claims import Verdict
+from analysis.figures import FIGURES, FURTHER
 from analysis.figures.scoreboard import draw_scoreboard
 from analysis.figures.style import PAPER, SCREEN
 from analysis.plot import main
+from analysis.report import print_report
 from analysis.scoreboard import judge_sweeps
 from harness.config import SWEEPS_DIR
-from tests.analysis.planting import plant_table
+from tests.analysis.planting import BATCH_SIZES, plant_table
 from tests.analysis.test_critical_batch import plant_steps
 
 STYLES = pytest.mark.parametrize("style", [SCREEN, PAPER], ids=["screen", "paper"])
@@ -64,6 +70,46 @@ def test_what_the_runs_do_not_bear_is_not_drawn():
     assert [name for name, (applies, _) in FURTHER.items() if applies(few)] == []
 
 
+def read_texts(figure):
+    return " ".join(" ".join(text.get_text() for text in figure.texts).split())
+
+
+def test_captions_are_those_of_the_groups_that_are_shown():
+    """Of three protocols one has a target: its figure tells its runs, the loss aimed at, and those that missed it."""
+    frame = plant_protocols()
+    late = (frame["protocol"] == "steps_to_target") & (frame["optimizer.lr"] > 2**-3)
+    frame.loc[late, ["steps_to_target", "samples_to_target"]] = np.nan
+    analysis = analyse_runs("protocols", frame, "?")
+    said = read_texts(FURTHER["steps-examples"][1](analysis, SCREEN))
+    assert "protocol steps_to_target · target loss 2 · at most" in said
+    assert f"{late.sum()} censored · 312 runs, 3 seeds" in said
+    assert "protocol fixed_samples, fixed_steps, steps_to_target" in read_texts(FURTHER["slopes"][1](analysis, SCREEN))
+    assert "bars: 95 % intervals" in read_texts(FIGURES["optimum"](analysis, SCREEN))
+
+
+def test_the_plane_of_steps_and_samples_holds_the_corner():
+    sizes = np.array(BATCH_SIZES)
+    frame = plant_table(lambda b: 0.002 * b**0.5, sd=0.02)
+    steps = 100 * (1 + 5 / frame["batch_size"])  # all batch sizes far beyond the corner: samples stay above twice E_min
+    frame = frame.assign(protocol="steps_to_target", steps_to_target=steps * np.exp(frame["loss"] - 2))
+    analysis = analyse_runs("steps", frame, "?")
+    fit = analysis.groups[0].critical_batch.fits[0]
+    plane = FURTHER["steps-examples"][1](analysis, SCREEN).axes[1]
+    corner = fit.params["steps_min"].value, fit.params["steps_min"].value * fit.params["critical_batch_size"].value
+    assert plane.get_xlim()[0] < corner[0]
+    assert plane.get_ylim()[0] < corner[1] < steps.min() * sizes[0]
+
+
+def test_a_claim_of_nothing_is_told_in_numbers_and_no_text_is_struck_through():
+    numbers = {"predicted": 0.0, "exponent": 0.1, "low": -0.1, "high": 0.3}
+    judged = [(name, Verdict(name, "p", {}, "confirmed", numbers, "rule")) for name in ("nothing", "again")]
+    judged += [("open", Verdict("open", "p", {}, "inconclusive", {"predicted": 1.0}, "rule"))]
+    (ax,) = draw_scoreboard(judged, PAPER).axes
+    assert [text.get_text() for text in ax.texts] == ["measured 0.1 [-0.1, 0.3]"] * 2 + ["no bounded number"]
+    line = next(line for line in ax.lines if list(line.get_xdata()) == [1, 1])
+    assert all(text.get_bbox_patch() is not None and text.get_zorder() > line.get_zorder() for text in ax.texts)
+
+
 def test_extrapolated_laws_are_those_of_the_smaller_half():
     """sqrt from four sizes runs through the other four, a root's; the points left out are hollow."""
     analysis = analyse_runs("root", plant_table(lambda b: 0.002 * b**0.5), "A root?")
@@ -84,3 +130,28 @@ def test_paper_style_writes_a_pdf_and_the_same_bytes_twice(tmp_path):
     for name in ("planted.pdf", "planted.png", "planted.svg", "planted-extrapolation.pdf"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
     assert b"CreationDate" not in (tmp_path / "one" / "planted.pdf").read_bytes()
+
+
+@STYLES
+@pytest.mark.parametrize("columns", [{"optimizer.weight_decay"}, {"optimizer.weight_decay", "optimizer.name"}], ids=len)
+def test_groups_at_one_batch_size_are_compared_by_their_loss(columns, style):
+    """The table is sorted by loss and has no law; the right panel has a point a group, whose labels lie apart."""
+    groups = []
+    for i, decay in enumerate((0.1, 0.0, 1.0, 0.01)):
+        table = plant_table(lambda b: 0.02, batch_sizes=(64,)).assign(**{"optimizer.weight_decay": decay})
+        more = {"optimizer.name": f"adam{i % 2}"} if "optimizer.name" in columns else {}
+        groups.append(table.assign(loss=table["loss"] + 0.1 * i, **more))
+    analysis = analyse_runs("decay", pd.concat(groups, ignore_index=True), "Which?")
+    print_report(analysis, Console(file=(said := io.StringIO()), width=120))
+    lines = said.getvalue().splitlines()
+    assert [line.split("weight_decay=")[1].split()[0] for line in lines if "weight_decay=" in line] == [
+        "0.1", "0", "1", "0.01",
+    ]  # fmt: skip
+    assert "need more than one batch size" in said.getvalue()
+    assert not any(word in said.getvalue() for word in ("inconclusive", "not fitted"))
+    with mpl.rc_context(style.rc):
+        figure = FIGURES[analysis.figure](analysis, style)
+        check_boxes(figure)
+        labels = [label.get_window_extent() for label in figure.axes[1].get_xticklabels()]
+    assert len(labels) == 4
+    assert not any(a.overlaps(b) for a, b in pairwise(labels))

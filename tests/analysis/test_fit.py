@@ -10,6 +10,7 @@ from test_laws import VALUES
 from analysis.fit import Estimate, Fit, compare, fit_law, fit_laws
 from analysis.laws import LAWS
 from analysis.optimum import Optimum
+from analysis.slopes import measure_slopes
 
 BATCH_SIZES = 2 ** np.arange(3, 11)
 SD_LOG2 = 0.1
@@ -172,3 +173,12 @@ def test_robust_intervals_cover_and_are_hardly_wider_without_a_wild_cell():
         widths.append((robust.high - robust.low) / (plain.high - plain.low))
     assert np.mean(hits) >= 0.88
     assert 1.001 < np.median(widths) < 1.3  # least squares is the narrowest where all cells are as their errors say
+
+
+def test_intervals_have_the_least_degrees_of_freedom_of_the_cells_whichever_comes_first():
+    few = make_optima(LAWS["power"].predict(BATCH_SIZES, **VALUES["power"]), dof=3.0)
+    many = [few[0], *(replace(o, dof=50.0) for o in few[1:])]
+    sure = fit_law(LAWS["power"], few).params["exponent"]
+    for optima in (many, many[::-1]):
+        assert fit_law(LAWS["power"], optima).params["exponent"].low == pytest.approx(sure.low, rel=1e-6)
+        assert measure_slopes(optima)[0].low == pytest.approx(measure_slopes(few)[0].low)

@@ -1,6 +1,7 @@
 """Oracle: planted truth; powers of model and data size, .5 % noise on every loss, and a model four times as large."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -8,7 +9,7 @@ import pytest
 
 from analysis.fit_points import Points, fit_points, predict_point
 from analysis.laws.sizes import POINT_LAWS
-from analysis.model_size import analyse_sizes, main
+from analysis.model_size import analyse_sizes, describe_misfit, main
 
 LOSS = {
     "irreducible_loss": 1.7, "params_coefficient": 60.0, "params_exponent": 0.34, "samples_coefficient": 80.0,
@@ -122,6 +123,7 @@ def test_the_command_prints_the_laws_and_tells_mistakes_in_one_line(tmp_path, ca
     plant_sizes().to_csv(table, index=False)
     assert main(["--runs", str(table), "--out", str(tmp_path / "sizes.json")]) == 0
     text = capsys.readouterr().out
+    assert text.startswith(f"sizes: {table}")
     assert "loss = E + A/N^α + B/D^β, 16 points" in text
     assert "from smaller models, num_params 6.4e+06" in text
     assert '"lr_power"' in (tmp_path / "sizes.json").read_text()
@@ -135,3 +137,31 @@ def test_a_column_that_also_varies_is_to_be_chosen(column):
     frame = pd.concat([plant_sizes().assign(**{column: name}) for name in ("adam", "sgd")])
     with pytest.raises(ValueError, match="choose one by optimizer.name=adam"):
         analyse_sizes(frame)
+
+
+def test_several_models_of_one_size_and_losses_without_a_logarithm_are_refused():
+    frame = pd.concat([plant_sizes().assign(**{"model.depth": depth}) for depth in (2, 4)])
+    with pytest.raises(ValueError, match=r"several models of num_params=100000 \(model.depth 2, 4\)"):
+        analyse_sizes(frame)
+    with pytest.raises(ValueError, match="losses of 0 and less"):
+        analyse_sizes(plant_sizes().assign(loss=lambda rows: rows["loss"] - rows["loss"].min()))
+
+
+def test_the_command_names_the_cells_that_it_leaves_out(tmp_path, capsys):
+    frame = plant_sizes()
+    low = (frame["num_params"] == SIZES[-1]) & (frame["num_samples"] == SAMPLES[0])
+    lrs = frame[low]["lr"].sort_values().unique()
+    frame[~low | frame["lr"].isin(lrs[:4])].to_csv(tmp_path / "sizes.csv", index=False)
+    assert main(["--runs", str(tmp_path / "sizes.csv")]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "note: num_params 6.4e+06, num_samples 1e+06, batch size 64 is left out: the best lr is" in said
+
+
+def test_a_law_that_misfits_names_a_better_one():
+    frame = plant_sizes(batch_sizes=(32, 64, 128), sizes=SIZES[:3])
+    answers = analyse_sizes(frame)
+    *_, plain, joint = answers
+    assert describe_misfit(joint, answers) == ""
+    bad = replace(plain, fit=replace(plain.fit, chi2=100.0))
+    assert "lr_power_batch fits better" in describe_misfit(bad, [bad, joint])
+    assert "no law here fits better" in describe_misfit(bad, [bad])

@@ -112,3 +112,16 @@ def test_targets_are_groups_and_protocols_may_mix(tmp_path):
     content = json.loads((tmp_path / "s.json").read_text())
     assert sum("loss" in o for o in content["optima"]) == sum("steps_to_target" in o for o in content["optima"])
     assert len(content["optima"]) == 2 * len(BATCH_SIZES)
+
+
+def test_the_heldout_variance_is_that_of_the_examples_that_the_crossing_is_seen_on():
+    """A quarter of HELDOUT_VARIANCE's 4096 examples: twice its .075 octave, in every optimum and between any two."""
+
+    def standard_error(**changed):
+        optimum = analyse_runs("s", plant_steps(**{"task.num_heldout": 1 << 40, **changed})).groups[0].optima[0]
+        return optimum.sd_log2**2, optimum.covariance[16]
+
+    none, some, exact = (np.array(standard_error(**c)) for c in ({}, {"target_examples": 1024},
+        {"target_examples": 1024, "task.num_heldout": 1}))  # fmt: skip
+    assert some - none == pytest.approx([0.15**2] * 2, rel=1e-4)
+    assert exact == pytest.approx(none, abs=1e-9)

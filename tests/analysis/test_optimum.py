@@ -198,3 +198,11 @@ def test_degrees_of_freedom_are_those_that_were_calibrated(num_seeds, num_cells)
     frame = plant_table(lambda b: 0.01, num_seeds=num_seeds, batch_sizes=[2 ** (3 + i) for i in range(num_cells)])
     for optimum in find_optima(tidy_runs(frame)):
         assert optimum.dof == 0.75 * num_cells * (num_seeds - 1) - 1
+
+
+def test_seeds_whose_losses_are_all_the_same_count_as_one():
+    frame = plant_table(lambda b: 0.01, num_seeds=1)
+    for o in optima_of(pd.concat([frame, frame.assign(seed=1)], ignore_index=True)):
+        assert np.isnan([o.low, o.high, o.sd_log2]).all()
+        assert "not calibrated: one seed" in o.note
+        assert "all 2 seeds have exactly the same losses" in o.note

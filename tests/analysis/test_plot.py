@@ -15,6 +15,7 @@ from analysis import plot, tables, write
 from analysis.analyse import analyse_runs
 from analysis.figures import FIGURES
 from analysis.figures.style import PAPER, SCREEN
+from analysis.laws import LAWS
 from analysis.plot import draw, main
 
 SCRIPT = Path(plot.__file__)
@@ -97,6 +98,7 @@ def test_foreign_columns(table, tmp_path, capsys):
     content = json.loads((tmp_path / "foreign.json").read_text())
     assert content["best_law"] == "sqrt"
     assert content["protocol"] == "unknown"
+    assert "--columns protocol=COLUMN" in " ".join(capsys.readouterr().out.split())
 
 
 def test_groups_are_columns_of_the_optima_and_fits(tmp_path):
@@ -188,3 +190,63 @@ def test_commit_writes_an_answer_that_draws_the_same_and_names_nobody(tmp_path, 
 def test_commit_needs_a_name(capsys):
     assert main(["--commit"]) == 2
     assert "needs a NAME" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("status", ["diverged", "done"])
+def test_a_group_without_any_finite_objective_leaves_the_figure_to_the_others(tmp_path, status):
+    good, bad = (plant_table(lambda b: 0.002 * b**0.5).assign(protocol="steps_to_target") for _ in range(2))
+    good, bad = good.assign(steps_to_target=100 * good["loss"]), bad.assign(steps_to_target=np.nan, status=status)
+    frame = pd.concat([good, bad.assign(**{"optimizer.name": "sgd"})], ignore_index=True)
+    drawn = draw("half", frame, tmp_path)
+    assert all(path.exists() for path in drawn.paths)
+    assert sum(o.status == "interior" for answer in drawn.analysis.groups for o in answer.optima) == len(BATCH_SIZES)
+
+
+@pytest.mark.parametrize("column", ["objective", "low", "law", "batch_sizes", "group"])
+def test_a_group_column_may_bear_any_name(tmp_path, column):
+    frame = pd.concat([plant_table(lambda b, k=k: k * b**0.5).assign(**{column: f"at {k}"}) for k in (0.001, 0.002)])
+    drawn = draw("named", frame, tmp_path)
+    content = json.loads(drawn.paths[-1].read_text())
+    assert [answer.group for answer in drawn.analysis.groups] == [{column: "at 0.001"}, {column: "at 0.002"}]
+    for o in content["optima"]:
+        assert o["low"] < o["lr"] < o["high"]
+        assert {o.get(column), o.get(f"group.{column}")} & {"at 0.001", "at 0.002"}
+    assert {fit["law"] for fit in content["fits"]} >= {"sqrt", "power"}
+
+
+def test_groups_of_one_label_stay_apart():
+    """model.width=64 is not task.width=64, and 1.0000001 is not 1.0000002, though both are printed as 1."""
+    root, four = plant_table(lambda b: 0.002 * b**0.5), plant_table(lambda b: 0.008 * b**0.5)
+    widths = [root, four.assign(**{"model.width": 64}), root.assign(**{"task.width": 64})]
+    answers = analyse_runs("s", pd.concat(widths, ignore_index=True)).groups
+    labels = {"model.width=64", "task.width=64", "without model.width, task.width"}
+    assert {answer.label for answer in answers} == labels
+    near = [root.assign(**{"model.x": 1.0000001}), four.assign(**{"model.x": 1.0000002})]
+    answers = (*answers, *analyse_runs("s", pd.concat(near, ignore_index=True)).groups)
+    assert [len(answer.optima) for answer in answers] == [len(BATCH_SIZES)] * 5
+
+
+def test_at_fixed_steps_the_surge_law_is_said_to_be_no_evidence_of_a_surge(tmp_path, capsys):
+    surge = LAWS["surge"]
+    frame = plant_table(
+        lambda b: float(surge.predict(np.array([float(b)]), lr_max=0.05, kappa=20.0, beta_noise=0.3)[0]), sd=0.02
+    )
+    for protocol, told in (("fixed_samples", False), ("fixed_steps", True)):
+        frame.assign(protocol=protocol).to_csv(tmp_path / "surge.csv", index=False)
+        assert main(["--runs", str(tmp_path / "surge.csv"), "--out", str(tmp_path)]) == 0
+        said = " ".join(capsys.readouterr().out.split())
+        assert "law: surge is best" in said
+        assert ("no evidence of a surge" in said) == told
+
+
+def test_a_sweep_without_finished_runs_is_named_and_the_others_are_drawn(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    frame = plant_table(lambda b: 0.002 * b**0.5, num_seeds=2).assign(**{"provenance.ended": "x"})
+    for name, status in (("broken", "failed"), ("whole", "done")):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        frame.assign(status=status).to_parquet(tmp_path / "runs" / name / "stack-a-0.parquet")
+    assert main(["--runs", "runs"]) == 0
+    assert capsys.readouterr().err.startswith("broken has no finished runs")
+    assert (tmp_path / "figures" / "whole.png").exists()
+    assert main(["broken", "--runs", "runs"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1

@@ -226,3 +226,28 @@ def test_an_option_that_came_later_and_is_off_makes_no_group():
     assert count_missing(frame.assign(status="done"), frame.assign(**{"optimizer.eps_inside": False})) == 0
     frame["optimizer.eps_inside"] = [None] * 3 + [True] * 3
     assert tidy_runs(frame).groups == ("optimizer.eps_inside",)
+
+
+def test_runs_that_diverged_early_belong_to_the_horizon_of_their_cell():
+    frame = plant_table(lambda b: 0.002 * b**0.5)
+    frame.loc[frame["batch_size"] > 64, "num_samples"] *= 4  # one horizon a batch size, and a second at 1024
+    frame = pd.concat([frame, frame[frame["batch_size"] == 1024].assign(num_samples=32768)], ignore_index=True)
+    bad = (frame["optimizer.lr"] > 2**-3) & (frame["batch_size"] != 1024)
+    frame.loc[bad, "loss"], frame.loc[bad, "status"], frame.loc[bad, "num_samples"] = np.nan, "diverged", 999
+    runs = tidy_runs(frame)
+    assert runs.groups == ("num_samples",)
+    assert set(runs.frame["num_samples"]) == {32768, 131072}
+    assert (runs.frame["status"] == "diverged").sum() == bad.sum()
+    lost = (frame["optimizer.lr"] > 2**-3) & (frame["batch_size"] == 1024) & (frame["num_samples"] == 32768)
+    frame.loc[lost, "loss"], frame.loc[lost, "status"], frame.loc[lost, "num_samples"] = np.nan, "diverged", 999
+    runs = tidy_runs(frame)
+    assert set(runs.frame["num_samples"]) == {32768, 131072}
+    assert f"{lost.sum()} runs that diverged do not tell which num_samples" in " ".join(runs.notes)
+
+
+@pytest.mark.filterwarnings("error")
+def test_runs_that_repeat_a_diverged_one_are_compared_without_its_loss():
+    frame = plant_table(lambda b: 0.002 * b**0.5)
+    again = frame[:2].assign(loss=np.nan, status="diverged")
+    both = tidy_runs(pd.concat([frame, again, again.tail(1)], ignore_index=True))
+    assert "3 runs repeat a configuration: the last of each is used; 2 of them disagree" in both.notes

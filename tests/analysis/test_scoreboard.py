@@ -1,12 +1,15 @@
 """Oracle: the committed sweeps' verdicts as their own reports give them."""
 
+import io
 import json
 
 import pandas as pd
 import pytest
+from rich.console import Console
 
 from analysis.analyse import analyse_runs
-from analysis.scoreboard import main, write_row
+from analysis.report import print_report
+from analysis.scoreboard import COLUMNS, main, print_rows, write_row
 from harness.config import SWEEPS_DIR
 
 
@@ -41,3 +44,32 @@ def test_an_unwritable_folder_is_told_in_one_line(tmp_path, capsys, monkeypatch)
     with pytest.raises(SystemExit, match="2"):
         main(["--out", str(tmp_path / "file")])
     assert "cannot be written to" in capsys.readouterr().err
+
+
+def test_a_table_that_cannot_be_analysed_is_told_in_one_line_and_the_others_are_judged(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("analysis.scoreboard.SWEEPS_DIR", tmp_path)
+    (tmp_path / "bad.csv").write_text("batch_size,lr,loss\n8,0.1,nan\n")
+    (tmp_path / "lr_vs_bs.csv").write_bytes((SWEEPS_DIR / "lr_vs_bs.csv").read_bytes())
+    assert main([]) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith("bad.csv is left out: ")
+    assert "\n" not in said.err.strip()
+    assert "confirmed" in said.out
+
+
+def test_a_narrow_terminal_shows_every_name_and_verdict_whole():
+    rows = [("sde-slope", "lr_vs_bs_protocols", "protocol=fixed_samples, num_samples=32768", "fixed_samples", "0.5",
+             "0.579 [0.416, 0.741]", "inconclusive", "2 parameters need at least 4 located batch sizes")]  # fmt: skip
+    for width in (80, 200):
+        print_rows(rows, Console(file=(said := io.StringIO()), width=width))
+        text = said.getvalue()
+        assert max(map(len, text.splitlines())) <= width
+        assert all(text.count(word) >= 1 for word in (rows[0][0], rows[0][1], rows[0][6], "located batch"))
+        assert (COLUMNS[-1] in text.splitlines()[0]) == (width == 200)
+
+
+def test_a_report_tells_a_rule_once():
+    analysis = analyse_runs("lr_vs_bs_horizon", pd.read_csv(SWEEPS_DIR / "lr_vs_bs_horizon.csv"))
+    print_report(analysis, Console(file=(said := io.StringIO()), width=1000))
+    rules = {verdict.rule for answer in analysis.groups for verdict in answer.verdicts}
+    assert said.getvalue().count("rule: ") == len(rules) < sum(len(answer.verdicts) for answer in analysis.groups)

@@ -156,7 +156,7 @@ def test_foreign_columns_states_and_names(project, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "1 failed run is left out" in said
     assert "1 running run is left out" in said
-    assert "1 runs say done but have no finite loss: taken as diverged" in said
+    assert "1 run says done but has no finite loss: taken as diverged" in said
     content = json.loads((tmp_path / "out/sweeps.json").read_text())
     assert [o["batch_size"] for o in content["optima"]] == [8, 16, 32, 64, 128, 256, 512]
 

@@ -75,3 +75,28 @@ def best_lr(loss: Callable[[float], float], *, low: float, high: float, per_octa
     assert 0 < i < len(x) - 1, "the optimum lies outside of low ... high"
     found = minimize_scalar(lambda value: loss(2.0**value), bounds=(x[i - 1], x[i + 1]), method="bounded")
     return float(2.0**found.x)
+
+
+def sgd_steps(
+    *, h_D: np.ndarray, variance_D: np.ndarray, batch_size: int, start: float, target: float, lr: float | None = None,
+    max_steps: int = 100_000,
+) -> tuple[float, float]:  # fmt: skip
+    """(steps until the E loss of SGD is at the target, mean of B_noise over them): a recursion of second moments.
+
+    s = E w^2,    s' = (1 - lr h)^2 s + lr^2 variance / B
+    Without lr every step takes the one that lowers the E loss most, from the exact mean, noise and curvature:
+        lr = g2 / (E g^T H g + tr(Sigma H) / B),   g2 = sum h^2 s,   E g^T H g = sum h^3 s,   B_noise their ratio
+    Steps are interpolated in the loss; infinite where it does not come down in max_steps.
+    """
+    moment_D, loss, scales = np.full(len(h_D), start**2), 0.5 * float(np.sum(h_D)) * start**2, []
+    for t in range(max_steps):
+        noise, signal = float(h_D @ variance_D), float(h_D**3 @ moment_D)
+        scales.append(noise / signal)
+        step = lr or float(h_D**2 @ moment_D) / (signal + noise / batch_size)
+        moment_D = (1 - step * h_D) ** 2 * moment_D + step**2 * variance_D / batch_size
+        before, loss = loss, 0.5 * float(h_D @ moment_D)
+        if loss <= target:
+            return t + (before - target) / (before - loss), float(np.mean(scales))
+        if not loss < 1e9:
+            break
+    return np.inf, np.nan
