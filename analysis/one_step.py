@@ -86,8 +86,9 @@ def spread_probes(frame: pd.DataFrame, folder: Path | None = None) -> pd.DataFra
     if folder is not None:
         found = [predict_from_arrays(rows.loc[index], probe_path(folder, str(name)))
                  for name, index in rows.groupby("run_id").groups.items()]  # fmt: skip
-        rows = rows.join(pd.concat(found))
-    return rows
+        rows = rows.drop(columns=[name for name in found[0].columns if name in rows.columns]).join(pd.concat(found))
+    order = [name for name in ("task.name", "permute_samples", "num_steps", "seed") if name in rows.columns]
+    return rows.sort_values(order, kind="stable", ignore_index=True)
 
 
 def predict_from_samples(rows: pd.DataFrame) -> dict[str, np.ndarray]:
@@ -119,7 +120,11 @@ def predict_from_arrays(rows: pd.DataFrame, path: Path) -> pd.DataFrame:
     )  # fmt: skip
     found: list[dict[str, float]] = []
     for name, size in zip(rows["probe.optimizer"], rows["probe.batch_size"], strict=True):
-        forms = FORMS.get(name, {})
+        forms = {
+            form: predict
+            for form, predict in FORMS.get(name, {}).items()
+            if form not in ("closed", "no_momentum") or (local.probability_C == 1).all()
+        }  # from sampled columns SGD's forms are off by half
         row = {f"predicted.{form}": predict(local, float(size)) for form, predict in forms.items()}
         mean_N, square_N = (arrays.get(f"{what}.{name}.{int(size)}") for what in ("mean", "square"))
         found.append(row | {f"check.{key}": x for key, x in check_moments(local, name, size, mean_N, square_N, arrays)})

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 from scipy.special import erf, wofz
 
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(24)
+IN_CACHE = 2**16  # numbers
 HERMITE_NODES, HERMITE_WEIGHTS = np.polynomial.hermite_e.hermegauss(61)
 
 
@@ -54,14 +55,24 @@ def sign_covariance(a_C: ArrayLike, a_N: ArrayLike, correlation_CN: ArrayLike) -
     Valid when: Gaussian noise; |rho| <= 1.
     Source: Plackett's identity, d P / d rho = the bivariate density; derived for this project.
     """
-    a_C1, a_1N = np.asarray(a_C, dtype=float)[:, None], np.asarray(a_N, dtype=float)[None, :]
-    a_C1, a_1N = np.clip(a_C1, -40, 40), np.clip(a_1N, -40, 40)  # where nothing is left of the density
+    a_C, a_N = (np.clip(np.asarray(a, dtype=float), -40, 40) for a in (a_C, a_N))  # beyond, nothing is left of it
     end_CN = np.arcsin(np.clip(np.asarray(correlation_CN, dtype=float), -1 + 1e-12, 1 - 1e-12))
-    total = np.zeros_like(end_CN)
+    total_CN = np.empty_like(end_CN)
+    few = max(1, IN_CACHE // len(a_N))
+    for first in range(0, len(a_C), few):
+        rows = slice(first, first + few)
+        total_CN[rows] = integrate(a_C[rows, None], a_N[None, :], end_CN[rows])
+    return total_CN / np.pi
+
+
+def integrate(a_C1: np.ndarray, a_1N: np.ndarray, end_CN: np.ndarray) -> np.ndarray:
+    """The integral of sign_covariance."""
+    total_CN = np.zeros_like(end_CN)
+    squares_CN, product_CN = (a_C1**2 + a_1N**2) / 2, a_C1 * a_1N
     for node, weight in zip(NODES, WEIGHTS, strict=True):
-        sine = np.sin(end_CN * (node + 1) / 2)
-        total += weight * np.exp(-(a_C1**2 + a_1N**2 - 2 * a_C1 * a_1N * sine) / (2 * (1 - sine**2)))
-    return total * end_CN / 2 * 2 / np.pi
+        sine_CN = np.sin(end_CN * ((node + 1) / 2))
+        total_CN += weight * np.exp((product_CN * sine_CN - squares_CN) / (1 - sine_CN**2))
+    return total_CN * end_CN
 
 
 def sign_covariance_arcsine(a_C: ArrayLike, a_N: ArrayLike, correlation_CN: ArrayLike) -> np.ndarray:

@@ -6,7 +6,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from analysis import probes
 from analysis.figures.one_step import draw_forms, draw_scales, draw_scores
@@ -102,13 +102,23 @@ def test_a_row_an_optimizer_and_batch_size_with_what_the_laws_say(answer):
 
 def test_the_third_derivative_moves_the_optimum_as_the_cubic_does():
     rows = pd.DataFrame({
-        "status": "done", "probe.optimizer": ["sgd"] * 3, "probe.overlap": 1.0, "probe.curvature": [2.0, 2.0, 1.0],
+        "status": "done", "probe.optimizer": ["sgd"] * 3, "probe.batch_size": 4, "probe.overlap": 1.0,
+        "probe.curvature": [2.0, 2.0, 1.0],
         "probe.curvature_gauss_newton": np.nan, "probe.third": [0.0, -3.0, 9.0],
     })  # fmt: skip
     third = spread_probes(rows)["predicted.third"]
     assert third[0] == 0.5
     assert 1 - 2.0 * third[1] - 1.5 * third[1] ** 2 == pytest.approx(0)  # zero of the cubic's slope
     assert np.isnan(third[2])  # it falls for ever
+
+
+def test_sgds_form_is_left_out_where_columns_are_a_sample(tmp_path):
+    records = plant_records(tmp_path, steps=(150,))
+    arrays = load_file(probe_path(tmp_path, "run150"))
+    save_file(arrays | {"probability": np.full(N, 0.5)}, probe_path(tmp_path, "run150"))
+    rows = spread_probes(records, tmp_path)
+    assert "predicted.closed" not in rows.columns or rows["predicted.closed"].isna().all()
+    assert rows["predicted.correlated"].notna().any()
 
 
 def test_scores_are_medians_and_worst_ratios_of_scored_points(answer):
