@@ -9,6 +9,7 @@ from analysis.local_fit import Minimum, fit_minimum
 
 # Octaves from the lowest point that fits take in: five and three points .75 octave apart, as calibrated on lr_vs_bs
 CUBIC_REACH, PARABOLA_REACH = 1.5, 0.75
+MISFIT = 5.0  # ratio of variances
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,10 @@ def locate(cell: Cell) -> Located:
     cubic = None
     if stop - start >= 4:
         near = choose_window(cell.x_L, i, start, stop, CUBIC_REACH, 5)
+        reach = CUBIC_REACH
+        while misfits(cell.x_L[near], cell.loss_LS[near]):
+            reach /= 2
+            near = choose_window(cell.x_L, i, start, stop, reach, 5)
         cubic = fit_minimum(cell.x_L[near], cell.loss_LS[near], degree=3)
     if cubic is not None:
         return Located(cell, cubic, parabola, "", i, "")
@@ -63,6 +68,25 @@ def locate(cell: Cell) -> Located:
         note = "3-point parabola: its own error is taken to be as on lr_vs_bs, 5 learning rates would measure it"
         return Located(cell, parabola, None, "", i, note)
     return Located(cell, None, None, "", i, "the loss curve has no minimum near its lowest point")
+
+
+def misfits(x_L: np.ndarray, loss_LS: np.ndarray) -> bool:
+    """Whether a cubic leaves more of the seed means than the seeds' scatter about it explains: near a wall of
+    divergence the curve is steeper than any cubic of that width, and few points lie nearer to it.
+
+    Where the means' misfit is more than MISFIT times what follows from that of the seeds' deviations; less is borne,
+    since few points are all noise. Never with 5 points or one seed.
+    """
+    count, seeds = loss_LS.shape
+    if count <= 5 or seeds < 2:
+        return False
+    powers = np.vander(x_L - x_L.mean(), 4)
+    mean_L = loss_LS.mean(axis=1)
+    both = np.column_stack((mean_L, loss_LS - mean_L[:, None]))
+    left = both - powers @ np.linalg.lstsq(powers, both, rcond=None)[0]
+    misfit = np.sum(left[:, 0] ** 2) / (count - 4)
+    noise = np.sum(left[:, 1:] ** 2) / ((count - 4) * (seeds - 1)) / seeds
+    return bool(misfit > MISFIT * noise)
 
 
 def choose_window(x_L: np.ndarray, i: int, start: int, stop: int, reach: float, least: int) -> slice:

@@ -1,7 +1,8 @@
 """The best learning rate of every cell, with an interval. A cell is one batch size within one group.
 
 The estimator, in log2 of the learning rate:
-    1. Seed-mean loss; its lowest point; all learning rates within 1.5 octaves of it, at least 5; a cubic -> x.
+    1. Seed-mean loss; its lowest point; all learning rates within 1.5 octaves of it, or half of that and so on where a
+       cubic misfits those beyond the noise of seeds, at least 5; a cubic -> x.
     2. What each seed alone moves x by -> shifts d_s, with all learning rates of a seed taken together, since
        its runs see the same data. v_B = sum d_s^2 / (S - 1), smoothed over batch sizes (local_fit.py).
     3. Model term m = mean over cells of (x of the cubic - x of a parabola within .75 octave, at least 3 points)^2.

@@ -43,7 +43,7 @@ def test_an_unwritable_folder_is_told_in_one_line(tmp_path, capsys, monkeypatch)
     (tmp_path / "file").write_text("")
     with pytest.raises(SystemExit, match="2"):
         main(["--out", str(tmp_path / "file")])
-    assert "cannot be written to" in capsys.readouterr().err
+    assert "is a file: give a folder" in capsys.readouterr().err
 
 
 def test_a_table_that_cannot_be_analysed_is_told_in_one_line_and_the_others_are_judged(tmp_path, capsys, monkeypatch):
