@@ -137,7 +137,7 @@ def draw_scales(rows: pd.DataFrame, title: str, style: Style = SCREEN) -> Figure
     """B_simple and B_noise along training, a colour a task."""
     once = rows.drop_duplicates("run_id")
     keys = [key for key in keys_of(rows) if key != "num_steps"]
-    caption = "protocol one_step · B_simple = tr Σ / g·g, B_noise = tr(ΣH) / g·Hg, both without bias; bars: 95 % of g·g"
+    caption = "protocol one_step · B_simple = tr Σ / g·g, B_noise = tr(ΣH) / g·Hg; bars: 95 % of g·g"
     title = textwrap.fill(title, 65)
     width, height = 7.5, measure_heading(title, style) + 3.1 + 0.65 + measure_caption(caption, 7.5, style)
     fig = Figure(figsize=(style.scale * width, style.scale * height))
