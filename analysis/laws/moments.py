@@ -55,13 +55,13 @@ def sign_covariance(a_C: ArrayLike, a_N: ArrayLike, correlation_CN: ArrayLike) -
     Valid when: Gaussian noise; |rho| <= 1.
     Source: Plackett's identity, d P / d rho = the bivariate density; derived for this project.
     """
-    a_C, a_N = (np.clip(np.asarray(a, dtype=float), -40, 40) for a in (a_C, a_N))  # beyond, nothing is left of it
+    left_C, right_N = (np.clip(np.asarray(a, dtype=float), -40, 40) for a in (a_C, a_N))  # beyond, nothing is left
     end_CN = np.arcsin(np.clip(np.asarray(correlation_CN, dtype=float), -1 + 1e-12, 1 - 1e-12))
     total_CN = np.empty_like(end_CN)
-    few = max(1, IN_CACHE // len(a_N))
-    for first in range(0, len(a_C), few):
+    few = max(1, IN_CACHE // len(right_N))
+    for first in range(0, len(left_C), few):
         rows = slice(first, first + few)
-        total_CN[rows] = integrate(a_C[rows, None], a_N[None, :], end_CN[rows])
+        total_CN[rows] = integrate(left_C[rows, None], right_N[None, :], end_CN[rows])
     return total_CN / np.pi
 
 
