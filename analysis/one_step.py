@@ -38,10 +38,12 @@ SAMPLED = ("sampled", "gauss_newton", "third")  # forms that follow from sampled
 MAX_ERROR = 0.05  # of E[u.g], relative: a point is scored below it
 MIN_BATCH = 16
 
-# optimizer as probed -> form -> (checkpoint, batch size) -> learning rate
+# optimizer as probed -> form -> beta1 of SGD's closed form, which needs the scales alone
+SGD_FORMS: Mapping[str, Mapping[str, float]] = {
+    "sgd": {"closed": 0.0}, "sgd_momentum_0.9": {"closed": 0.9, "no_momentum": 0.0},
+}  # fmt: skip
+# optimizer as probed -> form -> (checkpoint's arrays, batch size) -> learning rate
 FORMS: Mapping[str, Mapping[str, Callable[[Local, float], float]]] = {
-    "sgd": {"closed": sgd_closed},
-    "sgd_momentum_0.9": {"closed": partial(sgd_closed, beta1=0.9), "no_momentum": sgd_closed},
     "signsgd": {
         "correlated": sign_correlated, "arcsine": sign_arcsine, "independent": sign_independent,
         "article": sign_article, "mean_field": sign_mean_field,
@@ -82,7 +84,8 @@ def spread_probes(frame: pd.DataFrame, folder: Path | None = None) -> pd.DataFra
         done = done.explode(LISTS, ignore_index=True)
         done[LISTS[1:]] = done[LISTS[1:]].astype(float)
     rows = done.reset_index(drop=True)
-    rows = rows.assign(**{f"predicted.{name}": values for name, values in predict_from_samples(rows).items()})
+    known = predict_from_samples(rows) | predict_from_scales(rows)
+    rows = rows.assign(**{f"predicted.{name}": values for name, values in known.items()})
     if folder is not None:
         found = [predict_from_arrays(rows.loc[index], probe_path(folder, str(name)))
                  for name, index in rows.groupby("run_id").groups.items()]  # fmt: skip
@@ -107,6 +110,19 @@ def predict_from_samples(rows: pd.DataFrame) -> dict[str, np.ndarray]:
         }  # fmt: skip
 
 
+def predict_from_scales(rows: pd.DataFrame) -> dict[str, np.ndarray]:
+    """SGD's closed forms, from gradient, noise and curvature of the whole checkpoint."""
+    known = {name: rows[f"probe.{name}"].to_numpy(float) for name in ("grad_sq", "grad_curvature", "noise_curvature")}
+    known["batch_size"] = rows["probe.batch_size"].to_numpy(float)
+    known["pool_samples"] = rows["pool_samples"].to_numpy(float)
+    found: dict[str, np.ndarray] = {}
+    for optimizer, forms in SGD_FORMS.items():
+        for form, beta1 in forms.items():
+            other = found.get(form, np.full(len(rows), np.nan))
+            found[form] = np.where(rows["probe.optimizer"] == optimizer, sgd_closed(**known, beta1=beta1), other)
+    return found
+
+
 def predict_from_arrays(rows: pd.DataFrame, path: Path) -> pd.DataFrame:
     """Closed forms of one checkpoint, and `check.*`: means of signs and squares, and Muon's overlap, form by form."""
     if not path.exists():
@@ -120,12 +136,7 @@ def predict_from_arrays(rows: pd.DataFrame, path: Path) -> pd.DataFrame:
     )  # fmt: skip
     found: list[dict[str, float]] = []
     for name, size in zip(rows["probe.optimizer"], rows["probe.batch_size"], strict=True):
-        forms = {
-            form: predict
-            for form, predict in FORMS.get(name, {}).items()
-            if form not in ("closed", "no_momentum") or (local.probability_C == 1).all()
-        }  # from sampled columns SGD's forms are off by half
-        row = {f"predicted.{form}": predict(local, float(size)) for form, predict in forms.items()}
+        row = {f"predicted.{form}": predict(local, float(size)) for form, predict in FORMS.get(name, {}).items()}
         mean_N, square_N = (arrays.get(f"{what}.{name}.{int(size)}") for what in ("mean", "square"))
         found.append(row | {f"check.{key}": x for key, x in check_moments(local, name, size, mean_N, square_N, arrays)})
     return pd.DataFrame(found, index=rows.index)

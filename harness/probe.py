@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor
@@ -87,31 +88,41 @@ def freeze(
 def measure_scales(at: Checkpoint, num_draws: int, generator: torch.Generator) -> dict[str, float]:
     """Sizes of gradient, noise and curvature, each with its standard error as NAME_se where it is a sampled mean.
 
-    The numbers:
+    The numbers, with p the mean gradient of the pool's M samples:
 
-        grad_sq = g.g       grad_curvature = g.H g      the one g of the pool and the other of the evaluation samples,
-                                                        so that neither is too large by its own noise
-        noise_trace = tr Sigma      noise_curvature = tr(Sigma H), from the deviations of single samples
+        grad_sq = g.g = p.g, the other g of the evaluation samples, so that its own noise is in neither
+        grad_curvature = g.H g = p.H p - tr(Sigma H) / M: H is of the evaluation samples, and would know their g
+        noise_trace = tr Sigma      noise_curvature = tr(Sigma H), from single samples' deviations d off p, drawn as
+                                    often as they are large: tr Sigma times the mean of d.H d / d.d
         trace = tr H, by Rademacher vectors (Hutchinson)                  ..._gauss_newton: with G for H
     """
     pool, count = at.pool, len(at.pool.grads_MN)
-    overlap_M = (pool.grads_MN @ at.gradient_N).double()
-    product_N = hessian_products(at.loss, at.params_N, at.layout, at.samples, at.gradient_N[None])[0]
-    bent_M = (pool.grads_MN @ product_N).double()
-    noise_M = (pool.grads_MN - pool.mean_N).square().sum(1).double()
-    few = torch.randperm(count, generator=generator)[: 8 * num_draws]
-    deviations_KN = pool.grads_MN[few] - pool.mean_N
+    size_M = (pool.grads_MN - pool.mean_N).square().sum(1).double()
+    chance_M = size_M if size_M.any() else torch.ones_like(size_M)
+    drawn_K = torch.multinomial(chance_M, 8 * num_draws, replacement=True, generator=generator)
+    deviations_KN = pool.grads_MN[drawn_K] - pool.mean_N
     signs_KN = torch.randint(0, 2, (num_draws, len(at.params_N)), generator=generator).to(at.params_N.dtype) * 2 - 1
-    found = mean_and_error("grad_sq", overlap_M) | mean_and_error("grad_curvature", bent_M)
-    for name in ("grad_sq_se", "grad_curvature_se"):  # the evaluation samples' own noise is about as large
-        found[name] *= (1 + count / len(at.samples[0])) ** 0.5
-    found |= mean_and_error("noise_trace", noise_M)
+    found = mean_and_error("grad_sq", (pool.grads_MN @ at.gradient_N).double())
+    found["grad_sq_se"] *= (1 + count / len(at.samples[0])) ** 0.5  # the evaluation samples' noise is about as large
+    found |= mean_and_error("noise_trace", size_M)
     for name, kind in (("", bend_along), ("_gauss_newton", bend_of_outputs_along)):
-        found |= mean_and_error(f"noise_curvature{name}", kind(at, deviations_KN))
         found |= mean_and_error(f"trace{name}", kind(at, signs_KN))
-    both = torch.stack((pool.mean_N + at.gradient_N, pool.mean_N - at.gradient_N))
-    plus, minus = bend_of_outputs_along(at, both)
-    return found | {"grad_curvature_gauss_newton": float(plus - minus) / 4}
+        noise = mean_and_error(f"noise_curvature{name}", kind(at, deviations_KN) / chance_M[drawn_K])
+        found |= {key: found["noise_trace"] * value for key, value in noise.items()}
+        found[f"grad_curvature{name}"] = float(kind(at, pool.mean_N[None])) - found[f"noise_curvature{name}"] / count
+    return found | {"grad_curvature_se": error_of_bend(at)}
+
+
+def error_of_bend(at: Checkpoint) -> float:
+    """Standard error of p.H p: of p by its samples, of H by sixteenths of the evaluation samples."""
+    pool, count = at.pool, len(at.samples[0])
+    product_N = hessian_products(at.loss, at.params_N, at.layout, at.samples, pool.mean_N[None])[0]
+    by_gradient = 2 * mean_and_error("", (pool.grads_MN @ product_N).double())["_se"]
+    parts_K = torch.stack([
+        derivatives_along(at.loss, at.params_N, at.layout, part, pool.mean_N[None])[0, 1]
+        for _, part in pieces_of(at.samples, max(1, count // 16))
+    ])  # fmt: skip
+    return float(np.hypot(by_gradient, mean_and_error("", parts_K)["_se"]))
 
 
 def bend_along(at: Checkpoint, directions_KN: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -82,6 +83,26 @@ def test_scales_of_a_quadratic_are_within_three_standard_errors(noise):
         assert abs(found[name] - value) < 3 * found[f"{name}_se"], name
         assert found[f"{name}_se"] < 0.15 * abs(value), name
     assert np.isnan(found["trace_gauss_newton"])  # no module, no outputs
+
+
+def test_scales_of_a_network_are_those_of_its_hessian_and_all_samples(network):
+    task, layout, params_N, batch = network
+    pool, samples = (tuple(part[rows] for part in batch) for rows in (slice(600), slice(600, None)))
+    at = freeze(task, layout, params_N, pool, samples)
+    found = measure_scales(at, 100, torch.Generator().manual_seed(0))
+    hessian = hessian_products(at.loss, params_N, layout, samples, torch.eye(len(params_N), dtype=torch.float64))
+    p, deviations = at.pool.mean_N, at.pool.grads_MN - at.pool.mean_N
+    noise = float(((deviations @ hessian) * deviations).sum(1).mean())
+    assert abs(found["noise_curvature"] - noise) < 3 * found["noise_curvature_se"] < 0.3 * abs(noise)
+    assert found["grad_curvature"] + found["noise_curvature"] / 600 == pytest.approx(float(p @ hessian @ p))
+    assert found["grad_sq"] == pytest.approx(float(p @ at.gradient_N))
+    assert found["noise_trace"] == pytest.approx(float(deviations.square().sum(1).mean()))
+
+
+def test_a_checkpoint_without_noise_has_none():
+    at, *_ = quadratic("isotropic", pool=8)
+    still = replace(at, pool=Pool.of(torch.ones(8, DIMENSION, dtype=torch.float64)))
+    assert measure_scales(still, 4, torch.Generator().manual_seed(0))["noise_curvature"] == 0.0
 
 
 @pytest.mark.parametrize("noise", ["isotropic", "proportional", "correlated"])

@@ -74,17 +74,29 @@ def divide(local: Local, mean_N: np.ndarray, noise: float) -> float:
     return float(mean_N @ local.gradient_N) / curvature if curvature > 0 else np.nan
 
 
-def sgd_closed(local: Local, batch_size: float, beta1: float = 0.0) -> float:
-    """SGD: lr* = lr_max / (1 + r B_noise / B), B_noise = tr(Sigma H) / (g.H g), r = (1 - beta1)/(1 + beta1).
+def sgd_closed(
+    grad_sq: np.ndarray | float, grad_curvature: np.ndarray | float, noise_curvature: np.ndarray | float,
+    batch_size: np.ndarray | float, *, beta1: float = 0.0, pool_samples: np.ndarray | float = np.inf,
+) -> np.ndarray:  # fmt: skip
+    """SGD: lr* = lr_max / (1 + r B_noise / B),   r = (1 - beta1)/(1 + beta1).
+
+        lr_max = g.g / g.H g,   B_noise = tr(Sigma H) / g.H g
 
     Args:
+        grad_sq, grad_curvature, noise_curvature: g.g, g.H g and tr(Sigma H).
         beta1: of an average of gradients at frozen parameters.
+        pool_samples: how many samples batches are drawn from, whose mean then is a batch's: g.H g of it is larger by
+            tr(Sigma H) / pool_samples.
+    Returns: lr*; NaN where the curvature is not positive.
 
     Valid when: the loss is quadratic over the step; any noise.
     Source: McCandlish et al., arXiv 1812.06162; kexue.fm/archives/10542, 11301.
     """
     ratio = (1 - beta1) / (1 + beta1)
-    return divide(local, local.pool_gradient_N, ratio * local.bend_by(local.noise_CN) / batch_size)
+    curvature = grad_curvature + noise_curvature * (
+        ratio / np.asarray(batch_size, float) + 1 / np.asarray(pool_samples)
+    )
+    return np.where(curvature > 0, grad_sq / np.where(curvature > 0, curvature, 1.0), np.nan)
 
 
 def sign_by(mean: Callable, covariance: Callable | None) -> Callable[[Local, float], float]:

@@ -6,7 +6,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from analysis import probes
 from analysis.figures.one_step import draw_forms, draw_scales, draw_scores
@@ -44,14 +44,23 @@ def plant_records(folder, factor=1.0, steps=(150, 600)):
         "noise": local.noise_CN, "place.w": np.array([0, ROWS, COLUMNS]),
         "gram.w": np.eye(COLUMNS) * local.variance_N.mean() * ROWS,
     }  # fmt: skip
-    right = {"sgd": "closed", "sgd_momentum_0.9": "closed", "signsgd": "correlated", "adam_0.9": "correlated"}
+    right = {"signsgd": "correlated", "adam_0.9": "correlated"}
+    g, hessian = local.gradient_N, local.hessian_CN
+    scales = {
+        "grad_sq": g @ g, "grad_curvature": g @ hessian @ g, "noise_curvature": float(np.sum(hessian * local.noise_CN)),
+    }  # fmt: skip
     rng = np.random.default_rng(1)
     lists = {name: [] for name in LISTS}
     for name in SIMPLE:
         for size in SIZES:
             form = FORMS.get(name, {}).get(right.get(name, "independent"))
             lr = form(local, size) if form else 0.1 * size**0.5
-            lr = sgd_closed(local, size) if name == "softsign_1" else lr
+            beta1 = 0.9 if name == "sgd_momentum_0.9" else 0.0
+            lr = (
+                sgd_closed(**scales, batch_size=size, beta1=beta1)
+                if name in ("sgd", "sgd_momentum_0.9", "softsign_1")
+                else lr
+            )
             measured = factor * lr * np.exp(0.02 * rng.normal())
             curvature = 2.0
             row = {
@@ -65,9 +74,10 @@ def plant_records(folder, factor=1.0, steps=(150, 600)):
             b = np.abs(signal_to_noise(np.full(N, 0.03), local.variance_N, size))
             arrays[f"mean.{name}.{size}"] = sign_mean(a)
             arrays[f"square.{name}.{size}"] = softsign_square(a, b)
-    scales = {
+    columns = {
         name: 2.0 for name, kind in PROBE.items() if str(kind) == "double" and name not in LISTS
-    } | {"probe.grad_sq": 1.0, "probe.noise_trace": 17 * 16.0}  # fmt: skip
+    } | {f"probe.{name}": value for name, value in scales.items()}  # fmt: skip
+    columns["probe.noise_trace"] = 17 * 16.0 * scales["grad_sq"]
     (folder / PROBES).mkdir(parents=True)
     records = []
     for step in steps:
@@ -75,7 +85,7 @@ def plant_records(folder, factor=1.0, steps=(150, 600)):
         records.append({
             "run_id": f"run{step}", "sweep": "one", "status": "done", "protocol": "one_step", "seed": 0,
             "task.name": "teacher_student", "num_steps": step, "permute_samples": False, "message": "",
-            **lists, **scales,
+            "pool_samples": 10**9, **lists, **columns,
         })  # fmt: skip
     records.append({**records[0], "run_id": "gone", "status": "diverged", **dict.fromkeys(LISTS), "num_steps": 9})
     return pd.DataFrame(records)
@@ -105,6 +115,7 @@ def test_the_third_derivative_moves_the_optimum_as_the_cubic_does():
         "status": "done", "probe.optimizer": ["sgd"] * 3, "probe.batch_size": 4, "probe.overlap": 1.0,
         "probe.curvature": [2.0, 2.0, 1.0],
         "probe.curvature_gauss_newton": np.nan, "probe.third": [0.0, -3.0, 9.0],
+        "probe.grad_sq": 1.0, "probe.grad_curvature": 2.0, "probe.noise_curvature": 8.0, "pool_samples": 4,
     })  # fmt: skip
     third = spread_probes(rows)["predicted.third"]
     assert third[0] == 0.5
@@ -112,13 +123,15 @@ def test_the_third_derivative_moves_the_optimum_as_the_cubic_does():
     assert np.isnan(third[2])  # it falls for ever
 
 
-def test_sgds_form_is_left_out_where_columns_are_a_sample(tmp_path):
+def test_sgds_form_needs_no_arrays(tmp_path):
     records = plant_records(tmp_path, steps=(150,))
-    arrays = load_file(probe_path(tmp_path, "run150"))
-    save_file(arrays | {"probability": np.full(N, 0.5)}, probe_path(tmp_path, "run150"))
-    rows = spread_probes(records, tmp_path)
-    assert "predicted.closed" not in rows.columns or rows["predicted.closed"].isna().all()
-    assert rows["predicted.correlated"].notna().any()
+    rows = spread_probes(records)
+    sgd = rows[rows["probe.optimizer"] == "sgd"]
+    assert np.allclose(sgd["predicted.closed"], sgd["probe.lr"], rtol=0.1)
+    momentum = rows[rows["probe.optimizer"] == "sgd_momentum_0.9"]
+    assert np.allclose(momentum["predicted.closed"], momentum["probe.lr"], rtol=0.1)
+    assert np.allclose(momentum["predicted.no_momentum"], sgd["predicted.closed"])
+    assert "predicted.correlated" not in rows.columns
 
 
 def test_scores_are_medians_and_worst_ratios_of_scored_points(answer):
@@ -175,7 +188,7 @@ def test_adams_peak_is_judged_against_the_noise_scale(answer):
         (64, 17 * 2000, "refuted"),
         (4096, 17 * 4096, "inconclusive"),
     ):
-        rows["probe.noise_trace"] = float(noise)
+        rows["probe.noise_trace"] = noise * rows["probe.grad_sq"]
         rows.loc[adam, "probe.lr"] = [1 / (1 + abs(np.log(size / peak))) for size in SIZES]
         (found,) = [v for v in check_probes(rows) if v.claim == "adam-surge"]
         assert found.verdict == verdict, peak
