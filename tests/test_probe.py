@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy.stats import norm
 from torch import nn
 from torch.func import functional_call, jacrev
 
@@ -21,7 +22,7 @@ from harness.curvature import (
 from harness.draws import PROBED, Pool, draw_gradients, muon, permute_samples
 from harness.one_step import find_minimum
 from harness.parameters import flatten_params, layout_of, unflatten_params
-from harness.probe import freeze, keep_arrays, measure_scales, measure_step, probe
+from harness.probe import freeze, keep_arrays, mean_by_controls, measure_scales, measure_step, probe
 from harness.protocols import resolve_probe
 from harness.records import read_records
 from harness.tasks import make_task
@@ -117,7 +118,8 @@ def test_sgds_best_step_is_that_of_the_closed_form(noise, name):
         row, mean_N, square_N = measure_step(at, PROBED[name], batch_size, 1024, torch.Generator().manual_seed(1))
         curvature = mean @ hessian @ mean + ratio * noise_curvature / batch_size
         assert row["lr"] == pytest.approx(mean @ g / curvature, rel=0.02)
-        assert row["overlap"] == pytest.approx(mean @ g, abs=4 * row["overlap_se"])
+        assert row["overlap"] == pytest.approx(mean @ g)
+        assert row["overlap_se"] < 1e-9 * row["overlap"]
         assert row["curvature"] == pytest.approx(curvature, abs=4 * row["curvature_se"])
         assert abs(row["third"]) < 1e-9
         assert row["decrease"] == pytest.approx(row["overlap"] ** 2 / row["curvature"] / 2, rel=0.01)
@@ -191,6 +193,23 @@ def test_muon_is_the_polar_factor_of_matrices_alone(network):
             assert torch.allclose(small, torch.eye(min(shape), dtype=torch.float64).expand_as(small), atol=1e-10), name
         else:
             assert not piece.any(), name
+
+
+def test_means_by_controls_are_sharper_and_no_less_right():
+    rng = np.random.default_rng(0)
+    misses, errors = [], []
+    for _ in range(400):
+        x = rng.normal([1.0, 2.0], 1.0, size=(64, 2))
+        y = np.sign(x[:, 0] + x[:, 1] - 3.5) + 0.1 * rng.normal(size=64)
+        found = mean_by_controls("y", *(torch.tensor(z) for z in (y, x, np.array([1.0, 2.0]))))
+        misses.append(found["y"] - (1 - 2 * norm.cdf(0.5 / 2**0.5)))
+        errors.append(found["y_se"])
+    assert np.std(misses) == pytest.approx(np.mean(errors), rel=0.12)
+    assert np.std(misses) < 0.75 * (1 / 64) ** 0.5
+    assert abs(np.mean(misses)) < 3 * np.std(misses) / 20
+    linear = mean_by_controls("y", *(torch.tensor(z) for z in (x @ [3.0, -1.0] + 5, x, np.array([1.0, 2.0]))))
+    assert linear["y"] == pytest.approx(6.0)
+    assert linear["y_se"] < 1e-12
 
 
 def test_the_least_of_a_polynomial_is_found_with_its_error():
