@@ -18,10 +18,10 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from analysis.analyse import Analysis, analyse_runs
+from analysis.answer import commit_rows, print_answer, write_answer
+from analysis.answers import ANSWERS, choose_answer
 from analysis.borrow import BORROW, borrow_noise
 from analysis.figures.style import SCREEN, STYLES, Style
-from analysis.one_step import is_probed
-from analysis.probes import analyse_probes, commit_probes, print_probes, write_probes
 from analysis.report import print_report
 from analysis.seed_noise import SeedNoise
 from analysis.tables import choose_table, parse_columns, read_source, read_table, rename_columns
@@ -145,6 +145,9 @@ def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--style", choices=sorted(STYLES), default="screen", help="paper: print sizes, and pdf too")
     parser.add_argument("--robust", action="store_true", help="laws that no single wild batch size moves far")
     parser.add_argument("--borrow", default="", metavar="SOURCE", help=BORROW)
+    parser.add_argument(
+        "--answer", choices=["optimum", *ANSWERS], help="what is asked; by default sweeps/NAME.yaml's sweep.answer"
+    )
     parser.add_argument("--commit", action="store_true", help="write sweeps/NAME.csv from records")
     return parser.parse_args(arguments)
 
@@ -165,13 +168,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             try:
                 frame = rename_columns(frame, columns, source)
                 question = find_question(name, options.runs)
-                if is_probed(frame):
-                    answer = analyse_probes(name, frame, question, find_arrays(name, runs))
-                    print_probes(answer)
-                    print("\n".join(map(str, write_probes(answer, options.out, style))))
+                if analyse := choose_answer(name, frame, options.answer):
+                    with Console(stderr=True).status(f"judging and drawing {name}"):
+                        answer = analyse(name, frame, question, find_arrays(name, runs))
+                    print_answer(answer)
+                    print("\n".join(map(str, write_answer(answer, options.out, style))))
                     some = True
                     if options.commit:
-                        print(commit_probes(answer))
+                        print(commit_rows(answer))
                     continue
                 borrowed = borrow_noise(options.borrow, columns, frame) if options.borrow else None
                 how = {"robust": options.robust, "borrowed": borrowed, "style": style}

@@ -15,12 +15,11 @@ from rich.progress import track
 from rich.table import Table
 
 from analysis.analyse import analyse_runs, clean
+from analysis.answers import choose_answer
 from analysis.claims import COLOURS, Verdict, read_measured
 from analysis.figures.scoreboard import draw_scoreboard
 from analysis.figures.style import STYLES
 from analysis.groups import label_group
-from analysis.one_step import is_probed
-from analysis.probes import analyse_probes
 from analysis.write import save_figure
 from harness.config import SWEEPS_DIR
 
@@ -32,8 +31,8 @@ def judge_sweeps(paths: Sequence[Path]) -> Iterator[tuple[str, Verdict]]:
     """(sweep, verdict) of each committed table, a sweep after the other."""
     for path in paths:
         frame = pd.read_csv(path)
-        if is_probed(frame):
-            yield from ((path.stem, verdict) for verdict in analyse_probes(path.stem, frame).verdicts)
+        if analyse := choose_answer(path.stem, frame):
+            yield from ((path.stem, verdict) for verdict in analyse(path.stem, frame, "", None).verdicts)
             continue
         analysis = analyse_runs(path.stem, frame)
         for answer in analysis.groups:

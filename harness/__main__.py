@@ -113,8 +113,8 @@ def train_rounds(settings: dict[str, Any], sweep: Sweep, folder: Path) -> tuple[
 def draw_sweep(settings: dict[str, Any], sweep: Sweep, folder: Path) -> None:
     """Figure, table of optima, laws and verdicts of exactly the composed runs."""
     from analysis.analyse import analyse_runs
-    from analysis.one_step import is_probed
-    from analysis.probes import analyse_probes, print_probes, write_probes
+    from analysis.answer import print_answer, write_answer
+    from analysis.answers import choose_answer
     from analysis.report import print_report
     from analysis.write import write_figure, write_further
 
@@ -122,10 +122,10 @@ def draw_sweep(settings: dict[str, Any], sweep: Sweep, folder: Path) -> None:
     try:
         records = read_records(folder)
         composed = records[records["run_id"].isin(sweep.runs)]
-        if is_probed(composed):
-            answer = analyse_probes(sweep.name, composed, sweep.question, folder)
-            print_probes(answer)
-            print("\n".join(str(path) for path in write_probes(answer, out) if path.suffix == ".png"))
+        if analyse := choose_answer(sweep.name, composed, sweep.answer):
+            answer = analyse(sweep.name, composed, sweep.question, folder)
+            print_answer(answer)
+            print("\n".join(str(path) for path in write_answer(answer, out) if path.suffix == ".png"))
             return
         analysis = analyse_runs(sweep.name, composed, sweep.question)
         print_report(analysis)

@@ -55,6 +55,7 @@ class Sweep:
     question: str
     runs: dict[str, RunConfig]  # by run_id, in the order of the grid
     adaptive: Adaptive | None = None  # then runs are those that its results have asked for so far
+    answer: str | None = None  # what is asked, as analysis/answers.py names it
 
 
 def make_sweep(compose: Compose) -> Sweep:
@@ -75,7 +76,9 @@ def make_sweep(compose: Compose) -> Sweep:
     for axes in read_grids(sweep):
         runs |= lay_grid(axes, compose)
     adaptive = read_adaptive(sweep, runs)
-    return Sweep(str(sweep["name"]), str(sweep["question"] or ""), {} if adaptive else runs, adaptive)
+    return Sweep(
+        str(sweep["name"]), str(sweep["question"] or ""), {} if adaptive else runs, adaptive, sweep.get("answer")
+    )
 
 
 def read_adaptive(sweep: Mapping[str, Any], runs: Mapping[str, RunConfig]) -> Adaptive | None:

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 from safetensors.numpy import save_file
 
-from analysis import probes
+from analysis import answer as answers
+from analysis.answer import commit_rows, print_answer, write_answer
 from analysis.figures.one_step import draw_forms, draw_scales, draw_scores
 from analysis.figures.style import PAPER, SCREEN
 from analysis.laws.moments import sign_mean, signal_to_noise, softsign_square
@@ -16,7 +17,7 @@ from analysis.laws.one_step import Local, sgd_closed, sign_correlated, sign_inde
 from analysis.one_step import FORMS, LISTS, is_probed, keys_of, label_checkpoint, score_forms, spread_probes
 from analysis.plot import main
 from analysis.probe_claims import PROBE_CLAIMS, check_probes
-from analysis.probes import analyse_probes, commit_probes, print_probes, write_probes
+from analysis.probes import analyse_probes
 from harness.records import PROBE, PROBES, probe_path
 from tests.analysis.test_figures import check_boxes
 
@@ -203,18 +204,18 @@ def test_figures_keep_their_texts_apart(answer, style):
 
 
 def test_files_and_report_and_committed_table(answer, tmp_path, capsys, monkeypatch):
-    paths = write_probes(answer, tmp_path / "out")
+    paths = write_answer(answer, tmp_path / "out")
     names = {"one.png", "one.svg", "one-scales.png", "one-scales.svg", "one.json"}
     assert {path.name for path in paths} == names | {"one-teacher_student.png", "one-teacher_student.svg"}
     content = json.loads((tmp_path / "out" / "one.json").read_text())
     assert content["protocol"] == "one_step"
     assert len(content["verdicts"]) == 2 * len(PROBE_CLAIMS)
-    print_probes(answer)
+    print_answer(answer)
     said = capsys.readouterr().out
     assert "sgd-eta" in said
     assert "step 600" in said
-    monkeypatch.setattr(probes, "SWEEPS_DIR", tmp_path)
-    assert "98 points of 2 checkpoints" in commit_probes(answer)
+    monkeypatch.setattr(answers, "SWEEPS_DIR", tmp_path)
+    assert "98 rows of 2 runs" in commit_rows(answer)
     again = analyse_probes("one", pd.read_csv(tmp_path / "one.csv"))
     assert [v.verdict for v in again.verdicts] == [v.verdict for v in answer.verdicts]
     assert main(["--runs", str(tmp_path / "one.csv"), "--out", str(tmp_path / "csv")]) == 0

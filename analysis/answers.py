@@ -1,0 +1,35 @@
+"""Kinds of answers to sweeps that are not about an optimum learning rate, by the word in their YAML, `sweep.answer`."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+from omegaconf import OmegaConf
+
+from analysis.answer import Answer
+from analysis.one_step import is_probed
+from analysis.probes import analyse_probes
+from harness.config import SWEEPS_DIR, check_choice
+
+Analyse = Callable[[str, pd.DataFrame, str, Path | None], Answer]  # (sweep, frame, question, folder of records)
+
+
+def choose_answer(name: str, frame: pd.DataFrame, kind: str | None = None) -> Analyse | None:
+    """How a table is analysed; None: by optimum learning rates.
+
+    Args:
+        kind: one of ANSWERS; None: what sweeps/NAME.yaml says, or what the columns say.
+    Raises: ValueError for a kind that there is not.
+    """
+    path = SWEEPS_DIR / f"{name}.yaml"
+    if kind is None and path.exists():
+        kind = OmegaConf.select(OmegaConf.load(path), "sweep.answer")
+    if kind is None:
+        kind = "one_step" if is_probed(frame) else "optimum"
+    check_choice("sweep.answer", kind, [*ANSWERS, "optimum"])
+    return ANSWERS.get(kind)
+
+
+ANSWERS: dict[str, Analyse] = {
+    "one_step": analyse_probes,
+}
