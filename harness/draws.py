@@ -9,6 +9,7 @@ Shapes: K draws, M samples of the pool, N parameters.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -106,8 +107,13 @@ def softsign_by(eps: float) -> Callable[[Tensor, Pool, int, Layout], Tensor]:
 
 def adam(grads_KN: Tensor, pool: Pool, batch_size: int, layout: Layout) -> Tensor:
     """u = m / sqrt(v), v at its mean g^2 + sigma^2 / B: what a long memory (beta2 -> 1) tends to at a checkpoint."""
+    return scale_by_v(grads_KN, pool, batch_size)
+
+
+def scale_by_v(values: Tensor, pool: Pool, batch_size: int) -> Tensor:
+    """values / sqrt(v), (..., N); zero where v is."""
     v_N = pool.mean_N.square() + pool.variance_N / batch_size
-    return torch.where(v_N > 0, grads_KN / v_N.sqrt(), 0.0)
+    return torch.where(v_N > 0, values / v_N.sqrt(), 0.0)
 
 
 def muon(grads_KN: Tensor, pool: Pool, batch_size: int, layout: Layout) -> Tensor:
@@ -120,6 +126,23 @@ def muon(grads_KN: Tensor, pool: Pool, batch_size: int, layout: Layout) -> Tenso
         else:
             pieces.append(torch.zeros_like(piece))
     return torch.cat(pieces, dim=1)
+
+
+def overlaps_off(pool: Pool, gradient_N: Tensor, grads_KN: Tensor, batch_size: int) -> np.ndarray:
+    """m.g and (D m).g of every draw minus their exact means, (K, 2): m's is the pool's gradient; D = 1 / sqrt(v)."""
+    by_N2 = torch.stack((gradient_N, scale_by_v(gradient_N, pool, batch_size)), 1)
+    return ((grads_KN - pool.mean_N) @ by_N2).double().cpu().numpy()
+
+
+def squares_off(pool: Pool, grads_KN: Tensor, batch_size: int, beta1: float) -> np.ndarray:
+    """m.m and (D m).(D m) of every draw minus their exact means, (K, 2): a few large draws make most of a curvature.
+
+    E m.m = p.p + (1 - beta1)/(1 + beta1) tr(Sigma) / B,      p the pool's gradient
+    """
+    square_N = pool.mean_N.square() + (1 - beta1) / (1 + beta1) / batch_size * pool.variance_N
+    scale_N = scale_by_v(torch.ones_like(pool.mean_N), pool, batch_size)
+    by_N2 = torch.stack((torch.ones_like(scale_N), scale_N.square()), 1)
+    return ((grads_KN.square() - square_N) @ by_N2).double().cpu().numpy()
 
 
 PROBED: Mapping[str, Probed] = {

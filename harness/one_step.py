@@ -1,6 +1,6 @@
 """The learning rate that is best for one step, from losses after steps of several sizes. Free of torch.
 
-Shapes: K draws, E learning rates, rising.
+Shapes: K draws, C controls, E learning rates, rising.
 """
 
 from typing import NamedTuple
@@ -21,18 +21,50 @@ class Minimum(NamedTuple):
     side: int = 0
 
 
-def find_minimum(lr_E: np.ndarray, change_KE: np.ndarray, overlap: float, overlap_se: float) -> Minimum:
-    """Argmin of mean_k change_k(lr) - lr overlap.
+def columns_of(off_KC: np.ndarray) -> np.ndarray:
+    """Ones, and controls minus their known means, each in units of its largest."""
+    scale_C = np.abs(off_KC).max(0, initial=0.0)
+    return np.column_stack([np.ones(len(off_KC)), off_KC / np.where(scale_C > 0, scale_C, 1.0)])
+
+
+def weigh_draws(off_KC: np.ndarray) -> np.ndarray:
+    """Weights of draws that add up to one and to zero times every control: 1/K each but for what controls missed by.
+
+    A weighted mean is the intercept of the least-squares fit to the controls minus their known means.
+    """
+    weights: np.ndarray = np.linalg.pinv(columns_of(off_KC))[0]
+    return weights
+
+
+def mean_by_controls(name: str, values_K: np.ndarray, off_KC: np.ndarray) -> dict[str, float]:
+    """Mean of values, with what they share with controls of known means taken out, and its standard error NAME_se.
+
+    Args:
+        off_KC: controls minus their means.
+    """
+    columns, weights = columns_of(off_KC), weigh_draws(off_KC)
+    left = values_K - columns @ np.linalg.lstsq(columns, values_K)[0]
+    variance = left @ left / (len(values_K) - columns.shape[1])
+    return {name: float(weights @ values_K), f"{name}_se": float(np.sqrt(variance * (weights @ weights)))}
+
+
+def find_minimum(
+    lr_E: np.ndarray, change_KE: np.ndarray, off_KC: np.ndarray, overlap: float, overlap_se: float
+) -> Minimum:
+    """Argmin of mean_k change_k(lr) - lr overlap, the mean with the weights of weigh_draws.
 
     The curve is a polynomial through the origin, a2 lr^2 + a3 lr^3 + a4 lr^4 beside the slope -overlap that is known,
     fitted around the lowest point. The errors are the jackknife's over draws, and that of the slope: lr* follows it
     about in proportion, the decrease with its square.
     """
-    lr, decrease, side = locate(lr_E, change_KE.mean(0), overlap)
+    lr, decrease, side = locate(lr_E, weigh_draws(off_KC) @ change_KE, overlap)
     if side:
         return Minimum(side=side)
     count = len(change_KE)
-    left_out = np.array([locate(lr_E, np.delete(change_KE, k, 0).mean(0), overlap)[:2] for k in range(count)])
+    left_out = np.array([
+        locate(lr_E, weigh_draws(np.delete(off_KC, k, 0)) @ np.delete(change_KE, k, 0), overlap)[:2]
+        for k in range(count)
+    ])  # fmt: skip
     scatter = np.sqrt((count - 1) / count * np.sum((left_out - left_out.mean(0)) ** 2, axis=0))
     slope_se = overlap_se / abs(overlap)
     lr_se = float(np.hypot(scatter[0] / lr, slope_se))

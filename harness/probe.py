@@ -26,8 +26,8 @@ from harness.curvature import (
     pieces_of,
     sample_gradients,
 )
-from harness.draws import PROBED, Pool, Probed, adam, draw_gradients, permute_samples
-from harness.one_step import find_minimum
+from harness.draws import PROBED, Pool, Probed, draw_gradients, overlaps_off, permute_samples, squares_off
+from harness.one_step import find_minimum, mean_by_controls
 from harness.parameters import Layout, unflatten_params
 from harness.program import Program
 from harness.records import PROBES, probe_path
@@ -150,8 +150,9 @@ def measure_step(
         decrease       minus that minimum
 
     The mean over K draws has a control variate: u.g of each draw is taken out and its mean over many more draws put
-    in, since dot products are cheap and nearly all of the scatter of a small step is in them. That mean has controls
-    of its own, what is linear in the batch's gradient: of SGD and Adam nothing else is left.
+    in, since dot products are cheap and nearly all of the scatter of a small step is in them. Means over draws have
+    controls of their own, whose means are known from the pool: of E[u.g] what is linear in the batch's gradient, so
+    that of SGD and Adam nothing else is left; of all else its squares.
 
         E dL(lr) = mean_k[L(params - lr u_k) - L(params) + lr u_k.g] - lr E[u.g]
 
@@ -161,40 +162,19 @@ def measure_step(
     many = draw_gradients(at.pool, batch_size, CHEAP_DRAWS + num_draws, generator, probed.beta1)
     directions_KN = probed.direction(many, at.pool, batch_size, at.layout)
     overlap_K = (directions_KN @ at.gradient_N).double()
-    found = mean_by_controls("overlap", overlap_K, *linear_overlaps(at, many, batch_size))
+    found = mean_by_controls("overlap", overlap_K.numpy(), overlaps_off(at.pool, at.gradient_N, many, batch_size))
     moments = directions_KN.mean(0), directions_KN.square().mean(0)
+    off_KC = squares_off(at.pool, many[:num_draws], batch_size, probed.beta1)
     directions_KN, own_K = directions_KN[:num_draws].contiguous(), overlap_K[:num_draws]
-    derivatives_K3 = derivatives_along(at.loss, at.params_N, at.layout, at.samples, directions_KN)
-    found |= mean_and_error("curvature", derivatives_K3[:, 1])
-    found |= mean_and_error("curvature_gauss_newton", bend_of_outputs_along(at, directions_KN))
-    found |= mean_and_error("third", derivatives_K3[:, 2])
-    return found | measure_minimum(at, directions_KN, own_K, found), *moments
-
-
-def linear_overlaps(at: Checkpoint, grads_KN: Tensor, batch_size: int) -> tuple[Tensor, Tensor]:
-    """m.g and (m / sqrt(v)).g of every draw, (K, 2), and their exact means, (2,): m's is the pool's gradient."""
-    by_N = torch.stack((at.gradient_N, adam(at.gradient_N[None], at.pool, batch_size, at.layout)[0]), 1)
-    return (grads_KN @ by_N).double(), (at.pool.mean_N @ by_N).double()
-
-
-def mean_by_controls(name: str, values_K: Tensor, controls_KC: Tensor, means_C: Tensor) -> dict[str, float]:
-    """Mean of values, with what they share with controls of known means taken out, and its standard error.
-
-    The intercept of a least-squares fit to controls minus their means.
-    """
-    off_KC = (controls_KC - means_C).numpy()
-    columns = np.column_stack([np.ones(len(off_KC)), off_KC / np.maximum(np.abs(off_KC).max(0), 1e-300)])
-    inverse = np.linalg.pinv(columns)
-    left = values_K.numpy() - columns @ (inverse @ values_K.numpy())
-    variance = left @ left / (len(columns) - columns.shape[1])
-    return {
-        name: float((inverse @ values_K.numpy())[0]),
-        f"{name}_se": float(np.sqrt(variance * (inverse[0] @ inverse[0]))),
-    }
+    derivatives_K3 = derivatives_along(at.loss, at.params_N, at.layout, at.samples, directions_KN).numpy()
+    found |= mean_by_controls("curvature", derivatives_K3[:, 1], off_KC)
+    found |= mean_by_controls("curvature_gauss_newton", bend_of_outputs_along(at, directions_KN).numpy(), off_KC)
+    found |= mean_by_controls("third", derivatives_K3[:, 2], off_KC)
+    return found | measure_minimum(at, directions_KN, own_K, off_KC, found), *moments
 
 
 def measure_minimum(
-    at: Checkpoint, directions_KN: Tensor, own_K: Tensor, found: Mapping[str, float]
+    at: Checkpoint, directions_KN: Tensor, own_K: Tensor, off_KC: np.ndarray, found: Mapping[str, float]
 ) -> dict[str, float]:
     """lr and decrease of measure_step with their standard errors; NaN where no learning rate that was tried is best."""
     bend = found["curvature"] if found["curvature"] > 0 else found["curvature_gauss_newton"]
@@ -206,7 +186,7 @@ def measure_minimum(
             losses_along(at.loss, at.params_N, at.layout, at.samples, -float(lr) * directions_KN) for lr in rates_E
         ])  # fmt: skip
         change_KE = (moved - before).T + rates_E * own_K[:, None]
-        minimum = find_minimum(rates_E.numpy(), change_KE.numpy(), found["overlap"], found["overlap_se"])
+        minimum = find_minimum(rates_E.numpy(), change_KE.numpy(), off_KC, found["overlap"], found["overlap_se"])
         if minimum.side == 0:
             return {
                 "lr": minimum.lr, "lr_se": minimum.lr_se, "decrease": minimum.decrease,

@@ -20,9 +20,9 @@ from harness.curvature import (
     sample_gradients,
 )
 from harness.draws import PROBED, Pool, draw_gradients, muon, permute_samples
-from harness.one_step import find_minimum
+from harness.one_step import find_minimum, mean_by_controls
 from harness.parameters import flatten_params, layout_of, unflatten_params
-from harness.probe import freeze, keep_arrays, mean_by_controls, measure_scales, measure_step, probe
+from harness.probe import freeze, keep_arrays, measure_scales, measure_step, probe
 from harness.protocols import resolve_probe
 from harness.records import read_records
 from harness.tasks import make_task
@@ -201,13 +201,13 @@ def test_means_by_controls_are_sharper_and_no_less_right():
     for _ in range(400):
         x = rng.normal([1.0, 2.0], 1.0, size=(64, 2))
         y = np.sign(x[:, 0] + x[:, 1] - 3.5) + 0.1 * rng.normal(size=64)
-        found = mean_by_controls("y", *(torch.tensor(z) for z in (y, x, np.array([1.0, 2.0]))))
+        found = mean_by_controls("y", y, x - [1.0, 2.0])
         misses.append(found["y"] - (1 - 2 * norm.cdf(0.5 / 2**0.5)))
         errors.append(found["y_se"])
     assert np.std(misses) == pytest.approx(np.mean(errors), rel=0.12)
     assert np.std(misses) < 0.75 * (1 / 64) ** 0.5
     assert abs(np.mean(misses)) < 3 * np.std(misses) / 20
-    linear = mean_by_controls("y", *(torch.tensor(z) for z in (x @ [3.0, -1.0] + 5, x, np.array([1.0, 2.0]))))
+    linear = mean_by_controls("y", x @ [3.0, -1.0] + 5, x - [1.0, 2.0])
     assert linear["y"] == pytest.approx(6.0)
     assert linear["y_se"] < 1e-12
 
@@ -217,14 +217,18 @@ def test_the_least_of_a_polynomial_is_found_with_its_error():
     rng = np.random.default_rng(0)
     bends = 1 + 0.1 * rng.normal(size=400)
     change = bends[:, None] / 2 * lr**2 + 0.05 * lr**3  # minus lr: least where 1 = b lr + .15 lr^2
-    found = find_minimum(lr, change, 1.0, 1e-12)
+    none = np.zeros((400, 0))
+    found = find_minimum(lr, change, none, 1.0, 1e-12)
     b = bends.mean()
     assert found.lr == pytest.approx((-b + np.sqrt(b * b + 0.6)) / 0.3, rel=1e-3)
     assert found.lr_se == pytest.approx(0.1 / 20, rel=0.25)
     assert found.decrease == pytest.approx(found.lr - b / 2 * found.lr**2 - 0.05 * found.lr**3, rel=1e-6)
-    assert find_minimum(lr, change, 1e-3, 1e-12).side == -1
-    assert find_minimum(lr, change, 1e3, 1e-12).side == 1
-    slope = find_minimum(lr, change, 1.0, 0.1)
+    assert find_minimum(lr, change, none, 1e-3, 1e-12).side == -1
+    assert find_minimum(lr, change, none, 1e3, 1e-12).side == 1
+    known = find_minimum(lr, change, bends[:, None] - 1, 1.0, 1e-12)  # that bends are 1 in the mean leaves no error
+    assert known.lr == pytest.approx((-1 + np.sqrt(1.6)) / 0.3, rel=1e-3)
+    assert known.lr_se < 1e-3
+    slope = find_minimum(lr, change, none, 1.0, 0.1)
     assert slope.lr_se == pytest.approx(0.1, rel=0.05)
     assert slope.decrease_se == pytest.approx(0.2 * slope.decrease, rel=0.05)
 
