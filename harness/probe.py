@@ -251,11 +251,14 @@ def keep_arrays(at: Checkpoint, generator: torch.Generator) -> dict[str, Tensor]
 
 
 def probe(
-    at: Checkpoint, batch_sizes: list[int], num_draws: int, seed: int
+    at: Checkpoint, batch_sizes: list[int], num_draws: int, seed: int, between: Callable[[], None] = lambda: None
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Everything: scales, lists with an entry an optimizer and batch size, and arrays.
 
     Arrays beside those of keep_arrays: mean.OPTIMIZER.B and square.OPTIMIZER.B, of the updates' entries.
+
+    Args:
+        between: called before every optimizer and batch size, and before the arrays; ends the probe by what it raises.
     """
     generator = torch.Generator().manual_seed(seed)
     rows: list[dict[str, Any]] = []
@@ -266,20 +269,27 @@ def probe(
             if name == "muon" and not any(len(shape) == 2 for shape in at.layout.shapes):
                 continue
             for batch_size in batch_sizes:
+                between()
                 row, mean_N, square_N = measure_step(at, probed, batch_size, num_draws, generator)
                 rows.append({"optimizer": name, "batch_size": batch_size, **row})
                 arrays |= {f"mean.{name}.{batch_size}": mean_N, f"square.{name}.{batch_size}": square_N}
+        between()
         arrays |= keep_arrays(at, generator)
     single = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in arrays.items()}
     return scales | {key: [row[key] for row in rows] for key in rows[0]}, single
 
 
-def probe_run(program: Program, config: RunConfig, params_N: Tensor, folder: Path, run_id: str) -> dict[str, Any]:
+def probe_run(
+    program: Program, config: RunConfig, params_N: Tensor, folder: Path, run_id: str, between: Callable[[], None]
+) -> dict[str, Any]:
     """Probe one run's checkpoint: its columns `probe.*`; the arrays go to runs_dir/NAME/probes/RUN_ID.safetensors.
 
     Needs the stack's lease: arrays that an earlier training of the run left are replaced.
 
-    Raises: StoreError when they cannot be written.
+    Args:
+        between: as for probe.
+
+    Raises: StoreError when they cannot be written, and whatever `between` does.
     """
     assert config.pool_samples is not None, "one_step has its numbers"
     assert config.probe_samples is not None
@@ -291,7 +301,7 @@ def probe_run(program: Program, config: RunConfig, params_N: Tensor, folder: Pat
         at = freeze(
             program.task, program.layout, params_N, pool_batch, samples, permute=bool(config.permute_samples)
         )  # fmt: skip
-        found, arrays = probe(at, sizes, config.num_draws, config.seed)
+        found, arrays = probe(at, sizes, config.num_draws, config.seed, between)
     subfolder(folder, PROBES)
     path = probe_path(folder, run_id)
     path.unlink(missing_ok=True)
