@@ -8,6 +8,7 @@ Shapes: N parameters, M samples of the pool, K draws, C columns of H and Sigma, 
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -233,21 +234,26 @@ def keep_arrays(at: Checkpoint, generator: torch.Generator) -> dict[str, Tensor]
         probability_C = chance_N[columns_C] * NUM_COLUMNS
     units_CN = torch.zeros(len(columns_C), size, dtype=at.params_N.dtype)
     units_CN[torch.arange(len(columns_C)), columns_C] = 1
-    centred_MN = pool.grads_MN - pool.mean_N
     arrays = {
         "gradient": at.gradient_N, "pool_gradient": pool.mean_N, "variance": pool.variance_N,
         "columns": columns_C, "probability": probability_C,
         "hessian": hessian_products(at.loss, at.params_N, at.layout, at.samples, units_CN),
-        "noise": centred_MN[:, columns_C].T @ centred_MN / len(centred_MN),
+        "noise": pool.mean_over(lambda noise_MN: noise_MN[:, columns_C].T @ noise_MN),
     }  # fmt: skip
     start = 0
-    for name, shape, grads in zip(at.layout.names, at.layout.shapes, centred_MN.split(at.layout.sizes, 1), strict=True):
+    for name, shape in zip(at.layout.names, at.layout.shapes, strict=True):
         if len(shape) == 2 and min(shape) > 1:
-            noise_Mnm = grads.view(-1, *shape)
-            arrays[f"gram.{name}"] = torch.einsum("bij,bik->jk", noise_Mnm, noise_Mnm) / len(noise_Mnm)
+            place = slice(start, start + shape.numel())
+            arrays[f"gram.{name}"] = pool.mean_over(partial(gram_of, place=place, width=shape[1]))
             arrays[f"place.{name}"] = torch.tensor([start, *shape])  # where it lies among the N, and its size
         start += shape.numel()
     return {name: tensor.contiguous() for name, tensor in arrays.items()}
+
+
+def gram_of(noise_MN: Tensor, place: slice, width: int) -> Tensor:
+    """Sum over samples of N^T N, N the place in a sample's noise that is a matrix of this width."""
+    rows = noise_MN[:, place].reshape(-1, width)
+    return rows.T @ rows
 
 
 def probe(
