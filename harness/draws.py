@@ -15,7 +15,7 @@ from torch import Tensor
 from harness.parameters import Layout
 
 COLUMNS_AT_ONCE = 1024
-SAMPLES_AT_ONCE = 512
+SAMPLES_AT_ONCE = 512  # a larger model's pool is half a gigabyte, which is not to be held twice
 MEMORY_LEFT = 1e-3  # weight of the batches before those that an average is made of
 
 
@@ -40,15 +40,16 @@ class Pool:
         return cls(grads_MN, mean_N, squares_N - mean_N.square())
 
     def mean_over(self, total: Callable[[Tensor], Tensor]) -> Tensor:
-        """Mean over samples of what `total` sums over some of them, from their deviations (m, N): few at once.
-
-        A pool of a larger model is half a gigabyte, which is not to be held twice.
-        """
-        first_MN, *others = self.grads_MN.split(SAMPLES_AT_ONCE)
-        so_far = total(first_MN - self.mean_N)
-        for few_MN in others:
-            so_far += total(few_MN - self.mean_N)
+        """Mean over samples of what `total` sums over some of them, from their deviations."""
+        first, *others = self.grads_MN.split(SAMPLES_AT_ONCE)
+        so_far = total(first - self.mean_N)
+        for few in others:
+            so_far += total(few - self.mean_N)
         return so_far / len(self.grads_MN)
+
+    def noise_sq(self) -> Tensor:
+        """Squared norm of every sample's deviation, (M,)."""
+        return torch.cat([(few - self.mean_N).square().sum(1) for few in self.grads_MN.split(SAMPLES_AT_ONCE)])
 
 
 def permute_samples(grads_MN: Tensor, generator: torch.Generator) -> Tensor:

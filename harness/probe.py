@@ -98,7 +98,7 @@ def measure_scales(at: Checkpoint, num_draws: int, generator: torch.Generator) -
         trace = tr H, by Rademacher vectors (Hutchinson)                  ..._gauss_newton: with G for H
     """
     pool, count = at.pool, len(at.pool.grads_MN)
-    size_M = (pool.grads_MN - pool.mean_N).square().sum(1).double()
+    size_M = pool.noise_sq().double()
     chance_M = size_M if size_M.any() else torch.ones_like(size_M)
     drawn_K = torch.multinomial(chance_M, 8 * num_draws, replacement=True, generator=generator)
     deviations_KN = pool.grads_MN[drawn_K] - pool.mean_N
