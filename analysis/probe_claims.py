@@ -114,15 +114,16 @@ def check_eps_moments_exact(rows: pd.DataFrame, group: Mapping[str, object]) -> 
 
 
 def judge_check(
-    rows: pd.DataFrame, group: Mapping[str, object], claim: str, optimizer: str, check: str, what: str
-) -> Verdict | None:
+    rows: pd.DataFrame, group: Mapping[str, object], claim: str, optimizer: str, check: str, what: str,
+    tolerance: float = MOMENT_TOLERANCE,
+) -> Verdict | None:  # fmt: skip
     """A ratio of moments, over all batch sizes from 16: moments need no gradient."""
     column = f"check.{check}"
     chosen = pick(rows, optimizer)
     if column not in chosen.columns:
         return None
     ratio = chosen.loc[chosen["probe.batch_size"] >= 16, column]
-    return judge_ratio(claim, group, ratio, MOMENT_TOLERANCE, what) if ratio.notna().any() else None
+    return judge_ratio(claim, group, ratio, tolerance, what) if ratio.notna().any() else None
 
 
 def check_muon(rows: pd.DataFrame, group: Mapping[str, object]) -> Verdict | None:
@@ -132,11 +133,27 @@ def check_muon(rows: pd.DataFrame, group: Mapping[str, object]) -> Verdict | Non
     Source: kexue.fm/archives/11285.
     """
     what = "measured overlap over that by singular values"
-    chosen = pick(rows, "muon")
-    if "check.muon_singular" not in chosen.columns:
-        return None
-    ratio = chosen.loc[chosen["probe.batch_size"] >= 16, "check.muon_singular"]
-    return judge_ratio("muon", group, ratio, TOLERANCE, what) if ratio.notna().any() else None
+    return judge_check(rows, group, "muon", "muon", "muon_singular", what, TOLERANCE)
+
+
+def check_muon_scalar(rows: pd.DataFrame, group: Mapping[str, object]) -> Verdict | None:
+    """E msign(G_B) overlaps with G by sum_k s_k / sqrt(1 + B_simple / B): one ratio for all singular values.
+
+    Valid when: as for muon, and the singular values are about alike.
+    Source: kexue.fm/archives/11285.
+    """
+    what = "measured overlap over that by one B_simple a matrix"
+    return judge_check(rows, group, "muon-scalar", "muon", "muon_scalar", what, TOLERANCE)
+
+
+def check_muon_gram(rows: pd.DataFrame, group: Mapping[str, object]) -> Verdict | None:
+    """E msign(G_B) = G (G^T G + E[N^T N] / B)^(-1/2), with the measured Gram matrix of the noise N: its overlap with G.
+
+    Valid when: G_B^T G_B is near its mean: many rows, or little noise.
+    Source: this project's own.
+    """
+    what = "measured overlap over that by the noise's Gram matrix"
+    return judge_check(rows, group, "muon-gram", "muon", "muon_gram", what, TOLERANCE)
 
 
 def check_eps_sgd(rows: pd.DataFrame, group: Mapping[str, object]) -> Verdict | None:
@@ -242,5 +259,7 @@ PROBE_CLAIMS: dict[str, Callable[[pd.DataFrame, Mapping[str, object]], Verdict |
     "eps-moments-exact": check_eps_moments_exact,
     "eps-sgd": check_eps_sgd,
     "muon": check_muon,
+    "muon-scalar": check_muon_scalar,
+    "muon-gram": check_muon_gram,
     "adam-surge": check_adam_surge,
 }

@@ -148,4 +148,10 @@ def sample_gradients(loss: Loss, params_N: Tensor, layout: Layout, batch: Batch)
         params = unflatten_params(params_N, layout)
         return flatten_params(grad(loss)(params, tuple(part[None] for part in sample)))
 
-    return torch.cat([vmap(one)(piece) for _, piece in pieces_of(batch)])
+    grads_MN = params_N.new_empty(len(batch[0]), len(params_N))  # filled in place: joining would hold all of it twice
+    first = 0
+    for _, piece in pieces_of(batch):
+        last = first + len(piece[0])
+        grads_MN[first:last] = vmap(one)(piece)
+        first = last
+    return grads_MN

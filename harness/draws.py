@@ -15,6 +15,8 @@ from torch import Tensor
 
 from harness.parameters import Layout
 
+COLUMNS_AT_ONCE = 1024
+SAMPLES_AT_ONCE = 512  # a larger model's pool is half a gigabyte, which is not to be held twice
 MEMORY_LEFT = 1e-3  # weight of the batches before those that an average is made of
 
 
@@ -35,7 +37,20 @@ class Pool:
     @classmethod
     def of(cls, grads_MN: Tensor) -> "Pool":
         mean_N = grads_MN.mean(0)
-        return cls(grads_MN, mean_N, grads_MN.square().mean(0) - mean_N.square())
+        squares_N = torch.cat([few.square().mean(0) for few in grads_MN.split(COLUMNS_AT_ONCE, 1)])
+        return cls(grads_MN, mean_N, squares_N - mean_N.square())
+
+    def mean_over(self, total: Callable[[Tensor], Tensor]) -> Tensor:
+        """Mean over samples of what `total` sums over some of them, from their deviations."""
+        first, *others = self.grads_MN.split(SAMPLES_AT_ONCE)
+        so_far = total(first - self.mean_N)
+        for few in others:
+            so_far += total(few - self.mean_N)
+        return so_far / len(self.grads_MN)
+
+    def noise_sq(self) -> Tensor:
+        """Squared norm of every sample's deviation, (M,)."""
+        return torch.cat([(few - self.mean_N).square().sum(1) for few in self.grads_MN.split(SAMPLES_AT_ONCE)])
 
 
 def permute_samples(grads_MN: Tensor, generator: torch.Generator) -> Tensor:
@@ -47,7 +62,7 @@ def permute_samples(grads_MN: Tensor, generator: torch.Generator) -> Tensor:
     offset_N = torch.randint(count, (width,), generator=generator)
     turned = torch.empty_like(grads_MN)
     row_M = torch.arange(count)
-    for columns in torch.arange(width).split(1024):
+    for columns in torch.arange(width).split(COLUMNS_AT_ONCE):
         turned[:, columns] = grads_MN[(row_M[:, None] + offset_N[columns]) % count, columns]
     return turned
 

@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,24 @@ def train_rows(job: Job) -> list[dict[str, Any]]:
     if samples:
         job.report({"samples": samples * len(stack.runs), "batch_size": stack.first.batch_size, "best_loss": None})
     warned, saved, pause = False, time.monotonic(), job.checkpoint
+
+    def save(reached: Progress) -> None:
+        nonlocal warned
+        try:
+            key["compiled"] = stack.compiled and not unbuilt  # whoever goes on takes such steps
+            save_checkpoint(job.folder, job.planned.name, plan.sweep, stack, reached, key)
+        except (StoreError, MemoryError) as error:
+            if not warned:
+                job.report({"warning": f"no checkpoint: {str(error) or 'out of memory'}"})
+            warned = True
+
+    def end_if_asked(reached: Progress) -> None:
+        if job.lost.is_set():
+            raise Lost
+        if job.stop.is_set():
+            save(reached)
+            raise Stopped(reached.step)
+
     steps = train(
         program, stack, num_evals=plan.num_evals, num_examples=plan.num_examples, noise_scale=plan.noise_scale,
         resume=progress,
@@ -153,21 +172,12 @@ def train_rows(job: Job) -> list[dict[str, Any]]:
             message = {"samples": (now - samples) * len(stack.runs), "batch_size": stack.first.batch_size}
             job.report(message | {"best_loss": min(losses, default=None)})
             samples = now
-        if job.lost.is_set():
-            raise Lost
-        if job.stop.is_set() or time.monotonic() - saved >= pause:
+        end_if_asked(progress)
+        if time.monotonic() - saved >= pause:
             began = time.monotonic()
-            try:
-                key["compiled"] = stack.compiled and not unbuilt  # whoever goes on takes such steps
-                save_checkpoint(job.folder, job.planned.name, plan.sweep, stack, progress, key)
-            except (StoreError, MemoryError) as error:
-                if not warned:
-                    job.report({"warning": f"no checkpoint: {str(error) or 'out of memory'}"})
-                warned = True
+            save(progress)
             saved = time.monotonic()
             pause = max(job.checkpoint, (saved - began) / SHARE)
-            if job.stop.is_set():
-                raise Stopped(progress.step)
             clock = time.perf_counter()  # saving is no part of the next step
     assert progress is not None, "a run has at least one step, and the last step is a point of its curve"
     compiled = stack.compiled and not unbuilt
@@ -183,7 +193,8 @@ def train_rows(job: Job) -> list[dict[str, Any]]:
     if stack.first.protocol == "one_step":
         if not is_held(job.lease):
             raise Lost
-        rows = [row | probed for row, probed in zip(rows, probe_runs(job, program, progress, rows), strict=True)]
+        probes = probe_runs(job, program, progress, rows, partial(end_if_asked, progress))
+        rows = [row | probed for row, probed in zip(rows, probes, strict=True)]
     if plan.save_weights:
         if not is_held(job.lease):
             raise Lost
@@ -191,10 +202,13 @@ def train_rows(job: Job) -> list[dict[str, Any]]:
     return rows
 
 
-def probe_runs(job: Job, program: Program, progress: Progress, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def probe_runs(
+    job: Job, program: Program, progress: Progress, rows: list[dict[str, Any]], between: Callable[[], None]
+) -> Iterator[dict[str, Any]]:
     """What one step does from the parameters that each run has reached; nothing of a run that diverged."""
     for (name, config), params_N, row in zip(job.stack.runs.items(), progress.params_RN, rows, strict=True):
-        yield probe_run(program, config, params_N, job.folder, name) if row["status"] == "done" else {}
+        done = row["status"] == "done"
+        yield probe_run(program, config, params_N, job.folder, name, between) if done else {}
 
 
 def note(job: Job, fact: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ Shapes: N parameters, M samples of the pool, K draws, C columns of H and Sigma, 
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ def measure_scales(at: Checkpoint, num_draws: int, generator: torch.Generator) -
         trace = tr H, by Rademacher vectors (Hutchinson)                  ..._gauss_newton: with G for H
     """
     pool, count = at.pool, len(at.pool.grads_MN)
-    size_M = (pool.grads_MN - pool.mean_N).square().sum(1).double()
+    size_M = pool.noise_sq().double()
     chance_M = size_M if size_M.any() else torch.ones_like(size_M)
     drawn_K = torch.multinomial(chance_M, 8 * num_draws, replacement=True, generator=generator)
     deviations_KN = pool.grads_MN[drawn_K] - pool.mean_N
@@ -213,29 +214,37 @@ def keep_arrays(at: Checkpoint, generator: torch.Generator) -> dict[str, Tensor]
         probability_C = chance_N[columns_C] * NUM_COLUMNS
     units_CN = torch.zeros(len(columns_C), size, dtype=at.params_N.dtype)
     units_CN[torch.arange(len(columns_C)), columns_C] = 1
-    centred_MN = pool.grads_MN - pool.mean_N
     arrays = {
         "gradient": at.gradient_N, "pool_gradient": pool.mean_N, "variance": pool.variance_N,
         "columns": columns_C, "probability": probability_C,
         "hessian": hessian_products(at.loss, at.params_N, at.layout, at.samples, units_CN),
-        "noise": centred_MN[:, columns_C].T @ centred_MN / len(centred_MN),
+        "noise": pool.mean_over(lambda noise_MN: noise_MN[:, columns_C].T @ noise_MN),
     }  # fmt: skip
     start = 0
-    for name, shape, grads in zip(at.layout.names, at.layout.shapes, centred_MN.split(at.layout.sizes, 1), strict=True):
+    for name, shape in zip(at.layout.names, at.layout.shapes, strict=True):
         if len(shape) == 2 and min(shape) > 1:
-            noise_Mnm = grads.view(-1, *shape)
-            arrays[f"gram.{name}"] = torch.einsum("bij,bik->jk", noise_Mnm, noise_Mnm) / len(noise_Mnm)
+            place = slice(start, start + shape.numel())
+            arrays[f"gram.{name}"] = pool.mean_over(partial(gram_of, place=place, width=shape[1]))
             arrays[f"place.{name}"] = torch.tensor([start, *shape])  # where it lies among the N, and its size
         start += shape.numel()
     return {name: tensor.contiguous() for name, tensor in arrays.items()}
 
 
+def gram_of(noise_MN: Tensor, place: slice, width: int) -> Tensor:
+    """Sum over samples of N^T N, N the place in a sample's noise that is a matrix of this width."""
+    rows = noise_MN[:, place].reshape(-1, width)
+    return rows.T @ rows
+
+
 def probe(
-    at: Checkpoint, batch_sizes: list[int], num_draws: int, seed: int
+    at: Checkpoint, batch_sizes: list[int], num_draws: int, seed: int, between: Callable[[], None] = lambda: None
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Everything: scales, lists with an entry an optimizer and batch size, and arrays.
 
     Arrays beside those of keep_arrays: mean.OPTIMIZER.B and square.OPTIMIZER.B, of the updates' entries.
+
+    Args:
+        between: called before every optimizer and batch size, and before the arrays; ends the probe by what it raises.
     """
     generator = torch.Generator().manual_seed(seed)
     rows: list[dict[str, Any]] = []
@@ -246,20 +255,27 @@ def probe(
             if name == "muon" and not any(len(shape) == 2 for shape in at.layout.shapes):
                 continue
             for batch_size in batch_sizes:
+                between()
                 row, mean_N, square_N = measure_step(at, probed, batch_size, num_draws, generator)
                 rows.append({"optimizer": name, "batch_size": batch_size, **row})
                 arrays |= {f"mean.{name}.{batch_size}": mean_N, f"square.{name}.{batch_size}": square_N}
+        between()
         arrays |= keep_arrays(at, generator)
     single = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in arrays.items()}
     return scales | {key: [row[key] for row in rows] for key in rows[0]}, single
 
 
-def probe_run(program: Program, config: RunConfig, params_N: Tensor, folder: Path, run_id: str) -> dict[str, Any]:
+def probe_run(
+    program: Program, config: RunConfig, params_N: Tensor, folder: Path, run_id: str, between: Callable[[], None]
+) -> dict[str, Any]:
     """Probe one run's checkpoint: its columns `probe.*`; the arrays go to runs_dir/NAME/probes/RUN_ID.safetensors.
 
     Needs the stack's lease: arrays that an earlier training of the run left are replaced.
 
-    Raises: StoreError when they cannot be written.
+    Args:
+        between: as for probe.
+
+    Raises: StoreError when they cannot be written, and whatever `between` does.
     """
     assert config.pool_samples is not None, "one_step has its numbers"
     assert config.probe_samples is not None
@@ -271,7 +287,7 @@ def probe_run(program: Program, config: RunConfig, params_N: Tensor, folder: Pat
         at = freeze(
             program.task, program.layout, params_N, pool_batch, samples, permute=bool(config.permute_samples)
         )  # fmt: skip
-        found, arrays = probe(at, sizes, config.num_draws, config.seed)
+        found, arrays = probe(at, sizes, config.num_draws, config.seed, between)
     subfolder(folder, PROBES)
     path = probe_path(folder, run_id)
     path.unlink(missing_ok=True)

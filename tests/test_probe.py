@@ -11,6 +11,7 @@ from scipy.stats import norm
 from torch import nn
 from torch.func import functional_call, jacrev
 
+from analysis.laws.one_step import Local, sign_correlated, sign_independent
 from harness.config import make_run_config
 from harness.curvature import (
     derivatives_along,
@@ -39,11 +40,11 @@ def make(task, model, precision="float64"):
     })  # fmt: skip
 
 
-def quadratic(noise, pool=4096, samples=512, permute=False):
+def quadratic(noise, pool=4096, samples=512, permute=False, start=0.3):
     """The probed quadratic, its H, the mean gradient and Sigma."""
     options = {
         "name": "noisy_quadratic", "dimension": DIMENSION, "power": 0.5, "noise": noise, "std": 1.0,
-        "correlation": 0.5, "coupling": COUPLING, "start": 0.3, "num_heldout": 1,
+        "correlation": 0.5, "coupling": COUPLING, "start": start, "num_heldout": 1,
     }  # fmt: skip
     task = make_task(make(options, {"name": "none"}), CPU)
     params = task.init(0)
@@ -57,7 +58,7 @@ def quadratic(noise, pool=4096, samples=512, permute=False):
         "isotropic": np.eye(DIMENSION), "proportional": np.diag(DIMENSION * h / h.sum()),
         "correlated": 0.5 * np.eye(DIMENSION) + 0.5,
     }[noise]  # fmt: skip
-    return at, hessian, hessian @ np.full(DIMENSION, 0.3), covariance
+    return at, hessian, hessian @ np.full(DIMENSION, start), covariance
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +127,21 @@ def test_sgds_best_step_is_that_of_the_closed_form(noise, name):
         assert np.allclose(mean_N, mean, atol=5 * (centred.std() * (ratio / batch_size / 1024) ** 0.5))
         spread = (square_N - mean_N**2).mean()
         assert float(spread) == pytest.approx(ratio * float(at.pool.variance_N.mean()) / batch_size, rel=0.05)
+
+
+@pytest.mark.parametrize("noise", ["isotropic", "proportional", "correlated"])
+def test_signs_best_step_is_that_of_the_exact_integral_over_the_arrays_that_are_kept(noise, monkeypatch):
+    monkeypatch.setattr("harness.probe.CHEAP_DRAWS", 16384)  # 1 % of E[u.g] where noise is eight times the gradient
+    at, *_ = quadratic(noise, pool=1024, start=0.05)
+    arrays = {key: tensor.numpy() for key, tensor in keep_arrays(at, torch.Generator().manual_seed(0)).items()}
+    names = ("gradient", "pool_gradient", "variance", "columns", "probability", "hessian", "noise")
+    local = Local(*(arrays[key] for key in names))
+    for batch_size in (16, 64, 256):
+        row, *_ = measure_step(at, PROBED["signsgd"], batch_size, 1024, torch.Generator().manual_seed(1))
+        assert row["lr_se"] < 0.025
+        assert sign_correlated(local, batch_size) == pytest.approx(row["lr"], rel=0.05)
+        if noise == "correlated" and batch_size <= 64:  # a form that knows no correlation is told apart
+            assert sign_independent(local, batch_size) > 1.1 * row["lr"]
 
 
 def test_derivatives_along_are_those_of_finite_differences_whatever_the_pieces(network):

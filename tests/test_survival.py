@@ -13,19 +13,21 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 
-from harness import job, worker
+from harness import job, probe, worker
 from harness.config import run_id
 from harness.leases import acquire
 from harness.log import count_trainings, read_log, trained_twice
 from harness.plan import make_plan
 from harness.plan_file import open_plan
-from harness.records import read_records
+from harness.process import end_on_signals
+from harness.records import probe_path, read_records
 from harness.worker import run_stack
 
 KILLS = int(os.environ.get("KILLS", "8"))
@@ -208,6 +210,61 @@ def test_an_interrupted_refresh_goes_on_from_its_checkpoint(undisturbed, tmp_pat
     assert len({entry["since"] for entry in begun}) == 1
     pd.testing.assert_frame_equal(columns_of(records(tmp_path)), undisturbed, check_exact=True)
     assert checkpoints(tmp_path) == []
+
+
+def test_a_signal_while_a_checkpoint_is_probed_is_heeded_between_batch_sizes(make_run, tmp_path, monkeypatch):
+    config = make_run(
+        task={"num_heldout": 8, "context": 2}, model={"embedding": 2, "hidden": 2}, protocol="one_step",
+        num_samples=None, num_steps=2, pool_samples=16, probe_samples=8, num_draws=2,
+    )  # fmt: skip
+    runs = {run_id(config): config}
+    metrics = {"num_evals": 1, "num_examples": 8}
+    measured, stop, told, handlers = [], threading.Event(), [], {}
+
+    def measure_step(*arguments):
+        measured.append(arguments[2])
+        if len(measured) == 3 and stop_here:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*arguments)
+
+    real = probe.measure_step
+    monkeypatch.setattr(probe, "measure_step", measure_step)
+
+    def work(name):
+        folder = tmp_path / name / "s"
+        folder.mkdir(parents=True, exist_ok=True)
+        lay = partial(make_plan, "s", device="cpu", width=1, metrics=metrics)
+        path, _ = open_plan(folder, "0123", runs, (), lay)
+        done = run_stack(path, 0, "cpu", report=told.append, stop=stop, checkpoint=60.0, lease=60.0)
+        return done, folder
+
+    stop_here = False
+    assert work("undisturbed")[0]
+    whole, stop_here = len(measured), True
+    try:
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+        end_on_signals(stop)
+        measured.clear()
+        done, folder = work("stopped")
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert not done
+    assert told[-1] == {"stopped": 2}
+    assert len(measured) == 3
+    assert list((folder / ".leases").iterdir()) == list(folder.glob("*.parquet")) == []
+    assert read_records(folder, running=True)["message"].tolist() == ["step 2"]
+    stop.clear()
+    stop_here = False
+    measured.clear()
+    assert work("stopped")[0]
+    assert len(measured) == whole
+    assert [entry.get("step") for entry in read_log(folder)] == [0, 2, 2, None]
+    other = tmp_path / "undisturbed" / "s"
+    assert probe_path(folder, *runs).read_bytes() == probe_path(other, *runs).read_bytes()
+    one, two = (read_records(at).filter(like="probe.") for at in (folder, other))
+    pd.testing.assert_frame_equal(one, two, check_exact=True)
+    assert list((folder / ".checkpoints").iterdir()) == []
 
 
 @pytest.mark.parametrize("damage", ["torn", "flipped", "header"])

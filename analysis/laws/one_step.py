@@ -8,6 +8,7 @@ Shapes: N coordinates, C those whose columns of H and Sigma are known.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -53,15 +54,16 @@ class Local:
 
     def bend_by(self, covariance_CN: np.ndarray) -> float:
         """sum_ij H_ij Cov_ij."""
-        return float(np.sum((self.hessian_CN * covariance_CN).sum(1) / self.probability_C))
+        return float(np.einsum("cn,cn->c", self.hessian_CN, covariance_CN) @ (1 / self.probability_C))
 
     def bend_alone(self, variance_N: np.ndarray) -> float:
         """sum_i H_ii Var_i: coordinates whose noise is independent."""
         own_C = self.hessian_CN[np.arange(len(self.columns_C)), self.columns_C]
         return float(np.sum(own_C * variance_N[self.columns_C] / self.probability_C))
 
-    @property
+    @cached_property
     def correlation_CN(self) -> np.ndarray:
+        """Of the noise; kept, since every batch size asks for it."""
         sd_N = np.sqrt(np.maximum(self.variance_N, 0.0))
         with np.errstate(divide="ignore", invalid="ignore"):
             rho = self.noise_CN / (sd_N[self.columns_C][:, None] * sd_N[None, :])

@@ -161,6 +161,21 @@ def test_verdicts_follow_from_planted_measurements(tmp_path, factor, sgd, sign):
     assert all(verdict.protocol == "one_step" and verdict.rule for verdict in found)
 
 
+def test_every_form_of_muons_overlap_has_a_verdict_of_its_own(answer):
+    rows = answer.rows[answer.rows["num_steps"] == 150].copy()
+    muon = rows["probe.optimizer"] == "muon"
+    planted = {"singular": 1.1, "scalar": 1.4, "gram": 0.7}
+    for form, ratio in planted.items():
+        rows.loc[muon, f"check.muon_{form}"] = ratio * np.exp(0.01 * np.sin(np.arange(len(SIZES))))
+    found = {v.claim: v for v in check_probes(rows)}
+    for form, claim, verdict in (
+        ("singular", "muon", "confirmed"), ("scalar", "muon-scalar", "refuted"), ("gram", "muon-gram", "refuted"),
+    ):  # fmt: skip
+        assert found[claim].verdict == verdict
+        assert found[claim].numbers["ratio"] == pytest.approx(planted[form], rel=0.02)
+        assert found[claim].numbers["num_points"] == 5  # from batch size 16
+
+
 def test_a_surge_that_is_there_is_confirmed_and_one_that_is_not_is_refuted(answer):
     rows = answer.rows[answer.rows["num_steps"] == 150].copy()
     signs = rows["probe.optimizer"] == "signsgd"

@@ -1,5 +1,7 @@
 """Oracle: simulated Gaussian gradients, and a quadratic whose H and Sigma are known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -92,6 +94,28 @@ def test_covariance_of_two_signs(rho):
     assert 1.1 < float(ratio[0, 0]) < 1.6
 
 
+@pytest.mark.parametrize("count", [1, 48, 101])  # of tiles: part of one, one, several
+def test_covariance_of_signs_is_the_quadrature_node_by_node_whether_symmetric_or_not(count):
+    rng = np.random.default_rng(3)
+    factors = rng.normal(size=(101, 4)) + 0.1
+    covariance = factors @ factors.T + np.diag(rng.uniform(0, 1, size=101) ** 4)
+    rho = covariance / np.sqrt(np.outer(np.diag(covariance), np.diag(covariance)))
+    a = 1.5 * rng.normal(size=101)
+    end = np.arcsin(np.clip(rho, -1 + 1e-12, 1 - 1e-12))
+    expected = np.zeros_like(rho)
+    for node, weight in zip(*np.polynomial.legendre.leggauss(24), strict=True):
+        sine = np.sin(end * (node + 1) / 2)
+        squares = (a[:, None] ** 2 + a**2 - 2 * np.outer(a, a) * sine) / 2
+        expected += weight * np.exp(-squares / (1 - sine**2)) * end / np.pi
+    rho[range(101), range(101)] = 1.0
+    symmetric, part = sign_covariance(a, a, rho), sign_covariance(a[:count], a, rho[:count])
+    assert np.array_equal(rho, rho.T)
+    assert np.allclose(symmetric, expected, rtol=1e-10, atol=1e-13)
+    assert np.allclose(part, expected[:count], rtol=1e-10, atol=1e-13)
+    other = sign_covariance(a, -a, rho)  # square, and not symmetric
+    assert np.allclose(other[:50], sign_covariance(a[:50], -a, rho[:50]), rtol=1e-10, atol=1e-13)
+
+
 def test_signal_to_noise_of_what_has_no_noise():
     assert signal_to_noise([1.0, -2.0, 0.0], [0.0, 0.0, 0.0], 4).tolist() == [np.inf, -np.inf, 0.0]
     assert signal_to_noise([1.0], [4.0], 16).tolist() == [2.0]
@@ -129,7 +153,7 @@ def test_best_steps_are_those_of_simulated_updates(known, batch_size):
 
 @pytest.mark.parametrize("batch_size", [1, 16, 256])
 def test_independent_forms_are_right_where_noise_is_independent(known, batch_size):
-    alone = Local(**{**known.__dict__, "noise_CN": np.diag(known.variance_N)})
+    alone = replace(known, noise_CN=np.diag(known.variance_N))
     signs = simulate(alone, np.sign, batch_size)
     assert sign_independent(alone, batch_size) == pytest.approx(signs, rel=0.02)
     assert sign_correlated(alone, batch_size) == pytest.approx(signs, rel=0.02)
@@ -143,7 +167,7 @@ def test_independent_forms_are_right_where_noise_is_independent(known, batch_siz
 
 
 def test_large_epsilon_is_sgd_at_lr_over_epsilon(known):
-    alone = Local(**{**known.__dict__, "noise_CN": np.diag(known.variance_N)})
+    alone = replace(known, noise_CN=np.diag(known.variance_N))
     assert softsign_independent(alone, 16, 1e4) / 1e4 == pytest.approx(sgd_of(alone, 16), rel=1e-3)
 
 
