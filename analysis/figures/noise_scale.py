@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis.analyse import Analysis
-from analysis.figures.histories import COLUMNS, ROWS, caption_of, lay_out_grid, thin
+from analysis.figures.histories import COLUMNS, GAP, LEFT, PANEL, ROWS, caption_of, lay_out_grid, thin
 from analysis.figures.style import FAINT, INK, PALETTE, SCREEN, Style, set_ticks, short_number, use_round_numbers
 from analysis.groups import label_group, select_group
 from analysis.noise_scales import Checkpoint, Scales, has_scales, read_checkpoints, read_scales
@@ -50,8 +50,9 @@ def draw_noise_scales(analysis: Analysis, style: Style = SCREEN) -> Figure:
     most = COLUMNS * ROWS if len(shown) == 1 else COLUMNS
     sizes = max(len(panels) for panels in found)
     panels = [row[i] for row in shown for i in thin(range(len(row)), most)]
-    title = textwrap.fill(analysis.question, 75) + f"\nNoise scales along training, {analysis.runs.protocol}"
-    return draw_panels(panels, title, caption_of(analysis, min(most, sizes), sizes, len(shown)), style)
+    below = f"Noise scales along training, {analysis.runs.protocol}"
+    caption = caption_of(analysis, min(most, sizes), sizes, len(shown))
+    return draw_panels(panels, (analysis.question, below), caption, style)
 
 
 def panels_of(rows: pd.DataFrame, label: str) -> list[Panel]:
@@ -82,11 +83,11 @@ def draw_probed(rows: pd.DataFrame, histories: pd.DataFrame, title: str, style: 
         scales = read_scales(own) if has_scales(own) else []
         panels.append(Panel(label, int(group["batch_size"].iloc[0]), scales, read_checkpoints(group)))
     caption = f"protocol one_step · {rows['run_id'].nunique()} checkpoints"
-    return draw_panels(panels, f"{textwrap.fill(title, 75)}\nNoise scales of probed checkpoints", caption, style)
+    return draw_panels(panels, (title, "Noise scales of probed checkpoints"), caption, style)
 
 
-def draw_panels(panels: Sequence[Panel], title: str, caption: str, style: Style) -> Figure:
-    """All panels on one axis of noise scales, so that they can be compared, with one legend."""
+def draw_panels(panels: Sequence[Panel], titles: Sequence[str], caption: str, style: Style) -> Figure:
+    """All panels on one axis of noise scales, so that they can be compared, with one legend; a line or more a title."""
     columns = min(COLUMNS // 2 if style.narrow else COLUMNS, len(panels))
     caption += " · B_simple = tr Σ / g·g, B_noise = tr(ΣH) / g·Hg"
     if any(scales.quantity == UPDATES for panel in panels for scales in panel.scales):
@@ -95,6 +96,8 @@ def draw_panels(panels: Sequence[Panel], title: str, caption: str, style: Style)
         caption += " · marks: probed checkpoints, bars 95 %, cut at the panel's edge where g·g or g·Hg may be 0"
     if any(len(scales.seeds) > 1 for panel in panels for scales in panel.scales):
         caption += " · thick: seeds pooled, thin: each seed's own"
+    width = int(8 * (LEFT + columns * (PANEL[0] + GAP[0]) + RIGHT))  # letters
+    title = "\n".join(textwrap.fill(text, width) for text in titles)
     fig, axes = lay_out_grid(-(-len(panels) // columns), columns, title, caption, style, RIGHT)
     low, high = limits(panels)
     for i, (ax, panel) in enumerate(zip(axes, panels, strict=False)):
