@@ -80,7 +80,7 @@ def check_greedy(found: Greedy, group: Mapping[str, object]) -> Verdict:
     """
     rule = (
         "sharpness p of S = S_min (1 + (B_crit/B)^p)^(1/p) on the exact steps of SGD with the greedy learning rate, "
-        "which have no noise, so that its interval is that of a misfit, and narrow where there is none; confirmed if all "
+        "which have no noise, so that its interval is that of a misfit, narrow where there is none; confirmed if all "
         "of it is nearer to 1 than to 1/2 and 2, in the logarithm, refuted if none of it is"
     )
     plain, free = found.fits
