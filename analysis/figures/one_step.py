@@ -103,7 +103,7 @@ def draw_scores(rows: pd.DataFrame, title: str, style: Style = SCREEN) -> Figure
         f"protocol one_step · {rows['run_id'].nunique()} checkpoints · predicted over measured best learning rate, "
         "median over batch sizes from 16 that are scored; no parameter is fitted"
     )
-    cell, left, right = (0.95, 0.235), 2.6, 0.3
+    cell, left, right = (1.1, 0.235), 2.6, 0.3
     width = max(left + cell[0] * len(columns) + right, 7.5)
     title = textwrap.fill(title, int(9 * width))
     head = 0.16 * max(text.count(",") + 1 for text in columns) + 0.15
