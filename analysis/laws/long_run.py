@@ -2,8 +2,8 @@
 
     F = sum_k rho(k) (1 - lr weight_decay)^|k|,    rho the autocorrelation of the direction u, rho(0) = 1
 
-Weights that are noise settle at RMS^2 = lr / (2 weight_decay) rms_u^2 F (analysis/laws/weight_rms.py). rms_u^2 F is 1 for
-AdamW (rms_u^2 = r, F = 1 / r), and a sum of arcsines for signs (rms_u^2 = 1). Shapes: K lags, T steps, N entries.
+Weights that are noise settle at RMS^2 = lr / (2 weight_decay) rms_u^2 F (weight_rms.py). rms_u^2 F is 1 for AdamW
+(rms_u^2 = r, F = 1 / r), and a sum of arcsines for signs (rms_u^2 = 1). Shapes: K lags, T steps, N entries.
 """
 
 import numpy as np

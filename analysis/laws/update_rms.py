@@ -52,7 +52,7 @@ def update_rms(signal: ArrayLike, beta1: ArrayLike) -> Array:
         beta1: Adam's, 0 <= beta1 < 1.
     Returns: RMS over entries, between sqrt(r) and 1, dimensionless.
     Valid when: beta2 -> 1, eps << gradient RMS, the mean gradient is constant over 1 / (1 - beta2) steps, s is the same
-        in all entries and no row's gradient is exactly 0. At s = 0 a finite beta2 lowers it by up to 3 %, update_rms_noise.
+        in all entries and no row's gradient is exactly 0. At s = 0 a finite beta2 lowers it: update_rms_noise.
     Source: kexue.fm/archives/11267.
     """
     s = np.asarray(signal, dtype=float)

@@ -20,7 +20,7 @@ def weight_rms(lr: ArrayLike, weight_decay: ArrayLike, *, update_square: ArrayLi
     Args:
         lr: > 0, weights a step.
         weight_decay: torch's (multiplied by lr), > 0.
-        update_square: rms_u^2 F, dimensionless: 1 for AdamW at any beta1, signum_factor for Signum, lion_factor for Lion.
+        update_square: rms_u^2 F, 1 for AdamW at any beta1, signum_factor for Signum, lion_factor for Lion.
     Returns: RMS over a tensor's entries, in units of the weights.
     Valid when: noise-dominated gradients (s < lr weight_decay / 2), or weights whose scale the loss does not see;
         lr weight_decay num_steps >> 1; eps << gradient RMS.
@@ -67,16 +67,15 @@ def weight_rms_static(
         start: RMS of the weights at first, uncorrelated with the mean gradient.
         noise_ratio: c, 1 for AdamW; r = (1 - beta1) / (1 + beta1) for Signum as the article has it (20 % too large).
     Returns: RMS, in units of the weights.
-    Valid when: the mean gradient is constant over 1 / (lr weight_decay) steps; steps >> 1 / (1 - beta1), 1 / (1 - beta2);
-        lr weight_decay << 1.
+    Valid when: the mean gradient is constant over 1 / (lr weight_decay) steps; lr weight_decay << 1;
+        steps >> 1 / (1 - beta1), 1 / (1 - beta2).
     Source: kexue.fm/archives/11307.
     """
     lr, decay, s = (np.asarray(x, dtype=float) for x in (lr, weight_decay, signal))
-    log_left = np.asarray(steps, dtype=float) * np.log1p(-lr * decay)
-    left = np.exp(np.where(decay > 0, log_left, 0.0))  # inf steps times no decay is NaN
-    moved = np.where(
-        decay > 0, -np.expm1(np.where(decay > 0, log_left, 0.0)) / np.where(decay > 0, decay, 1), lr * steps
-    )
+    steps, decays = np.asarray(steps, dtype=float), decay > 0
+    log_left = np.where(decays, steps, 0.0) * np.log1p(-lr * decay)  # inf steps times no decay is NaN
+    left = np.exp(log_left)
+    moved = np.where(decays, -np.expm1(log_left) / np.where(decays, decay, 1.0), lr * steps)
     square = (moved**2 * s + moved * (1 + left) * lr / 2) / (s + np.asarray(noise_ratio, dtype=float))
     return np.sqrt(left**2 * np.asarray(start, dtype=float) ** 2 + square)
 
@@ -90,8 +89,8 @@ def weight_rms_signal(lr: ArrayLike, weight_decay: ArrayLike, signal: ArrayLike)
         lr, weight_decay: as in weight_rms.
         signal: s = B / B_simple at most, >= 0.
     Returns: RMS, in units of the weights.
-    Valid when: as weight_rms_static, and lr weight_decay num_steps >> 1. Training's mean gradient is not constant: take s
-        for a parameter to fit, at most B / B_simple.
+    Valid when: as weight_rms_static, and lr weight_decay num_steps >> 1. Training's mean gradient is not constant:
+        take s for a parameter to fit, at most B / B_simple.
     Source: kexue.fm/archives/11307.
     """
     return weight_rms_static(lr, weight_decay, np.inf, signal=signal)
