@@ -18,7 +18,7 @@ def beta2_adam(step: ArrayLike, beta2: float) -> Array:
         step: t, from 1.
         beta2: Adam's, 0 < beta2 < 1.
     Returns: b_t, 0 to beta2, dimensionless.
-    Valid when: exact.
+    Valid when: any sequence of gradients; exact.
     Source: kexue.fm/archives/7302.
     """
     log_left = np.asarray(step, dtype=float) * np.log(beta2)
@@ -34,7 +34,7 @@ def beta2_adafactor(step: ArrayLike, exponent: float = 0.8) -> Array:
         step: t, from 1.
         exponent: c, 0 < c < 1.
     Returns: b_t, 0 to 1, dimensionless.
-    Valid when: exact.
+    Valid when: any sequence of gradients; exact.
     Source: Shazeer & Stern, arXiv 1804.04235; kexue.fm/archives/7302.
     """
     return 1 - np.asarray(step, dtype=float) ** -exponent
@@ -49,7 +49,7 @@ def beta2_adax(step: ArrayLike, beta2: float = 1e-4) -> Array:
         step: t, from 1.
         beta2: AdaX's, > 0, small.
     Returns: b_t, 0 to 1, dimensionless.
-    Valid when: exact.
+    Valid when: any sequence of gradients; exact.
     Source: AdaX, arXiv 2004.09740; kexue.fm/archives/7387.
     """
     return 1 - beta2 / np.expm1(np.asarray(step, dtype=float) * np.log1p(beta2))
@@ -63,7 +63,7 @@ def second_moment_weights(beta2_T: ArrayLike) -> Array:
     Args:
         beta2_T: b_1 ... b_T, 0 <= b <= 1.
     Returns: w, (T,), dimensionless; of sum 1 where b_1 = 0.
-    Valid when: exact.
+    Valid when: any sequence of gradients; exact.
     Source: the recursion, unrolled.
     """
     b_T = np.asarray(beta2_T, dtype=float)
@@ -108,7 +108,7 @@ def rank_one(v_NM: ArrayLike) -> Array:
     Args:
         v_NM: >= 0, not all 0, gradients squared.
     Returns: w, (N, M), gradients squared.
-    Valid when: exact.
+    Valid when: any sequence of gradients; exact.
     Source: Shazeer & Stern, arXiv 1804.04235; kexue.fm/archives/7302.
     """
     v_NM = np.asarray(v_NM, dtype=float)

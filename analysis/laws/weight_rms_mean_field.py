@@ -48,7 +48,9 @@ def cosine_sums(lr: float, lr_end: float, weight_decay: float, steps: float) -> 
 
         kappa = weight_decay (lr + lr_end) t / 2,    nu = (3 lr^2 + 2 lr lr_end + 3 lr_end^2) t / 8
 
-    Args, Returns: as linear_sums.
+    Args:
+        lr, lr_end, weight_decay, steps: as in linear_sums.
+    Returns: kappa (dimensionless) and nu (weights squared).
     Valid when: steps >> 1.
     Source: kexue.fm/archives/11404.
     """
