@@ -9,6 +9,9 @@ from omegaconf import OmegaConf
 from analysis.answer import Answer
 from analysis.one_step import is_probed
 from analysis.probes import analyse_probes
+from analysis.update_rms import analyse_update_rms
+from analysis.weight_rms import analyse_weight_rms
+from analysis.weight_rms_path import analyse_weight_rms_path
 from harness.config import SWEEPS_DIR, check_choice
 
 Analyse = Callable[[str, pd.DataFrame, str, Path | None], Answer]  # (sweep, frame, question, folder of records)
@@ -32,4 +35,7 @@ def choose_answer(name: str, frame: pd.DataFrame, kind: str | None = None) -> An
 
 ANSWERS: dict[str, Analyse] = {
     "one_step": analyse_probes,
+    "update_rms": analyse_update_rms,
+    "weight_rms": analyse_weight_rms,
+    "weight_rms_path": analyse_weight_rms_path,
 }

@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from analysis.claims import Verdict
+from analysis.judge import judge_ratio
 from analysis.one_step import keys_of, select_scored
 
 TOLERANCE = 0.25
@@ -28,30 +28,11 @@ def check_probes(rows: pd.DataFrame) -> list[Verdict]:
     return [verdict for verdict in verdicts if verdict is not None]
 
 
-def judge_ratio(
+def judge_scored(
     claim: str, group: Mapping[str, object], ratio: pd.Series, tolerance: float, what: str
 ) -> Verdict | None:
-    """predicted / measured, or the other way round: confirmed, refuted or inconclusive by the tolerance."""
-    logs = np.log(ratio.dropna().to_numpy(float))
-    logs = logs[np.isfinite(logs)]
-    rule = (
-        f"{what}: geometric mean over the scored batch sizes; confirmed if its 95 % interval lies within a factor "
-        f"{1 + tolerance:g} of 1, refuted if it lies beyond, else inconclusive"
-    )
-    numbers = {"predicted": 1.0, "num_points": float(len(logs))}
-    if len(ratio) == 0:
-        return None
-    if len(logs) < 2:
-        return Verdict(claim, "one_step", group, "inconclusive", numbers, rule, "fewer than 2 scored batch sizes")
-    half = stats.t.ppf(0.975, len(logs) - 1) * logs.std(ddof=1) / len(logs) ** 0.5
-    mean, limit = logs.mean(), np.log1p(tolerance)
-    numbers |= {"ratio": float(np.exp(mean)), "low": float(np.exp(mean - half)), "high": float(np.exp(mean + half))}
-    numbers |= {"worst": float(np.exp(logs[np.argmax(np.abs(logs))]))}
-    if mean - half > limit or mean + half < -limit:
-        return Verdict(claim, "one_step", group, "refuted", numbers, rule)
-    if mean - half >= -limit and mean + half <= limit:
-        return Verdict(claim, "one_step", group, "confirmed", numbers, rule)
-    return Verdict(claim, "one_step", group, "inconclusive", numbers, rule, "the interval reaches across the tolerance")
+    """judge_ratio over the batch sizes that are scored."""
+    return judge_ratio(claim, "one_step", group, ratio, tolerance, what, "scored batch size")
 
 
 def pick(rows: pd.DataFrame, optimizer: str) -> pd.DataFrame:
@@ -71,7 +52,7 @@ def check_sgd_eta(rows: pd.DataFrame, group: Mapping[str, object]) -> Verdict | 
     Source: McCandlish et al., arXiv 1812.06162; kexue.fm/archives/10542.
     """
     ratio = forms_over_measured(rows, "sgd", "closed")
-    return judge_ratio("sgd-eta", group, ratio, TOLERANCE, "closed form over measured learning rate of SGD")
+    return judge_scored("sgd-eta", group, ratio, TOLERANCE, "closed form over measured learning rate of SGD")
 
 
 def check_ema_batch(rows: pd.DataFrame, group: Mapping[str, object]) -> Verdict | None:
@@ -81,7 +62,7 @@ def check_ema_batch(rows: pd.DataFrame, group: Mapping[str, object]) -> Verdict 
     Source: kexue.fm/archives/11301.
     """
     ratio = forms_over_measured(rows, "sgd_momentum_0.9", "closed")
-    return judge_ratio("ema-batch", group, ratio, TOLERANCE, "closed form with a 19-fold batch over measured")
+    return judge_scored("ema-batch", group, ratio, TOLERANCE, "closed form with a 19-fold batch over measured")
 
 
 def check_sign_erf(rows: pd.DataFrame, group: Mapping[str, object]) -> Verdict | None:
@@ -123,7 +104,7 @@ def judge_check(
     if column not in chosen.columns:
         return None
     ratio = chosen.loc[chosen["probe.batch_size"] >= 16, column]
-    return judge_ratio(claim, group, ratio, tolerance, what) if ratio.notna().any() else None
+    return judge_scored(claim, group, ratio, tolerance, what) if ratio.notna().any() else None
 
 
 def check_muon(rows: pd.DataFrame, group: Mapping[str, object]) -> Verdict | None:
@@ -166,7 +147,7 @@ def check_eps_sgd(rows: pd.DataFrame, group: Mapping[str, object]) -> Verdict | 
     soft, plain = (pick(scored, name).set_index("probe.batch_size")["probe.lr"] for name in ("softsign_1", "sgd"))
     ratio = (soft / plain).dropna()
     what = "lr / eps of a soft sign with eps = 1 over SGD's, both measured"
-    return judge_ratio("eps-sgd", group, ratio, TOLERANCE, what)
+    return judge_scored("eps-sgd", group, ratio, TOLERANCE, what)
 
 
 def check_surge(rows: pd.DataFrame, group: Mapping[str, object]) -> Verdict | None:

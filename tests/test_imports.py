@@ -43,11 +43,11 @@ def test_harness_imports_only_what_stands_above(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", modules("analysis"), ids=lambda p: p.relative_to(ROOT).as_posix())
-def test_analysis_imports_only_config_and_records(path: Path) -> None:
+def test_analysis_imports_of_the_harness_only_what_is_free_of_torch(path: Path) -> None:
     for name in imports_of(path):
         assert name.split(".")[0] != "torch"
         if name.split(".")[0] == "harness":
-            assert name in ("harness", "harness.config", "harness.records")
+            assert name in ("harness", "harness.config", "harness.records", "harness.schedules")
 
 
 def test_analysis_and_composing_load_no_torch() -> None:
