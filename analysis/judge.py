@@ -25,8 +25,8 @@ def judge_ratio(
     logs = np.log(ratio.dropna().to_numpy(float))
     logs = logs[np.isfinite(logs)]
     rule = (
-        f"{what}: geometric mean over the {case}s; confirmed if its 95 % interval lies within a factor {1 + tolerance:g} "
-        "of 1, refuted if it lies beyond, else inconclusive"
+        f"{what}: geometric mean over the {case}s; confirmed if its 95 % interval lies within a factor "
+        f"{1 + tolerance:g} of 1, refuted if it lies beyond, else inconclusive"
     )
     numbers = {"predicted": 1.0, "num_points": float(len(logs))}
     if len(logs) < 2:

@@ -31,13 +31,12 @@ def analyse_update_rms(sweep: str, frame: pd.DataFrame, question: str = "", fold
     note = (
         "measured: RMS of u over entries; ratio: measured over sqrt((s + r)/(s + 1)); exact: over the integral at s = 0"
     )
-    return Answer(
-        sweep, title, "fixed_steps", rows, scores, note, judge_update_rms(table), {"": partial(draw_update_rms, table, title)}
-    )  # fmt: skip
+    figures = {"": partial(draw_update_rms, table, title)}
+    return Answer(sweep, title, "fixed_steps", rows, scores, note, judge_update_rms(table), figures)
 
 
 def predict_update_rms(rows: pd.DataFrame) -> pd.DataFrame:
-    """A row a run: case, beta1, beta2, batch_size, signal s, measured, predicted, exact (where s is 0), and both ratios.
+    """A row a run: case, beta1, beta2, batch_size, signal s, measured, predicted, exact (where s is 0), both ratios.
 
     s is known on a random walk, B mean^2 / std^2; elsewhere B over the B_simple that the run itself measured.
     """
@@ -94,7 +93,7 @@ def judge_update_rms(table: pd.DataFrame) -> list[Verdict]:
         what = "measured RMS of Adam's update over sqrt((s + r)/(s + 1))"
         verdicts.append(judge_ratio("upd-rms", "fixed_steps", group, rows["ratio"], TOLERANCE, what, "run"))
         if rows["exact_ratio"].notna().any():
-            what = "measured RMS of Adam's update over the integral for independent noise and a second moment of finite memory"
+            what = "measured RMS of Adam's update over the integral for noise and a second moment of finite memory"
             found = judge_ratio(
                 "upd-rms-exact", "fixed_steps", group, rows["exact_ratio"], EXACT_TOLERANCE, what, "run"
             )

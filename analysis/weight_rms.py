@@ -31,7 +31,7 @@ def analyse_weight_rms(sweep: str, frame: pd.DataFrame, question: str = "", fold
     figures = {"": partial(draw_weight_rms, table, title)}
     if (table["signal"] > 0).any():
         figures["drift"] = partial(draw_drift, table, title)
-    note = f"ratio: RMS over sqrt(lr / (2 weight_decay) F), F the optimizer's own; runs with lr weight_decay steps >= {MIN_KAPPA}"
+    note = f"ratio: RMS over sqrt(lr / (2 weight_decay) F), F the optimizer's; lr weight_decay steps >= {MIN_KAPPA}"
     return Answer(sweep, title, "fixed_steps", rows, score_tensors(table), note, judge_weight_rms(table), figures)
 
 

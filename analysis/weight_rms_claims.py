@@ -56,9 +56,9 @@ def judge_weight_rms(table: pd.DataFrame) -> list[Verdict]:
 def judge_exponents(rows: pd.DataFrame, group: dict[str, object]) -> Verdict:
     """Exponents of the RMS in lr and in weight decay, from one regression in logarithms over a tensor's runs."""
     rule = (
-        f"exponents of RMS = c lr^p weight_decay^q over runs with lr weight_decay steps >= {MIN_KAPPA}; confirmed if the "
-        f"95 % intervals of p and q lie within {EXPONENT_TOLERANCE:g} of 1/2 and -1/2, refuted if one lies beyond, else "
-        "inconclusive; shown: p"
+        f"exponents of RMS = c lr^p weight_decay^q over runs with lr weight_decay steps >= {MIN_KAPPA}; confirmed if "
+        f"the 95 % intervals of p and q lie within {EXPONENT_TOLERANCE:g} of 1/2 and -1/2, refuted if one lies beyond, "
+        "else inconclusive; shown: p"
     )
     numbers: dict[str, float] = {"predicted": 0.5, "num_runs": float(len(rows))}
     x = np.column_stack([np.ones(len(rows)), np.log(rows[["lr", "weight_decay"]].to_numpy(float))])
@@ -92,7 +92,8 @@ def judge_exponents(rows: pd.DataFrame, group: dict[str, object]) -> Verdict:
 
 def explain(numbers: dict[str, float]) -> str:
     """The second exponent, and what was measured of the reasons for which the law may fail."""
-    text = f"q {numbers['weight_decay_exponent']:.2f}, ratio {numbers['lowest_ratio']:.2f} to {numbers['highest_ratio']:.2f}"
+    text = f"q {numbers['weight_decay_exponent']:.2f}, ratio {numbers['lowest_ratio']:.2f}"
+    text += f" to {numbers['highest_ratio']:.2f}"
     if "radial" in numbers:
         text += f", radial {numbers['radial']:+.2f}"
     if numbers.get("zero_grad_share", 0.0) > 0.05:

@@ -41,9 +41,8 @@ def analyse_weight_rms_path(sweep: str, frame: pd.DataFrame, question: str = "",
     note = (
         "ratio: measured over predicted RMS over the points from step 32 on; at the end, of the mean-field shortcut too"
     )
-    return Answer(
-        sweep, title, "fixed_steps", rows, score_paths(table), note, judge_paths(table), {"": partial(draw_paths, table, title)}
-    )  # fmt: skip
+    figures = {"": partial(draw_paths, table, title)}
+    return Answer(sweep, title, "fixed_steps", rows, score_paths(table), note, judge_paths(table), figures)
 
 
 def predict_paths(rows: pd.DataFrame) -> pd.DataFrame:
@@ -59,10 +58,11 @@ def predict_paths(rows: pd.DataFrame) -> pd.DataFrame:
         start = float(run["task.start"])
         path_T = np.concatenate([[start], weight_rms_path(lr_T, decay_T, start=start, signal=signal)])
         taken = own["point.step"].to_numpy() - 1
+        kappa, squares = float(np.sum(lr_T * decay_T)), float(np.sum(lr_T**2))
         parts.append(pd.DataFrame({
-            "run_id": run["run_id"], "schedule": name_schedule(run), "kappa": float(np.sum(lr_T * decay_T)),
+            "run_id": run["run_id"], "schedule": name_schedule(run), "kappa": kappa,
             "step": own["point.step"], "measured": own["point.weight_rms"], "predicted": path_T[taken],
-            "shortcut": float(weight_rms_mean_field(np.sum(lr_T * decay_T), np.sum(lr_T**2), start=start)), "last": taken == taken.max(),
+            "shortcut": float(weight_rms_mean_field(kappa, squares, start=start)), "last": taken == taken.max(),
         }))  # fmt: skip
     table = pd.concat(parts, ignore_index=True)
     return table.assign(ratio=table["measured"] / table["predicted"])
@@ -71,7 +71,7 @@ def predict_paths(rows: pd.DataFrame) -> pd.DataFrame:
 def follow_schedule(run: pd.Series) -> tuple[np.ndarray, np.ndarray]:
     """lr and weight decay of every step of a run, from its columns."""
     options = {
-        name.removeprefix("schedule."): value for name, value in run.items()
+        str(name).removeprefix("schedule."): value for name, value in run.items()
         if str(name).startswith("schedule.") and not (isinstance(value, float) and np.isnan(value))
     }  # fmt: skip
     lr, decay, steps = float(run["optimizer.lr"]), float(run["optimizer.weight_decay"]), int(run["num_steps"])
@@ -87,11 +87,11 @@ def name_schedule(run: pd.Series) -> str:
 def score_paths(table: pd.DataFrame) -> pd.DataFrame:
     """A line a run."""
     lines = []
-    for (schedule, kappa), rows in table.groupby(["schedule", "kappa"], sort=False):
+    for (schedule, _), rows in table.groupby(["schedule", "kappa"], sort=False):
         ratio = rows.loc[rows["step"] > MIN_STEP, "ratio"]
         last = rows[rows["last"]].iloc[0]
         lines.append({
-            "schedule": schedule, "kappa": round(kappa, 3), "points": len(ratio), "median": ratio.median(),
+            "schedule": schedule, "kappa": rows["kappa"].iloc[0], "points": len(ratio), "median": ratio.median(),
             "worst": ratio.iloc[np.argmax(np.abs(np.log(ratio)))], "at the end": last["ratio"],
             "shortcut at the end": last["measured"] / last["shortcut"],
         })  # fmt: skip

@@ -1,4 +1,4 @@
-"""Figures of the size that weights settle at: against sqrt(lr / (2 weight_decay)), and with a drift in the gradients."""
+"""Figures of the size that weights settle at: against sqrt(lr / (2 weight_decay)), and under a drift."""
 
 import textwrap
 
@@ -34,8 +34,8 @@ def draw_weight_rms(table: pd.DataFrame, title: str, style: Style = SCREEN) -> F
     shown = table[(table["kappa"] >= MIN_KAPPA) & ~(table["signal"] > 0)]
     cases = list(shown["case"].unique())[: 2 * PANELS]
     caption = (
-        f"protocol fixed_steps · {shown['run_id'].nunique()} runs with lr weight_decay steps ≥ {MIN_KAPPA} · dotted: the law, "
-        "for signs times their own factor · hollow: entries that ever had a gradient"
+        f"protocol fixed_steps · {shown['run_id'].nunique()} runs, lr weight_decay steps ≥ {MIN_KAPPA} · dotted: the "
+        "law, for signs times their own factor · hollow: entries that ever had a gradient"
     )
     lines = -(-len(cases) // 2)
     fig, grid = lay_out(lines, textwrap.fill(title, 110), caption, (0.75, 5.95), style, width=12.8)

@@ -19,8 +19,8 @@ def draw_paths(table: pd.DataFrame, title: str, style: Style = SCREEN) -> Figure
     kappas = sorted(table["kappa"].round(2).unique())
     colours = dict(zip(kappas, PALETTE, strict=False))
     caption = (
-        f"protocol fixed_steps · {table['run_id'].nunique()} runs of AdamW on random_walk · points measured, lines the exact "
-        "recursion with no free parameter, × the mean-field shortcut at the end · κ = Σ lr weight_decay"
+        f"protocol fixed_steps · {table['run_id'].nunique()} runs of AdamW on random_walk · points measured, lines the "
+        "exact recursion with no free parameter, × the mean-field shortcut at the end · κ = Σ lr weight_decay"
     )
     fig, grid = lay_out(-(-len(schedules) // 2), textwrap.fill(title, 110), caption, (0.75, 5.95), style, width=12.8)
     axes = [ax for row in grid for ax in row]

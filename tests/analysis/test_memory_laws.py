@@ -1,4 +1,4 @@
-"""Oracle: closed forms, the recursion of one unit impulse or one hit, numerical minimisation, simulated embedding rows."""
+"""Oracle: closed forms, the recursion of one unit impulse or one hit, minimisation, simulated embedding rows."""
 
 import numpy as np
 import pytest
