@@ -29,11 +29,12 @@ TRACKER_MODES = ("auto", "online", "offline")
 # What a task feeds its model, and what a model takes; names that are not here are the user's own affair
 FEEDS = {
     "python_source": "symbols", "text": "symbols", "teacher_student": "vectors",
-    "noisy_quadratic": "nothing", "random_walk": "nothing", "tensors": "your own tensors",
+    "noisy_quadratic": "nothing", "random_walk": "nothing", "token_walk": "nothing", "tensors": "your own tensors",
 }  # fmt: skip
 TAKES = {"ngram": "symbols", "mlp": "symbols", "perceptron": "vectors", "none": "nothing"}
 CHOICES = {  # options that are one of several words
     "task.noise": ("isotropic", "proportional", "correlated"),
+    "task.spacing": ("regular", "random"),
     "optimizer.scaling": ("original", "match_rms_adamw"),
     "schedule.weight_decay": ("constant", "linear", "cosine", "wsd", "inverse_sqrt", "inverse_time"),
 }
@@ -61,7 +62,9 @@ LIMITS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "warmup": _share, "decay": _share, "final": _share,
     "dimension": _count, "num_inputs": _count, "teacher_hidden": _count, "teacher": _natural,
     "power": _not_negative, "std": _not_negative, "label_noise": _not_negative, "correlation": _average,
-    "coupling": _positive,    "mean": _finite, "start": _finite, "timescale": _positive,
+    "coupling": _positive, "num_gaps": _count, "rows": _count,
+    "factor": ("a whole number >= 2", lambda v: v >= 2 and v == int(v)),
+    "mean": _finite, "start": _finite, "timescale": _positive,
 }  # fmt: skip
 
 

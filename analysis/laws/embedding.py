@@ -58,3 +58,41 @@ def embedding_rms_adam(
     lr = np.asarray(lr, dtype=float)
     x = lr * np.asarray(weight_decay, dtype=float) * np.asarray(gap, dtype=float)
     return adam_displacement(beta1, beta2) * lr * np.exp(-x) / np.sqrt(-np.expm1(-2 * x))
+
+
+def embedding_rms_sign_random(lr: ArrayLike, weight_decay: ArrayLike, gap: ArrayLike) -> Array:
+    """As embedding_rms_sign for hits at random times, G steps apart on average.
+
+        rms = (1 / weight_decay) sqrt(x / (1 + x)),    x = lr weight_decay G
+
+    From w' = e^-y w + s (1 - e^-y) / weight_decay over exponential gaps, E e^-y = 1/(1 + x), E e^-2y = 1/(1 + 2x).
+
+    Args:
+        lr, weight_decay: as in embedding_rms_sign.
+        gap: G, mean steps from hit to hit, >= 1.
+    Returns: RMS at any time, in units of the weights.
+    Valid when: hits are independent of each other, G >> 1 / (1 - beta); lr weight_decay << 1.
+    Source: derived for this project.
+    """
+    decay = np.asarray(weight_decay, dtype=float)
+    x = np.asarray(lr, dtype=float) * decay * np.asarray(gap, dtype=float)
+    return np.sqrt(x / (1 + x)) / decay
+
+
+def embedding_rms_adam_random(
+    lr: ArrayLike, weight_decay: ArrayLike, gap: ArrayLike, *, beta1: ArrayLike, beta2: ArrayLike
+) -> Array:
+    """As embedding_rms_adam for hits at random times, G steps apart on average: shot noise.
+
+        rms = K lr / sqrt(2 x),    x = lr weight_decay G
+
+    Args:
+        lr, weight_decay, beta1, beta2: as in embedding_rms_adam.
+        gap: G, mean steps from hit to hit, >= 1.
+    Returns: RMS at any time, in units of the weights: falls as G^(-1/2).
+    Valid when: few hits lie within 1 / (1 - beta2) steps of each other.
+    Source: derived for this project.
+    """
+    lr = np.asarray(lr, dtype=float)
+    x = lr * np.asarray(weight_decay, dtype=float) * np.asarray(gap, dtype=float)
+    return adam_displacement(beta1, beta2) * lr / np.sqrt(2 * x)
