@@ -40,3 +40,25 @@ def judge_ratio(
     if mean - half >= -limit and mean + half <= limit:
         return Verdict(claim, protocol, group, "confirmed", numbers, rule)
     return Verdict(claim, protocol, group, "inconclusive", numbers, rule, "the interval reaches across the tolerance")
+
+
+def judge_every(
+    claim: str, protocol: str, group: Mapping[str, object], ratio: pd.Series, tolerance: float, what: str, case: str
+) -> Verdict:
+    """Confirmed where every ratio is within the tolerance of 1, refuted where one is not: for ratios without noise.
+
+    Args:
+        ratio, tolerance, what, case: as in judge_ratio.
+    """
+    rule = (
+        f"{what}: the worst {case}, and the range over all; confirmed if all lie within a factor {1 + tolerance:g} of 1, "
+        "refuted if one does not"
+    )
+    known = ratio[np.isfinite(ratio) & (ratio > 0)]
+    numbers = {"predicted": 1.0, "num_points": float(len(known))}
+    if known.empty:
+        return Verdict(claim, protocol, group, "inconclusive", numbers, rule, f"no {case}")
+    worst = float(known.iloc[int(np.argmax(np.abs(np.log(known.to_numpy(float)))))])
+    numbers |= {"ratio": worst, "low": float(known.min()), "high": float(known.max())}
+    fits = abs(np.log(worst)) <= np.log1p(tolerance)
+    return Verdict(claim, protocol, group, "confirmed" if fits else "refuted", numbers, rule)

@@ -9,7 +9,7 @@ import pandas as pd
 from analysis.answer import Answer
 from analysis.claims import Verdict
 from analysis.figures.weight_rms_path import draw_paths
-from analysis.judge import judge_ratio
+from analysis.judge import judge_every
 from analysis.laws.weight_rms_mean_field import weight_rms_mean_field
 from analysis.laws.weight_rms_paths import weight_rms_path
 from harness.schedules import lr_multipliers, weight_decay_multipliers
@@ -108,11 +108,9 @@ def judge_paths(table: pd.DataFrame) -> list[Verdict]:
     for schedule, rows in table.groupby("schedule", sort=False):
         group = {"schedule.name": schedule}
         seen = rows[rows["step"] > MIN_STEP]
-        worst = seen.groupby("run_id")["ratio"].agg(lambda r: r.iloc[int(np.argmax(np.abs(np.log(r))))])
-        what = "measured RMS over the recursion's at its worst point of every run"
-        verdicts.append(judge_ratio("rms-ode", "fixed_steps", group, worst, TOLERANCE, what, "run"))
+        what = "measured RMS over the exact recursion's"
+        verdicts.append(judge_every("rms-ode", "fixed_steps", group, seen["ratio"], TOLERANCE, what, "point"))
         last = rows[rows["last"]]
-        what = "measured RMS at the end over the mean-field shortcut"
-        ratio = last["measured"] / last["shortcut"]
-        verdicts.append(judge_ratio("rms-mean-field", "fixed_steps", group, ratio, TOLERANCE, what, "run"))
-    return [verdict for verdict in verdicts if verdict is not None]
+        what, ratio = "measured RMS at the end over the mean-field shortcut's", last["measured"] / last["shortcut"]
+        verdicts.append(judge_every("rms-mean-field", "fixed_steps", group, ratio, TOLERANCE, what, "run"))
+    return verdicts
