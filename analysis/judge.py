@@ -51,7 +51,7 @@ def judge_every(
         ratio, tolerance, what, case: as in judge_ratio.
     """
     rule = (
-        f"{what}: the worst {case}, and the range over all; confirmed if all lie within a factor {1 + tolerance:g} of 1, "
+        f"{what}: the worst {case}, and the range; confirmed if all lie within a factor {1 + tolerance:g} of 1, "
         "refuted if one does not"
     )
     known = ratio[np.isfinite(ratio) & (ratio > 0)]

@@ -23,7 +23,7 @@ def draw_embedding_rms(table: pd.DataFrame, title: str, style: Style = SCREEN) -
         f"protocol fixed_steps · {table['run_id'].nunique()} runs on token_walk · lines: forms in the gap, dotted at "
         "random hits · tiger's steps are relative to the rows themselves, no prediction"
     )
-    fig, grid = lay_out(-(-len(names) // 2), textwrap.fill(title, 110), caption, (0.75, 5.95), style, width=12.8)
+    fig, grid = lay_out(-(-len(names) // 2), textwrap.fill(title, 120), caption, (0.75, 7.3), style, width=14.0)
     axes = [ax for row in grid for ax in row]
     for ax, name in zip(axes, names, strict=False):
         own = table[table["optimizer"] == name]

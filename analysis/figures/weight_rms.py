@@ -38,7 +38,7 @@ def draw_weight_rms(table: pd.DataFrame, title: str, style: Style = SCREEN) -> F
         "law, for signs times their own factor · hollow: entries that ever had a gradient"
     )
     lines = -(-len(cases) // 2)
-    fig, grid = lay_out(lines, textwrap.fill(title, 110), caption, (0.75, 5.95), style, width=12.8)
+    fig, grid = lay_out(lines, textwrap.fill(title, 120), caption, (0.75, 7.3), style, width=14.0)
     for ax, case in zip([ax for row in grid for ax in row], cases, strict=False):
         draw_case(ax, shown[shown["case"] == case], case)
     for ax in [ax for row in grid for ax in row][len(cases) :]:
