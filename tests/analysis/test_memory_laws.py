@@ -82,11 +82,12 @@ def test_timescale():
 # --- embeddings
 
 
-def hits(gap, count, rows, seed):
-    """A gradient of random sign at every gap-th step of a row, and 0 between."""
+def hits(gap, count, rows, seed, *, gaussian=False):
+    """A gradient of random sign, and size 1 or Gaussian, at every gap-th step of a row, and 0 between."""
     rng = np.random.default_rng(seed)
     for t in range(count * gap):
-        yield rng.choice([-1.0, 1.0], size=rows) if t % gap == 0 else np.zeros(rows)
+        drawn = rng.normal(size=rows) if gaussian else rng.choice([-1.0, 1.0], size=rows)
+        yield drawn if t % gap == 0 else np.zeros(rows)
 
 
 @pytest.mark.parametrize(("gap", "expected"), [(30, 0.1225), (300, 0.3859), (3000, 0.951)])
@@ -117,14 +118,16 @@ def test_displacement_of_one_hit_under_adam():
     assert embedding.adam_displacement(0.9, 0.95) == pytest.approx(moved)
 
 
-@pytest.mark.parametrize(("gap", "ratio"), [(300, 1.0), (30, 1.18)])
-def test_embedding_under_adam(gap, ratio):
+@pytest.mark.parametrize(("gap", "gaussian", "ratio"), [(300, False, 1.0), (30, False, 1.18), (30, True, 1.32)])
+def test_embedding_under_adam(gap, gaussian, ratio):
     lr, decay, rows = 1e-3, 1.0, 3000
     law = float(embedding.embedding_rms_adam(lr, decay, gap, beta1=0.9, beta2=0.95))
     count = 3000 // gap
     # Zero steps only scale m and v: eps = 0 stays harmless as long as gaps do not underflow
     weights = walk(
-        adam_directions(0.9, 0.95, hits(gap, count, rows, 3)), np.full(count * gap, lr), np.full(count * gap, decay)
+        adam_directions(0.9, 0.95, hits(gap, count, rows, 3, gaussian=gaussian)),
+        np.full(count * gap, lr),
+        np.full(count * gap, decay),
     )
     assert law / rms(weights) == pytest.approx(ratio, abs=0.04)
     if gap == 300:
