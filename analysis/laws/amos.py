@@ -58,7 +58,8 @@ def amos_weight_decay(alpha: ArrayLike, scale: ArrayLike) -> Array:
         alpha: alpha_0, > 0, dimensionless.
         scale: RMS of the weights at first, > 0.
     Returns: weight decay, per unit of lr.
-    Valid when: updates of RMS 1, independent from step to step; with momentum F of long_run.py multiplies it.
+    Valid when: updates of RMS 1, independent from step to step, at the first steps: later lr falls and
+        weight decay does not, so noise alone sinks below its start. With momentum F of long_run.py multiplies it.
     Source: kexue.fm/archives/9344; the identity with Kosson et al., arXiv 2305.17212, derived for this project.
     """
     return np.asarray(alpha, dtype=float) / (2 * np.asarray(scale, dtype=float))

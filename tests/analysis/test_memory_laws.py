@@ -1,4 +1,4 @@
-"""Oracle: closed forms, the recursion of one unit impulse or one hit, minimisation, simulated embedding rows."""
+"""Oracle: closed forms, the recursion of one impulse or hit, numerical minimisation, simulated embedding rows."""
 
 import numpy as np
 import pytest
@@ -53,7 +53,6 @@ def test_uniform_schedules_are_uniform():
     weights = memory.batch_weights(schedule, decay)
     assert weights == pytest.approx(np.full(steps, weights[0]))  # exactly
     pair = memory.uniform_lr_and_decay(lr, decay, steps)
-    assert memory.batch_weights(*pair) == pytest.approx(np.full(steps, weights.mean()), rel=0.05) or True
     assert memory.participation_ratio(memory.batch_weights(*pair)) > 0.9999
     assert pair[0] / pair[1] == pytest.approx(np.full(steps, lr / decay))
     # the first one's RMS falls, the second one's stays
@@ -83,11 +82,12 @@ def test_timescale():
 # --- embeddings
 
 
-def hits(gap, count, rows, seed):
-    """A gradient of random sign at every gap-th step of a row, and 0 between."""
+def hits(gap, count, rows, seed, *, gaussian=False):
+    """A gradient of random sign, and size 1 or Gaussian, at every gap-th step of a row, and 0 between."""
     rng = np.random.default_rng(seed)
     for t in range(count * gap):
-        yield rng.choice([-1.0, 1.0], size=rows) if t % gap == 0 else np.zeros(rows)
+        drawn = rng.normal(size=rows) if gaussian else rng.choice([-1.0, 1.0], size=rows)
+        yield drawn if t % gap == 0 else np.zeros(rows)
 
 
 @pytest.mark.parametrize(("gap", "expected"), [(30, 0.1225), (300, 0.3859), (3000, 0.951)])
@@ -118,14 +118,16 @@ def test_displacement_of_one_hit_under_adam():
     assert embedding.adam_displacement(0.9, 0.95) == pytest.approx(moved)
 
 
-@pytest.mark.parametrize(("gap", "ratio"), [(300, 1.0), (30, 1.33)])
-def test_embedding_under_adam(gap, ratio):
+@pytest.mark.parametrize(("gap", "gaussian", "ratio"), [(300, False, 1.0), (30, False, 1.18), (30, True, 1.32)])
+def test_embedding_under_adam(gap, gaussian, ratio):
     lr, decay, rows = 1e-3, 1.0, 3000
     law = float(embedding.embedding_rms_adam(lr, decay, gap, beta1=0.9, beta2=0.95))
     count = 3000 // gap
     # Zero steps only scale m and v: eps = 0 stays harmless as long as gaps do not underflow
     weights = walk(
-        adam_directions(0.9, 0.95, hits(gap, count, rows, 3)), np.full(count * gap, lr), np.full(count * gap, decay)
+        adam_directions(0.9, 0.95, hits(gap, count, rows, 3, gaussian=gaussian)),
+        np.full(count * gap, lr),
+        np.full(count * gap, decay),
     )
     assert law / rms(weights) == pytest.approx(ratio, abs=0.04)
     if gap == 300:
@@ -171,7 +173,7 @@ def test_memory_of_second_moments():
     assert second_moment.effective_length(adam) == pytest.approx(199, rel=1e-3)
     adax = second_moment.second_moment_weights(second_moment.beta2_adax(t, 0.01))
     assert second_moment.mean_index(adax) == pytest.approx(101, rel=1e-3)  # the first 1 / beta2 steps, for ever
-    assert (np.diff(adax) < 0).all()
+    assert (np.diff(adax[:2000]) < 0).all()  # beyond, they are rounding
 
 
 def test_rank_one_minimises_the_divergence():
@@ -216,7 +218,9 @@ def test_amos_is_the_rotational_equilibrium():
     t = np.arange(5000)
     lr, rate = amos.amos_constant(t, alpha=0.02, cosine=0.1, scale=scale)
     path = weight_rms_paths.weight_rms_path(lr, rate / lr, start=scale)
-    assert path == pytest.approx(np.full(len(path), scale), rel=0.01)  # stays all along
+    assert path[1] == pytest.approx(scale, rel=1e-4)  # at first noise holds it there
+    assert path[-1] / scale == pytest.approx(0.94, abs=0.005)  # and then it falls: noise falls, weight decay stays
+    assert rate / lr == pytest.approx(np.full(len(t), amos.amos_weight_decay(0.02, scale)))
 
 
 # --- epsilon
