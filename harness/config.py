@@ -35,6 +35,7 @@ TAKES = {"ngram": "symbols", "mlp": "symbols", "perceptron": "vectors", "none": 
 CHOICES = {  # options that are one of several words
     "task.noise": ("isotropic", "proportional", "correlated"),
     "optimizer.scaling": ("original", "match_rms_adamw"),
+    "optimizer.damping": ("adaptive", "inverse_square", "inverse_time"),
     "schedule.weight_decay": ("constant", "linear", "cosine", "wsd", "inverse_sqrt", "inverse_time"),
 }
 SYNONYMS = {"learning_rate": "lr", "epsilon": "eps", "wd": "weight_decay", "bs": "batch_size"}  # words of others
@@ -58,6 +59,9 @@ LIMITS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "checkpoint": _positive, "lease": _positive,
     "lr": _positive, "eps": _not_negative, "weight_decay": _not_negative,
     "beta1": _average, "beta2": _average, "momentum": _average,
+    "accumulate": _count, "shrink": _share, "gamma": _not_negative, "dual_lr": _not_negative, "dual_steps": _count,
+    "eps1": _not_negative, "eps2": _not_negative, "beta2_decay": _not_negative, "clip": _positive,
+    "c_coef": _not_negative, "d_coef": _not_negative, "alignment": _not_negative,
     "warmup": _share, "decay": _share, "final": _share,
     "dimension": _count, "num_inputs": _count, "teacher_hidden": _count, "teacher": _natural,
     "power": _not_negative, "std": _not_negative, "label_noise": _not_negative, "correlation": _average,
