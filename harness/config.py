@@ -25,6 +25,9 @@ Part = Mapping[str, Scalar]
 PARTS = ("task", "model", "optimizer", "schedule")
 PRECISIONS = ("float32", "float64", "bfloat16")
 GROUPS = ("embedding", "vector", "matrix")  # kinds of parameters that may have numbers of their own
+UNDECAYED = {
+    "muon_stiefel": ("matrix",)
+}  # of an optimizer, those that it does not decay although it has a weight_decay
 TRACKER_MODES = ("auto", "online", "offline")
 # What a task feeds its model, and what a model takes; names that are not here are the user's own affair
 FEEDS = {
@@ -136,7 +139,8 @@ def numbers_of_groups(groups: Mapping[str, Any], optimizer: Part) -> dict[str, d
     """
     own = {kind: {name: float(x) for name, x in numbers.items() if x is not None} for kind, numbers in groups.items()}
     for kind, numbers in own.items():
-        if "weight_decay" in numbers and "weight_decay" not in optimizer:
+        none = "weight_decay" not in optimizer or kind in UNDECAYED.get(str(optimizer["name"]), ())
+        if "weight_decay" in numbers and none:
             text = (
                 f"groups.{kind}.weight_decay={numbers['weight_decay']} has no effect on optimizer={optimizer['name']}"
             )

@@ -32,7 +32,8 @@ def signum() -> tuple[Callable, Callable]:
 
     The average is not corrected for its start at 0: a sign does not see its size.
 
-    Valid when: any. A row that is hit once moves on by lr a step until m underflows, which it may never do.
+    Valid when: any. A row that is hit once moves on by lr a step until m underflows, which it may never do. An entry whose
+        gradient was NaN once does not move again, sign(NaN) being 0 in torch; tiger passes such gradients over.
     Source: Bernstein et al., arXiv 1802.04434 (Signum); kexue.fm/archives/9512 (Tiger).
     """
 
@@ -53,7 +54,7 @@ def lion() -> tuple[Callable, Callable]:
 
     At beta1 = beta2 it is signum.
 
-    Valid when: any; lr about a tenth of Adam's with ten times its decay. As signum for rows that are rarely hit.
+    Valid when: any; lr about a tenth of Adam's with ten times its decay. As signum for rows rarely hit and for NaN.
     Source: Chen et al., arXiv 2302.06675 (Lion); kexue.fm/archives/9473.
     """
 
