@@ -32,8 +32,8 @@ def signum() -> tuple[Callable, Callable]:
 
     The average is not corrected for its start at 0: a sign does not see its size.
 
-    Valid when: any. A row that is hit once moves on by lr a step until m underflows, which it may never do. An entry whose
-        gradient was NaN once does not move again, sign(NaN) being 0 in torch; tiger passes such gradients over.
+    Valid when: any. A row that is hit once moves on by lr a step until m underflows, which it may never do. An entry
+        whose gradient was NaN once does not move again, sign(NaN) being 0 in torch; tiger passes such gradients over.
     Source: Bernstein et al., arXiv 1802.04434 (Signum); kexue.fm/archives/9512 (Tiger).
     """
 

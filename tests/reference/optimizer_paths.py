@@ -13,6 +13,14 @@ LAYOUT = layout_of({name: torch.empty(shape) for name, shape in SHAPES.items()},
 assert LAYOUT.num_params == SIZE
 
 
+def numbers(config, dtype=torch.float64):
+    return {name: torch.tensor(x, dtype=dtype) for name, x in config.items() if isinstance(x, float)}
+
+
+def draw(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
 def gradients(seed=0):
     """Quadratic with curvatures over two decades, plus noise that does not depend on the path."""
     generator = torch.Generator().manual_seed(seed)
@@ -40,7 +48,7 @@ def stack_path(config):
     """Where three runs of a stack are led by theirs, one a learning rate of LRS."""
     curvature, noise, begin = gradients()
     optimizer = make_optimizer({**config, "lr": 0.1}, LAYOUT)
-    hyper = {k: torch.full((3,), v, dtype=torch.float64) for k, v in config.items() if isinstance(v, float)}
+    hyper = {name: value.expand(3) for name, value in numbers(config).items()}
     hyper["lr"] = torch.tensor(LRS, dtype=torch.float64)
     params = begin.repeat(3, 1)
     state = vmap(optimizer.init)(params)
