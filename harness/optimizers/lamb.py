@@ -30,7 +30,7 @@ def lamb(*, adapt_vectors: bool = False, layout: Layout) -> tuple[Callable, Call
     Valid when: as Adam. At ratio 1 it is AdamW.
     Source: You et al., arXiv 1904.00962, algorithm 2.
     """
-    adapted = torch.tensor([adapt_vectors or kind != "vector" for kind in layout.kinds])
+    adapted = [adapt_vectors or kind != "vector" for kind in layout.kinds]
 
     def update(grad: Tensor, state: State, param: Tensor, hyper: Hyper) -> tuple[Tensor, State]:
         state = update_moments(grad, state, hyper)
@@ -39,8 +39,8 @@ def lamb(*, adapt_vectors: bool = False, layout: Layout) -> tuple[Callable, Call
         direction = torch.addcmul(adam_direction, param, hyper["weight_decay"])
         # Lengths of one tensor: their ratio is that of root mean squares
         size_T, step_T = rms_of_tensors(param, layout), rms_of_tensors(direction, layout)
-        stretched_T = adapted.to(param.device) & (size_T > 0) & (step_T > 0)
-        ratio_N = spread_over_tensors(torch.where(stretched_T, size_T / step_T, 1.0), layout)
-        return direction * ratio_N * -hyper["lr"], state
+        ratio_T, one = torch.where((size_T > 0) & (step_T > 0), size_T / step_T, 1.0), param.new_ones(())
+        ratios = [ratio if own else one for ratio, own in zip(ratio_T.unbind(), adapted, strict=True)]
+        return direction * spread_over_tensors(torch.stack(ratios), layout) * -hyper["lr"], state
 
     return init_moments, update

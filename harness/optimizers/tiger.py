@@ -45,7 +45,11 @@ def tiger(*, accumulate: int, layout: Layout) -> tuple[Callable, Callable]:
     Valid when: no matrix starts at zero, where it would stay. As signum for rows that are rarely hit.
     Source: kexue.fm/archives/9512; accumulation: kexue.fm/archives/8634.
     """
-    is_vector = torch.tensor([kind == "vector" for kind in layout.kinds])
+
+    def sizes_of(param: Tensor) -> Tensor:
+        fixed = param.new_full((), SHARE_OF_VECTORS)
+        sizes = zip(rms_of_tensors(param, layout).unbind(), layout.kinds, strict=True)
+        return torch.stack([fixed if kind == "vector" else size for size, kind in sizes])
 
     def init(param: Tensor) -> State:
         centres = [piece.mean() for piece in torch.split(param, layout.sizes)]
@@ -58,10 +62,8 @@ def tiger(*, accumulate: int, layout: Layout) -> tuple[Callable, Callable]:
         kept = torch.where(begins, hyper["momentum"], 1.0)
         exp_avg = state["exp_avg"] * kept + grad * ((1 - hyper["momentum"]) / accumulate)
         exp_avg = torch.where(finite_N, exp_avg, state["exp_avg"])
-        size_T = rms_of_tensors(param, layout)
-        size_N = spread_over_tensors(torch.where(is_vector.to(param.device), SHARE_OF_VECTORS, size_T), layout)
         ends = torch.remainder(hyper["step"], accumulate) == 0
-        rate_N = torch.where(ends, -hyper["lr"], 0.0) * size_N
+        rate_N = torch.where(ends, -hyper["lr"], 0.0) * spread_over_tensors(sizes_of(param), layout)
         move = torch.addcmul(torch.sign(exp_avg), param, hyper["weight_decay"]) * rate_N
         shrunk = (spread_over_tensors(state["centre"], layout) - param) * (1 - hyper["shrink"])
         return torch.where(finite_N, move, shrunk), {"exp_avg": exp_avg, "centre": state["centre"]}
