@@ -100,7 +100,8 @@ def test_a_row_without_gradient_does_not_move_in_float32():
     state, param = optimizer.init(torch.zeros(15)), torch.ones(15)
     hyper = numbers(ADAFACTOR, torch.float32)
     for t in range(3):
-        grad = torch.tensor([[1e-6], [0.0], [1.0], [0.0], [1e3]]).expand(5, 3).reshape(-1)
+        rows, cols = torch.tensor([1e-6, 0.0, 1.0, 0.0, 1e3]), torch.tensor([1e-9, 1.0, 1.0])
+        grad = torch.outer(rows, cols).reshape(-1)  # a product of both roots' arguments would underflow
         update, state = optimizer.update(grad, state, param, hyper | {"step": torch.tensor(t + 1.0)})
     assert bool(update.isfinite().all())
     moved = update.view(5, 3)[:, 0]
