@@ -22,7 +22,7 @@ from harness.groups import clip, group_index, spread_over_groups
 from harness.lanes import compiled_evaluation, compiled_step, recorded_step
 from harness.metrics import METRICS
 from harness.noise_scale import PIECES, measure_parts
-from harness.optimizers import Optimizer, State, make_optimizer
+from harness.optimizers import Optimizer, State, make_optimizer, state_sizes
 from harness.parameters import Layout, flatten_params, layout_of, unflatten_params
 from harness.plan import Stack
 from harness.schedules import scheduled
@@ -71,6 +71,7 @@ def make_program(
     task = make_task(config, device, runs_dir)
     layout = layout_of(task.init(0), task.embeddings)
     optimizer = make_optimizer(config.optimizer, layout)
+    states = tuple(state_sizes(optimizer, layout))
     index_N = group_index(layout, device)
     loss = in_precision(task.loss, config, device)
     heldout_loss = in_precision(task.heldout_loss or task.loss, config, device)
@@ -92,10 +93,10 @@ def make_program(
     step, measured_step = step_with(False), torch.no_grad()(step_with(True))
     evaluate_all = torch.no_grad()(each(evaluate, in_dims=(0, None)))
     if stack.compiled and runs_dir is not None:
-        step = compiled_step(step, optimizer, stack, runs_dir, device, note)
+        step = compiled_step(step, states, stack, runs_dir, device, note)
         evaluate_all = compiled_evaluation(evaluate_all, runs_dir, note)
     elif stack.alone is None and config.num_steps >= WORTH_RECORDING:
-        step = recorded_step(step, optimizer, stack)
+        step = recorded_step(step, states, stack)
     else:
         step = torch.no_grad()(step)
     parts = None if stack.alone else noise_parts(loss, layout, stack.micro_batch, batch_dim)
