@@ -21,7 +21,7 @@ from harness.curvature import (
     sample_gradients,
 )
 from harness.draws import PROBED, Pool, draw_gradients, muon, permute_samples
-from harness.one_step import find_minimum, mean_by_controls
+from harness.one_step import find_minimum, mean_by_controls, weigh_draws
 from harness.parameters import flatten_params, layout_of, unflatten_params
 from harness.probe import freeze, keep_arrays, measure_scales, measure_step, probe
 from harness.protocols import resolve_probe
@@ -226,6 +226,18 @@ def test_means_by_controls_are_sharper_and_no_less_right():
     linear = mean_by_controls("y", x @ [3.0, -1.0] + 5, x - [1.0, 2.0])
     assert linear["y"] == pytest.approx(6.0)
     assert linear["y_se"] < 1e-12
+
+
+def test_controls_that_the_draws_lie_far_off_are_followed_in_part():
+    rng = np.random.default_rng(0)
+    near, far = rng.normal(size=(24, 1)) + 0.1, rng.normal(size=(24, 1)) + 4.0
+    for off, followed in ((near, True), (far, False)):
+        weights = weigh_draws(off)
+        assert weights.sum() == pytest.approx(1)
+        assert (abs(float(weights @ off[:, 0])) < 1e-12) == followed
+        assert 1 / (weights @ weights) >= 12 - 1e-9
+    found = mean_by_controls("y", 2 * far[:, 0] + 1, far)
+    assert abs(found["y"] - 1) == pytest.approx(found["y_se"])  # what was not followed is told as error
 
 
 def test_the_least_of_a_polynomial_is_found_with_its_error():

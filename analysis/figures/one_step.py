@@ -23,7 +23,7 @@ from analysis.figures.style import (
     write_caption,
     write_heading,
 )
-from analysis.one_step import MAX_ERROR, keys_of, label_checkpoint, score_forms, select_scored
+from analysis.one_step import MAX_ERROR, MAX_LR_ERROR, keys_of, label_checkpoint, score_forms, select_scored
 
 SHOWN = ("sgd", "sgd_momentum_0.9", "signsgd", "softsign_0.03", "adam_0", "adam_0.9", "muon")
 FORM_COLOURS = {
@@ -39,7 +39,8 @@ def draw_forms(rows: pd.DataFrame, title: str, style: Style = SCREEN) -> Figure:
     names = [name for name in SHOWN if (rows["probe.optimizer"] == name).any()]
     checkpoints = list(rows.groupby(keys, sort=False, dropna=False))
     protocol = f"protocol one_step · {rows['run_id'].nunique()} checkpoints · "
-    caption = f"{protocol}bars: 95 % intervals · hollow: E[u.g] has an error above {MAX_ERROR:.0%}, not scored"
+    errors = f"E[u.g] has an error above {MAX_ERROR:.0%} or η* one above {MAX_LR_ERROR:.0%}"
+    caption = f"{protocol}bars: 95 % intervals · hollow: {errors}, not scored"
     width = LEFT + len(names) * (PANEL[0] + GAP[0]) + RIGHT
     above, below = measure_heading(title, style) + 0.2, BELOW + measure_caption(caption, width, style)
     height = above + len(checkpoints) * (PANEL[1] + GAP[1]) + below - GAP[1]
