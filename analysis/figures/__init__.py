@@ -9,6 +9,7 @@ from analysis.figures.curves import draw_curves
 from analysis.figures.extrapolation import draw_extrapolation, has_extrapolation
 from analysis.figures.groups import draw_groups
 from analysis.figures.histories import draw_histories, has_histories
+from analysis.figures.noise_scale import draw_noise_scales, has_noise_scales
 from analysis.figures.optimum import draw_optimum
 from analysis.figures.slopes import draw_slopes, has_protocols
 from analysis.figures.steps_examples import draw_steps_examples, has_steps
@@ -19,9 +20,10 @@ FIGURES: dict[str, Callable[[Analysis, Style], Figure]] = {
     "groups": draw_groups,
     "curves": draw_curves,
 }
-# written as NAME-FIGURE beside the figure of a sweep over learning rates: whether the runs have the data, and how
+# written as NAME-FIGURE beside the figure of a sweep: whether the runs have the data, and how
 FURTHER: dict[str, tuple[Callable[[Analysis], bool], Callable[[Analysis, Style], Figure]]] = {
     "curves": (has_histories, draw_histories),
+    "noise_scale": (has_noise_scales, draw_noise_scales),
     "extrapolation": (has_extrapolation, draw_extrapolation),
     "slopes": (has_protocols, draw_slopes),
     "steps-examples": (has_steps, draw_steps_examples),
