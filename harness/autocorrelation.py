@@ -1,6 +1,6 @@
 """How alike the direction of a step is to that of steps before, tensor by tensor: update_autocorrelation_LAG.TENSOR.
 
-    u = -(new - old) / lr - weight_decay old,        rho_LAG = u_t . u_(t - LAG) / (|u_t| |u_(t - LAG)|)
+    -lr u = (new - old) + lr weight_decay old,        rho_LAG = u_t . u_(t - LAG) / (|u_t| |u_(t - LAG)|)
 
 The correlation about zero that the random walk of weights asks for, RMS^2 = lr / (2 weight_decay) mean(u^2) F,
 F = sum_k rho_|k| (1 - lr weight_decay)^|k|. Directions come from the parameters on both sides of a step, copied at the
@@ -35,36 +35,39 @@ def steps_kept(correlated: Iterable[int]) -> set[int]:
     return {step - lag for step in correlated for lag in (0, *LAGS) if step > lag}
 
 
-def direction(layout: Layout, old_N: Tensor, new_N: Tensor, hyper: Mapping[str, Tensor]) -> Tensor:
-    """u_N of one run's step from the parameters before and after it.
+def direction(old_N: Tensor, new_N: Tensor, hyper: Mapping[str, Tensor]) -> Tensor:
+    """-lr u of one run's step from the parameters before and after it: (N,).
 
-    NaN for a tensor whose change is so small that the rounding of its parameters would count: an RMS of .29 epsilon
-    |w|, so that from ROUNDING = 4 on a correlation is off by less than 1 %.
+    Within a tensor lr is one number, which a correlation does not see.
 
     Args:
         hyper: the numbers of that step, 0-d or one an entry.
     """
     moved_N = new_N - old_N
-    if "weight_decay" in hyper:
-        moved_N = torch.addcmul(moved_N, old_N, hyper["lr"] * hyper["weight_decay"])
-    told = [
-        torch.where(rms(moved) >= ROUNDING * torch.finfo(old.dtype).eps * rms(old), moved, torch.nan)
-        for moved, old in zip(split(layout, moved_N), split(layout, old_N), strict=True)
-    ]
-    return torch.cat(told) / -hyper["lr"]
+    if "weight_decay" not in hyper:
+        return moved_N
+    return torch.addcmul(moved_N, old_N, hyper["lr"] * hyper["weight_decay"])
 
 
-def autocorrelations(layout: Layout, directions: Mapping[int, Tensor], step: int) -> Tensor:
-    """Of a point of the curves: (R, LAGS x T), in the order of columns; NaN where a direction is not there.
+def autocorrelations(layout: Layout, params_RN: Tensor, directions: Mapping[int, Tensor], step: int) -> Tensor:
+    """Of a point of the curves: (R, LAGS x T), in the order of columns.
+
+    NaN where a direction is not there, and for a tensor that a step moves so little that the rounding of its parameters
+    would count: it has an RMS of .29 epsilon |w| at most, so that from ROUNDING = 4 on a correlation is off by less
+    than 1 %.
 
     Args:
-        directions: step -> u_RN.
+        directions: step -> -lr u_RN.
     """
-    chosen, now = measured_tensors(layout), split(layout, directions[step])
+    least = [ROUNDING * torch.finfo(w.dtype).eps * rms(w) for w in split(layout, params_RN)]
+    moved = {lag: split(layout, directions[step - lag]) for lag in (0, *LAGS) if step - lag in directions}
     rows = []
     for lag in LAGS:
-        before = directions.get(step - lag)
-        pieces = now if before is None else split(layout, before)
-        alike = [cosine(now[i], pieces[i]) for i in chosen]
-        rows += alike if before is not None else [torch.full_like(value, torch.nan) for value in alike]
+        for i in measured_tensors(layout):
+            if lag not in moved:
+                rows.append(torch.full_like(least[i], torch.nan))
+                continue
+            now, before = moved[0][i], moved[lag][i]
+            told = (rms(now) >= least[i]) & (rms(before) >= least[i])
+            rows.append(torch.where(told, cosine(now, before), torch.nan))
     return torch.stack(rows, dim=-1)

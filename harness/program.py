@@ -47,8 +47,8 @@ class Program:
     `hyper` holds the runs' numbers, one a run; `at` holds what changes with the step: its number, from 1, and what the
     schedule multiplies hyperparameters with, one a run. `measured_step` is the same and measures, `tensors_step` also
     tensor by tensor, harness/per_tensor.py. `direction` is harness/autocorrelation.py's (old_RN, new_RN, hyper, at) ->
-    u_RN. `noise_parts` gives what noise scales are made of, harness/noise_scale.py; None for a module that cannot be
-    stacked.
+    -lr u_RN. `noise_parts` gives what noise scales are made of, harness/noise_scale.py; None for a module that cannot
+    be stacked.
     """
 
     task: Task
@@ -102,7 +102,7 @@ def make_program(
         return measure_whole(*given) | {TENSORS: measure_tensors(layout, *given)}
 
     def direction_of_one_run(old_N: Tensor, new_N: Tensor, hyper: Numbers, at: Numbers) -> Tensor:
-        return direction(layout, old_N, new_N, numbers_at(hyper, at, index_N))
+        return direction(old_N, new_N, numbers_at(hyper, at, index_N))
 
     step = step_with(lambda *given: {})
     measured_step, tensors_step = (torch.no_grad()(step_with(measure)) for measure in (measure_whole, measure_all))

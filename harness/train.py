@@ -52,7 +52,7 @@ class Progress:
     history: dict[str, list[Any]] = field(default_factory=dict)  # name -> one number or R numbers a point
     # What a module that is trained alone changes itself (BatchNorm's running statistics): live
     buffers: Mapping[str, Tensor] = field(default_factory=dict)
-    directions: dict[int, Tensor] = field(default_factory=dict)  # step -> u_RN, harness/autocorrelation.py
+    directions: dict[int, Tensor] = field(default_factory=dict)  # step -> -lr u_RN, harness/autocorrelation.py
 
 
 def train(
@@ -164,7 +164,7 @@ def tensor_columns(program: Program, now: Progress, stepwise_RC: Tensor) -> dict
     """The columns of harness/per_tensor.py at a point of the curves, NaN where they cannot be told."""
     columns = name_columns(program.layout)
     if now.step in now.directions:
-        alike_RC = autocorrelations(program.layout, now.directions, now.step)
+        alike_RC = autocorrelations(program.layout, now.params_RN, now.directions, now.step)
     else:
         alike_RC = stepwise_RC.new_full((len(stepwise_RC), len(columns) - stepwise_RC.shape[1]), math.nan)
     return dict(zip(columns, torch.cat([stepwise_RC, alike_RC], 1).T.tolist(), strict=True))
