@@ -16,7 +16,7 @@ from torch import Tensor
 
 from harness.noise_scale import steps_measured
 from harness.parameters import Layout
-from harness.per_tensor import cosine, measured_tensors, rms, split
+from harness.per_tensor import measured_tensors, split
 from harness.records import LAGS
 
 ROUNDING = 4  # a change's RMS over (machine epsilon x RMS of weights) below which it is not told
@@ -59,15 +59,22 @@ def autocorrelations(layout: Layout, params_RN: Tensor, directions: Mapping[int,
     Args:
         directions: step -> -lr u_RN.
     """
-    least = [ROUNDING * torch.finfo(w.dtype).eps * rms(w) for w in split(layout, params_RN)]
-    moved = {lag: split(layout, directions[step - lag]) for lag in (0, *LAGS) if step - lag in directions}
+    chosen = measured_tensors(layout)
+
+    def norms(value_RN: Tensor) -> Tensor:
+        pieces = split(layout, value_RN)
+        return torch.stack([pieces[i].norm(dim=-1) for i in chosen], dim=-1)
+
+    now_RN = directions[step]
+    now_RT, least_RT = norms(now_RN), ROUNDING * torch.finfo(params_RN.dtype).eps * norms(params_RN)
     rows = []
     for lag in LAGS:
-        for i in measured_tensors(layout):
-            if lag not in moved:
-                rows.append(torch.full_like(least[i], torch.nan))
-                continue
-            now, before = moved[0][i], moved[lag][i]
-            told = (rms(now) >= least[i]) & (rms(before) >= least[i])
-            rows.append(torch.where(told, cosine(now, before), torch.nan))
-    return torch.stack(rows, dim=-1)
+        if step - lag not in directions:
+            rows.append(torch.full_like(now_RT, torch.nan))
+            continue
+        before_RT = norms(directions[step - lag])
+        products = split(layout, now_RN * directions[step - lag])
+        dots_RT = torch.stack([products[i].sum(-1) for i in chosen], dim=-1)
+        told = (now_RT >= least_RT) & (before_RT >= least_RT)
+        rows.append(torch.where(told, dots_RT / (now_RT * before_RT), torch.nan))
+    return torch.cat(rows, dim=-1)
