@@ -207,7 +207,7 @@ def test_spectral_norms_are_torchs_from_below(shape):
     for _ in range(20):
         matrix = torch.randn(shape, generator=generator, dtype=torch.float64).flatten(1)
         exact = float(torch.linalg.matrix_norm(matrix, 2))
-        assert 0.97 * exact < float(spectral_norm(matrix)) <= exact * (1 + 1e-12)
+        assert 0.96 * exact < float(spectral_norm(matrix)) <= exact * (1 + 1e-12)
         spiked = matrix + 3 * exact * torch.ones(matrix.shape) / matrix.numel() ** 0.5
         seen = float(spectral_norm(spiked.float()))
         assert seen == pytest.approx(float(torch.linalg.matrix_norm(spiked, 2)), rel=1e-5)
@@ -226,7 +226,7 @@ def test_spectral_norms_of_training_are_those_of_the_parameters_before_the_step(
     for name, shape, piece in zip(program.layout.names, program.layout.shapes, pieces, strict=True):
         if len(shape) == 2:
             exact_R = torch.linalg.matrix_norm(piece.reshape(-1, *shape).double(), 2)
-            np.testing.assert_allclose(now.history[f"spectral_norm.{name}"][-1], exact_R, rtol=0.02)
+            np.testing.assert_allclose(now.history[f"spectral_norm.{name}"][-1], exact_R, rtol=0.04)
             assert (np.array(now.history[f"spectral_norm.{name}"][-1]) <= exact_R.numpy() * (1 + 1e-6)).all()
             seen.add(name)
     assert {name.split(".", 1)[1] for name in now.history if name.startswith("spectral_norm.")} == seen

@@ -151,7 +151,8 @@ def test_columns_of_tensors_are_no_groups_and_their_last_values_are_committed(tm
     assert not {"radial.output.bias", "history.radial.layers.0.hidden.weight"} & set(kept)
     frame[kept].to_csv(tmp_path / "s.csv", index=False)
     again = read_table(tmp_path / "s.csv")
-    pd.testing.assert_frame_equal(again[kept], frame[kept], check_dtype=False)
+    measured = [name for name in kept if ".layers." in name]
+    pd.testing.assert_frame_equal(again[measured], frame[measured])
     assert (tidy_runs(again).groups, count_missing(frame, again)) == (plain.groups, 0)
 
 
