@@ -18,8 +18,9 @@ from analysis.laws.embedding import (
 )
 
 TOLERANCE = 0.05
-MIN_GAP = 30  # of signs; of Adam as many as its second moment remembers, 1 / (1 - beta2), three times
-MIN_HITS = 4  # of a row in the run: fewer and its weights still lie where they began
+MIN_GAP = 30
+MEMORIES = 3  # of the average whose sign is taken, or of Adam's second moment, that a gap must exceed
+MIN_HITS = 4  # of a row in the run
 COLUMN = "weight_rms.gap_"
 
 
@@ -28,7 +29,8 @@ def analyse_embedding_rms(sweep: str, frame: pd.DataFrame, question: str = "", f
 
     Raises: ValueError where no run of task=token_walk with per-tensor metrics has ended.
     """
-    rows = frame[(frame["status"] == "done") & (frame["task.name"] == "token_walk")].reset_index(drop=True)
+    rows = frame[(frame["status"] == "done") & (frame["task.name"] == "token_walk")]
+    rows = rows[rows["optimizer.name"].isin(("adamw", "lion", "signum"))].reset_index(drop=True)
     if rows.empty or not any(name.startswith(COLUMN) for name in rows.columns):
         raise ValueError(
             "no run of task=token_walk with metrics.per_tensor=true has ended: sweep=embedding_rms has such"
@@ -41,10 +43,7 @@ def analyse_embedding_rms(sweep: str, frame: pd.DataFrame, question: str = "", f
 
 
 def predict_embedding_rms(rows: pd.DataFrame) -> pd.DataFrame:
-    """A row a run and gap: optimizer, spacing, lr, weight_decay, gap, measured, predicted, and whether it counts.
-
-    Tiger's steps are lr times the RMS of the tensor itself, so no prediction is made of its sizes.
-    """
+    """A row a run and gap: optimizer, spacing, lr, weight_decay, gap, measured, predicted, and whether it counts."""
     parts = []
     for name in (name for name in rows.columns if name.startswith(COLUMN)):
         gap = float(name.removeprefix(COLUMN))
@@ -61,14 +60,20 @@ def predict_embedding_rms(rows: pd.DataFrame) -> pd.DataFrame:
             random, embedding_rms_adam_random(lr, decay, gap, **betas), embedding_rms_adam(lr, decay, gap, **betas)
         )
         by_sign = np.where(random, embedding_rms_sign_random(lr, decay, gap), embedding_rms_sign(lr, decay, gap))
-        memory = np.where(adam, 3 / (1 - np.where(adam, beta2, 0.0)), MIN_GAP)
-        settled = own["num_steps"].to_numpy(float) * np.minimum(lr * decay, 1 / (MIN_HITS * gap)) >= 1
-        tiger = (own["optimizer.name"] == "tiger").to_numpy()
+        slow = np.where(
+            np.isnan(beta2), own.get("optimizer.momentum", pd.Series(0.0, own.index)).to_numpy(float), beta2
+        )
+        least = np.maximum(MIN_GAP, MEMORIES / (1 - slow))
+        steps = own["num_steps"].to_numpy(
+            float
+        )  # rows start at zero: a walk of so many steps, of whole gaps where regular
+        grown = np.sqrt(-np.expm1(-2 * lr * decay * np.where(random, steps, steps - gap)))
+        settled = steps >= MIN_HITS * gap
         parts.append(pd.DataFrame({
             "run_id": own["run_id"], "optimizer": [name_optimizer(row) for _, row in own.iterrows()],
             "spacing": own["task.spacing"], "lr": lr, "weight_decay": decay, "gap": gap, "measured": own[name],
-            "predicted": np.where(tiger, np.nan, np.where(adam, by_adam, by_sign)),
-            "counts": (gap >= memory) & settled,
+            "predicted": grown * np.where(adam, by_adam, by_sign),
+            "counts": (gap >= least) & settled,
         }))  # fmt: skip
     table = pd.concat(parts, ignore_index=True).sort_values(["optimizer", "spacing", "run_id", "gap"], kind="stable")
     return table.assign(ratio=table["measured"] / table["predicted"])

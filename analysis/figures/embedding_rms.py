@@ -21,7 +21,7 @@ def draw_embedding_rms(table: pd.DataFrame, title: str, style: Style = SCREEN) -
     pairs = sorted({(lr, decay) for lr, decay in zip(table["lr"], table["weight_decay"], strict=True)})
     caption = (
         f"protocol fixed_steps · {table['run_id'].nunique()} runs on token_walk · lines: forms in the gap, dotted at "
-        "random hits · tiger's steps are relative to the rows themselves, no prediction"
+        "random hits"
     )
     fig, grid = lay_out(-(-len(names) // 2), textwrap.fill(title, 120), caption, (0.75, 7.3), style, width=14.0)
     axes = [ax for row in grid for ax in row]

@@ -98,6 +98,8 @@ def plant_embeddings(factor=1.0):
             }
             for name, sizes in (("signum", sign), ("adamw", adam)):
                 wrong = factor if name == "signum" else 1.0
+                walked = {g: 2 * 0.004 * decay * (16384 - g * (spacing == "regular")) for g in x}
+                sizes = {g: size * (1 - np.exp(-walked[g])) ** 0.5 for g, size in sizes.items()}
                 rows.append({
                     "task.name": "token_walk", "task.spacing": spacing, "optimizer.name": name, "optimizer.lr": 0.004,
                     "optimizer.weight_decay": decay, "optimizer.beta1": 0.9 if name == "adamw" else np.nan,
