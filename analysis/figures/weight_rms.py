@@ -34,8 +34,8 @@ def draw_weight_rms(table: pd.DataFrame, title: str, style: Style = SCREEN) -> F
     shown = table[(table["kappa"] >= MIN_KAPPA) & ~(table["signal"] > 0)]
     cases = list(shown["case"].unique())[: 2 * PANELS]
     caption = (
-        f"protocol fixed_steps · {shown['run_id'].nunique()} runs, lr weight_decay steps ≥ {MIN_KAPPA} · dotted: the "
-        "law, for signs times their own factor · hollow: entries that ever had a gradient"
+        f"protocol fixed_steps · {shown['run_id'].nunique()} runs, lr weight_decay steps ≥ {MIN_KAPPA} · dotted: "
+        "the law, bars: on walks, with the optimizer's own factor · hollow: entries that ever had a gradient"
     )
     lines = -(-len(cases) // 2)
     fig, grid = lay_out(lines, textwrap.fill(title, 120), caption, (0.75, 7.3), style, width=14.0)
@@ -59,8 +59,7 @@ def draw_case(ax: Axes, rows: pd.DataFrame, case: str) -> None:
         live = own & rows["live_ratio"].notna() & (rows["live_share"] < 1)
         ax.plot(x[live], rows["live_rms"][live], marker, ms=6, color=colour, mfc="none", ls="")
         if walk:
-            line = rows[own].sort_values("equilibrium")
-            ax.plot(x[line.index], line["equilibrium"], ":", lw=1, color=colour)
+            ax.plot(x[own], rows["equilibrium"][own], "_", ms=13, mew=1, color=colour)
         handles.append(Line2D([], [], color=colour, marker=marker, ls="", ms=4, label=textwrap.fill(str(name), 24)))
     ends = np.array([x.min() / 1.2, x.max() * 1.2])
     if not walk:
