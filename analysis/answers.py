@@ -7,8 +7,12 @@ import pandas as pd
 from omegaconf import OmegaConf
 
 from analysis.answer import Answer
+from analysis.embedding_rms import analyse_embedding_rms
 from analysis.one_step import is_probed
 from analysis.probes import analyse_probes
+from analysis.update_rms import analyse_update_rms
+from analysis.weight_rms import analyse_weight_rms
+from analysis.weight_rms_path import analyse_weight_rms_path
 from harness.config import SWEEPS_DIR, check_choice
 
 Analyse = Callable[[str, pd.DataFrame, str, Path | None], Answer]  # (sweep, frame, question, folder of records)
@@ -31,5 +35,9 @@ def choose_answer(name: str, frame: pd.DataFrame, kind: str | None = None) -> An
 
 
 ANSWERS: dict[str, Analyse] = {
+    "embedding_rms": analyse_embedding_rms,
     "one_step": analyse_probes,
+    "update_rms": analyse_update_rms,
+    "weight_rms": analyse_weight_rms,
+    "weight_rms_path": analyse_weight_rms_path,
 }

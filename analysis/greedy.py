@@ -73,7 +73,9 @@ def is_on(rows: pd.DataFrame, name: str) -> bool:
 def check_greedy(found: Greedy, group: Mapping[str, object]) -> Verdict:
     """Verdict on `hyperbola-greedy`: at the greedy learning rate steps and samples lie on a hyperbola.
 
-        p = 1 in   S = S_min (1 + (B_crit / B)^p)^(1/p),    B_crit = mean of B_noise over the steps of S_min
+        p = 1 in   S = S_min (1 + (B_crit / B)^p)^(1/p)
+
+    It judges p alone. That B_crit is the mean of B_noise over the steps is reported beside it, as a ratio.
 
     Valid when: B_noise and the best decrease of one step depend on the loss alone, whatever way led to it.
     Source: McCandlish et al., arXiv 1812.06162; kexue.fm/archives/10542.

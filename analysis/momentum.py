@@ -13,8 +13,8 @@ from analysis.optimum import Optimum
 from analysis.runs import Runs
 
 # optimizer -> the column of its momentum
-MOMENTUM = {name: "optimizer.momentum" for name in ("sgd", "signum")} | {
-    name: "optimizer.beta1" for name in ("adam", "adamw")
+MOMENTUM = {name: "optimizer.momentum" for name in ("sgd", "signum", "tiger")} | {
+    name: "optimizer.beta1" for name in ("adam", "adamw", "adax")
 }
 SUMS = ("sgd",)  # optimizers whose momentum is a sum of gradients, 1 / (1 - momentum) times their average
 MIN_MEMORIES = 10  # steps of a run over those that momentum remembers, 1 / (1 - beta1)

@@ -38,6 +38,7 @@ SAMPLED = ("sampled", "gauss_newton", "third")  # forms that follow from sampled
 MAX_ERROR = 0.05  # of E[u.g], relative: a point is scored below it
 MAX_LR_ERROR = 0.25  # standard error of ln lr, as well
 MIN_BATCH = 16
+OTHERS = ("model.name", "optimizer.name", "optimizer.lr", "batch_size", "precision", "pool_samples", "num_draws")
 
 # optimizer as probed -> form -> beta1 of SGD's closed form, which needs the scales alone
 SGD_FORMS: Mapping[str, Mapping[str, float]] = {
@@ -224,12 +225,23 @@ def score_forms(rows: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
 
 def keys_of(rows: pd.DataFrame) -> list[str]:
     """The columns by which checkpoints differ."""
-    names = ("task.name", "num_steps", "permute_samples", "seed")
-    return [name for name in names if name in rows.columns and rows[name].nunique(dropna=False) > 1] or ["num_steps"]
+    usual = [name for name in ("task.name", "num_steps", "permute_samples", "seed") if varies(rows, name)] or [
+        "num_steps"
+    ]
+    runs = rows.drop_duplicates("run_id")
+    for name in OTHERS:  # only where they tell apart what the usual ones do not
+        if len(runs) > len(runs[usual].drop_duplicates()) and varies(rows, name):
+            usual.append(name)
+    return usual if len(runs) == len(runs[usual].drop_duplicates()) else [*usual, "run_id"]
+
+
+def varies(rows: pd.DataFrame, name: str) -> bool:
+    return name in rows.columns and rows[name].nunique(dropna=False) > 1
 
 
 def label_checkpoint(values: Mapping[str, object]) -> str:
     """A checkpoint in few words: task, step, whether samples were permuted."""
     words = {"task.name": "{}", "num_steps": "step {}", "seed": "seed {}"}
     parts = [words[name].format(value) for name, value in values.items() if name in words]
+    parts += [f"{name}={value}" for name, value in values.items() if name in (*OTHERS, "run_id")]
     return ", ".join([*parts, "permuted"] if str(values.get("permute_samples")) == "True" else parts)

@@ -10,6 +10,7 @@ from analysis.figures.noise_scale import draw_probed
 from analysis.figures.one_step import draw_forms, draw_scores
 from analysis.one_step import keys_of, label_checkpoint, score_forms, spread_probes
 from analysis.probe_claims import check_probes
+from harness.records import PROBES, probe_path
 
 
 def analyse_probes(sweep: str, frame: pd.DataFrame, question: str = "", folder: Path | None = None) -> Answer:
@@ -28,6 +29,9 @@ def analyse_probes(sweep: str, frame: pd.DataFrame, question: str = "", folder: 
     for (task, permuted), part in rows.groupby(["task.name", rows.get("permute_samples", False)], sort=False):
         figures[f"{task}-permuted" if permuted else str(task)] = partial(draw_forms, part, title)
     note = "median, worst: predicted over measured learning rate, batch sizes from 16 that are scored"
+    runs = rows["run_id"].unique()
+    if lacking := sum(folder is not None and not probe_path(folder, str(run)).exists() for run in runs):
+        note += f"; {lacking} of {len(runs)} checkpoints lack their arrays in {PROBES}/, and the forms made from them"
     order = [*keys, "probe.optimizer", "probe.batch_size"]
     scores = label_scores(score_forms(rows, keys), keys)
     return Answer(

@@ -25,16 +25,21 @@ Part = Mapping[str, Scalar]
 PARTS = ("task", "model", "optimizer", "schedule")
 PRECISIONS = ("float32", "float64", "bfloat16")
 GROUPS = ("embedding", "vector", "matrix")  # kinds of parameters that may have numbers of their own
+UNDECAYED = {
+    "muon_stiefel": ("matrix",)
+}  # of an optimizer, those that it does not decay although it has a weight_decay
 TRACKER_MODES = ("auto", "online", "offline")
 # What a task feeds its model, and what a model takes; names that are not here are the user's own affair
 FEEDS = {
     "python_source": "symbols", "text": "symbols", "teacher_student": "vectors",
-    "noisy_quadratic": "nothing", "random_walk": "nothing", "tensors": "your own tensors",
+    "noisy_quadratic": "nothing", "random_walk": "nothing", "token_walk": "nothing", "tensors": "your own tensors",
 }  # fmt: skip
 TAKES = {"ngram": "symbols", "mlp": "symbols", "perceptron": "vectors", "none": "nothing"}
 CHOICES = {  # options that are one of several words
     "task.noise": ("isotropic", "proportional", "correlated"),
+    "task.spacing": ("regular", "random"),
     "optimizer.scaling": ("original", "match_rms_adamw"),
+    "optimizer.damping": ("adaptive", "inverse_square", "inverse_time"),
     "schedule.weight_decay": ("constant", "linear", "cosine", "wsd", "inverse_sqrt", "inverse_time"),
 }
 SYNONYMS = {"learning_rate": "lr", "epsilon": "eps", "wd": "weight_decay", "bs": "batch_size"}  # words of others
@@ -58,10 +63,15 @@ LIMITS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "checkpoint": _positive, "lease": _positive,
     "lr": _positive, "eps": _not_negative, "weight_decay": _not_negative,
     "beta1": _average, "beta2": _average, "momentum": _average,
+    "accumulate": _count, "shrink": _share, "gamma": _not_negative, "dual_lr": _not_negative, "dual_steps": _count,
+    "eps1": _not_negative, "eps2": _not_negative, "beta2_decay": _not_negative, "clip": _positive,
+    "c_coef": _not_negative, "d_coef": _not_negative, "alignment": _not_negative,
     "warmup": _share, "decay": _share, "final": _share,
     "dimension": _count, "num_inputs": _count, "teacher_hidden": _count, "teacher": _natural,
     "power": _not_negative, "std": _not_negative, "label_noise": _not_negative, "correlation": _average,
-    "coupling": _positive,    "mean": _finite, "start": _finite, "timescale": _positive,
+    "coupling": _positive, "num_gaps": _count, "rows": _count,
+    "factor": ("a whole number >= 2", lambda v: v >= 2 and v == int(v)),
+    "mean": _finite, "start": _finite, "timescale": _positive,
 }  # fmt: skip
 
 
@@ -132,7 +142,8 @@ def numbers_of_groups(groups: Mapping[str, Any], optimizer: Part) -> dict[str, d
     """
     own = {kind: {name: float(x) for name, x in numbers.items() if x is not None} for kind, numbers in groups.items()}
     for kind, numbers in own.items():
-        if "weight_decay" in numbers and "weight_decay" not in optimizer:
+        none = "weight_decay" not in optimizer or kind in UNDECAYED.get(str(optimizer["name"]), ())
+        if "weight_decay" in numbers and none:
             text = (
                 f"groups.{kind}.weight_decay={numbers['weight_decay']} has no effect on optimizer={optimizer['name']}"
             )

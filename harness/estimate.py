@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from harness.config import RunConfig, run_id
 from harness.imports import has_own_code
 from harness.machine import MEMORY_SHARE, available_cores, available_memory
+from harness.optimizers import state_sizes
 from harness.plan import Stack
 from harness.process import prepare_process
 from harness.program import WORTH_RECORDING, Program, make_program
@@ -63,8 +64,8 @@ def check_memory(program: Program, stack: Stack, device: torch.device) -> None:
 
     Raises: MemoryError.
     """
-    states = sum(value.dim() for value in program.optimizer.init(torch.zeros(1)).values())  # those of every parameter
-    numbers = program.layout.num_params * (3 + states) * len(stack.runs)
+    states = sum(state_sizes(program.optimizer, program.layout).values())
+    numbers = (3 * program.layout.num_params + states) * len(stack.runs)
     size = numbers * (8 if stack.first.precision == "float64" else 4)
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory() / available_cores()
     if size > MEMORY_SHARE * free:
@@ -134,7 +135,7 @@ def estimate_stack(stack: Stack, device: torch.device, runs_dir: Path | None = N
     with FlopCounterMode(display=False) as flop_counter, ByteCounter() as byte_counter:
         program.step(*args, batches[0])
     flops = float(flop_counter.get_total_flops())
-    size = byte_counter.bytes + now.params_RN.nbytes * (1 + len(now.state))
+    size = byte_counter.bytes + now.params_RN.nbytes + sum(value.nbytes for value in now.state.values())
     seconds = None
     if timed and flops <= TIMED_AT_MOST:
         wait_for(device)

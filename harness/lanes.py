@@ -3,7 +3,7 @@
 Shapes: R runs of the stack, N parameters of one run.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from harness.imports import has_own_code
-from harness.optimizers import Optimizer, State
+from harness.optimizers import State
 from harness.plan import Stack, lanes_at_once, name_place, name_program
 from harness.recording import COMPILED, Function, record
 from harness.schedules import scheduled
@@ -24,17 +24,17 @@ Note = Callable[[dict[str, Any]], None]
 
 
 def recorded_step(
-    step: Callable[..., tuple], optimizer: Optimizer, stack: Stack, record: Callable[[Function], Function] = record,
+    step: Callable[..., tuple], states: Sequence[str], stack: Stack, record: Callable[[Function], Function] = record,
     lanes: int | None = None,
 ) -> Callable[..., tuple]:  # fmt: skip
     """A step between named tensors by way of a recorded function between lists of them.
 
     Args:
+        states: names of the optimizer's state.
         lanes: runs taken at a time, which divide the stack; None: all.
     """
     width = len(stack.runs)
     lanes = lanes or width
-    states = tuple(optimizer.init(torch.zeros(1)))
     numbers = tuple(stack.first.hyperparameters)
     moving = tuple(scheduled(stack.first.schedule))
     one_batch = len(stack.seeds) == 1  # for all runs
@@ -75,13 +75,13 @@ def recorded_step(
 
 
 def compiled_step(
-    step: Callable[..., tuple], optimizer: Optimizer, stack: Stack, runs_dir: Path, device: torch.device, note: Note
+    step: Callable[..., tuple], states: Sequence[str], stack: Stack, runs_dir: Path, device: torch.device, note: Note
 ) -> Callable[..., tuple]:
     """As recorded_step, by machine code kept under runs_dir; on a CPU a few lanes at a time."""
     path = runs_dir / COMPILED / f"{name_program(stack)}.pt2"
     code = partial(record, machine_code=path, in_place=True, by_content=has_own_code(stack.first), note=note)
     lanes = lanes_at_once(len(stack.runs), stack.first.batch_size) if device.type == "cpu" else None
-    return recorded_step(step, optimizer, stack, code, lanes)
+    return recorded_step(step, states, stack, code, lanes)
 
 
 def compiled_evaluation(

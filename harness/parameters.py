@@ -3,7 +3,7 @@
 An optimizer that works entry by entry then takes one tensor a stack instead of one a layer, which is what makes a step
 cheap where it is bound by the number of operations.
 
-Shapes: N all parameters of one run, in the order of the module's own names.
+Shapes: N all parameters of one run, in the order of the module's own names, T its named tensors.
 """
 
 import math
@@ -53,3 +53,19 @@ def unflatten_params(params_N: Tensor, layout: Layout) -> dict[str, Tensor]:
     """params_N -> named views of it."""
     pieces = torch.split(params_N, layout.sizes)
     return {name: piece.view(shape) for name, shape, piece in zip(layout.names, layout.shapes, pieces, strict=True)}
+
+
+def rms_of_tensors(values_N: Tensor, layout: Layout) -> Tensor:
+    """Root mean square of the entries of each named tensor."""
+    return torch.stack([piece.square().mean() for piece in torch.split(values_N, layout.sizes)]).sqrt()
+
+
+def spread_over_tensors(numbers_T: Tensor, layout: Layout) -> Tensor:
+    """A number a tensor -> that number at each of its entries."""
+    pairs = zip(numbers_T.unbind(), layout.sizes, strict=True)
+    return torch.cat([number.expand(size) for number, size in pairs])
+
+
+def number_of_tensors(number: Tensor, layout: Layout) -> Tensor:
+    """A run's number -> one that goes with numbers a tensor: one for all stays so; of one an entry, each tensor's."""
+    return number if number.dim() == 0 else torch.stack([piece[0] for piece in torch.split(number, layout.sizes)])

@@ -5,19 +5,20 @@
 
 `hyper` maps every number of the optimizer's YAML file to a 0-d tensor (lr already multiplied by the schedule) and
 `step` to the 1-based number of this update. Numbers are tensors, so that a stack holds one value a run; what is no
-number there (a flag) is bound when the pair is made. Weight decay is decoupled everywhere:
-update -= lr weight_decay param. An optimizer that does not work entry by entry names `layout` in its signature, and is
-handed which entries are a matrix.
+number there (a flag) is bound when the pair is made. Weight decay is decoupled, update -= lr weight_decay param, but
+for tiger and lamb, whose steps scale it with the rest, and amos, which has its own. An optimizer that does not work
+entry by entry names `layout` in its signature, and is handed where each tensor lies and which are matrices.
 """
 
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from harness.config import Part, check_choice
-from harness.optimizers import adam, muon, sgd, sign
+from harness.optimizers import adafactor, adam, amos, lamb, muon, muon_stiefel, sgd, sign, tiger
 from harness.parameters import Layout
 
 State = dict[str, Tensor]
@@ -32,13 +33,22 @@ class Optimizer(NamedTuple):
 # name -> a function of the config's flags, and of the layout where it names it, that gives the pair
 OPTIMIZERS: dict[str, Callable[..., tuple]] = {
     "sgd": sgd.sgd,
+    "eg": sgd.eg,
     "signsgd": sign.signsgd,
     "signum": sign.signum,
+    "lion": sign.lion,
+    "tiger": tiger.tiger,
     "softsign": sign.softsign,
     "rmsprop": adam.rmsprop,
     "adam": adam.adam,
     "adamw": adam.adamw,
+    "adabelief": adam.adabelief,
+    "adax": adam.adax,
+    "adafactor": adafactor.adafactor,
+    "amos": amos.amos,
+    "lamb": lamb.lamb,
     "muon": muon.muon,
+    "muon_stiefel": muon_stiefel.muon_stiefel,
 }
 
 
@@ -50,3 +60,9 @@ def make_optimizer(config: Part, layout: Layout) -> Optimizer:
     if "layout" in inspect.signature(make).parameters:
         flags["layout"] = layout
     return Optimizer(*make(**flags))
+
+
+def state_sizes(optimizer: Optimizer, layout: Layout) -> dict[str, int]:
+    """How many numbers one run's state holds, by name; nothing is allocated."""
+    state = optimizer.init(torch.empty(layout.num_params, device="meta"))
+    return {name: value.numel() for name, value in state.items()}

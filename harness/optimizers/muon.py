@@ -1,6 +1,6 @@
 """Muon: matrices move by the orthogonal factor of their momentum, all else by AdamW.
 
-Shapes: N parameters of one run, M those of matrices; one matrix is rows x cols.
+Shapes: M parameters of matrices of one run; one matrix is rows x cols.
 """
 
 import math
@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from harness.optimizers.adam import adamw
+from harness.optimizers.matrices import Shapes, matrices_beside_adamw, split_matrices
 from harness.parameters import Layout
 
 State = dict[str, Tensor]
@@ -31,48 +31,35 @@ def muon(*, nesterov: bool, scaling: str, layout: Layout) -> tuple[Callable, Cal
         scale = sqrt(max(1, rows / cols))            scaling: original
                 0.2 sqrt(max(rows, cols))            match_rms_adamw: about the RMS of Adam's updates
 
-    A matrix is what harness/groups.py calls one: every tensor of two or more dimensions that is no table of embeddings,
-    an output layer too. A kernel of more than two (convolution) is taken as first dimension x all others, as in
-    Jordan's code; torch.optim.Muon refuses it. All numbers, lr and weight_decay among them, are those of both parts:
-    `groups.vector.lr` and `groups.embedding.lr` multiply Adam's. Under match_rms_adamw one lr fits both. Unlike torch,
-    which rounds to bfloat16, the iteration is in the precision of the parameters. Without matrices it is AdamW.
+    What a matrix is, harness/optimizers/matrices.py says; torch.optim.Muon refuses kernels of more than two dimensions.
+    All numbers, lr and weight_decay among them, are those of both parts: `groups.vector.lr` and `groups.embedding.lr`
+    multiply Adam's. Under match_rms_adamw one lr fits both. Unlike torch, which rounds to bfloat16, the iteration is in
+    the precision of the parameters. Without matrices it is AdamW.
 
     Valid when: as Adam; a matrix is one linear map (heads or experts kept in one tensor are orthogonalised together).
     Source: Keller Jordan, kellerjordan.github.io/posts/muon, as in torch.optim.Muon; match_rms_adamw: Liu et al.
         (Moonlight), arXiv 2502.16982; kexue.fm/archives/10592, 11285.
     """
-    is_matrix = [kind == "matrix" for kind in layout.kinds]
-    shapes = [(shape[0], math.prod(shape[1:])) for shape, own in zip(layout.shapes, is_matrix, strict=True) if own]
-    sizes = [rows * cols for rows, cols in shapes]
-    others = [size for size, own in zip(layout.sizes, is_matrix, strict=True) if not own]
-    init_others, update_others = adamw()
 
-    def pick(value: Tensor, own: bool) -> Tensor:
-        """The entries of matrices, or all other ones; a number that is one for all entries stays as it is."""
-        if value.dim() == 0:
-            return value
-        pieces = zip(torch.split(value, layout.sizes), is_matrix, strict=True)
-        return torch.cat([value[:0], *(piece for piece, is_own in pieces if is_own == own)])
+    def init(zeros_M: Tensor, shapes: Shapes) -> State:
+        return {"momentum_buffer": zeros_M}
 
-    def init(param: Tensor) -> State:
-        return {"momentum_buffer": param.new_zeros(sum(sizes)), **init_others(param.new_zeros(sum(others)))}
-
-    def update(grad: Tensor, state: State, param: Tensor, hyper: Hyper) -> tuple[Tensor, State]:
-        numbers = {name: pick(value, False) for name, value in hyper.items()}
-        other_updates, other_state = update_others(pick(grad, False), state, pick(param, False), numbers)
-        grad_M, lr, decay = pick(grad, True), pick(hyper["lr"], True), pick(hyper["weight_decay"], True)
-        momentum_M = torch.lerp(state["momentum_buffer"], grad_M, 1 - hyper["momentum"])
-        direction_M = torch.lerp(grad_M, momentum_M, hyper["momentum"]) if nesterov else momentum_M
+    def update(grad_M: Tensor, state: State, param_M: Tensor, hyper: Hyper, shapes: Shapes) -> tuple[Tensor, State]:
+        momentum_M, direction_M = average_momentum(grad_M, state, hyper, nesterov=nesterov)
         steps = [
-            orthogonalise(piece.view(shape)).reshape(-1) * SCALINGS[scaling](*shape)
-            for piece, shape in zip(torch.split(direction_M, sizes), shapes, strict=True)
+            orthogonalise(matrix).reshape(-1) * SCALINGS[scaling](*shape)
+            for matrix, shape in zip(split_matrices(direction_M, shapes), shapes, strict=True)
         ]
-        updates_M = torch.cat([grad_M[:0], *steps]).add(decay * pick(param, True)) * -lr
-        own_pieces, other_pieces = iter(torch.split(updates_M, sizes)), iter(torch.split(other_updates, others))
-        updates = torch.cat([next(own_pieces if own else other_pieces) for own in is_matrix])
-        return updates, {"momentum_buffer": momentum_M, **other_state}
+        updates_M = torch.cat([grad_M[:0], *steps]).add(hyper["weight_decay"] * param_M) * -hyper["lr"]
+        return updates_M, {"momentum_buffer": momentum_M}
 
-    return init, update
+    return matrices_beside_adamw(init, update, layout)
+
+
+def average_momentum(grad_M: Tensor, state: State, hyper: Hyper, *, nesterov: bool) -> tuple[Tensor, Tensor]:
+    """The average of gradients and the direction to go, of `muon`. Source: kellerjordan.github.io/posts/muon."""
+    momentum_M = torch.lerp(state["momentum_buffer"], grad_M, 1 - hyper["momentum"])
+    return momentum_M, torch.lerp(grad_M, momentum_M, hyper["momentum"]) if nesterov else momentum_M
 
 
 def orthogonalise(matrix: Tensor) -> Tensor:

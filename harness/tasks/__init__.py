@@ -17,6 +17,7 @@ from harness.tasks.random_walk import random_walk
 from harness.tasks.teacher_student import teacher_student
 from harness.tasks.tensors import tensors_task
 from harness.tasks.text import text_task
+from harness.tasks.token_walk import token_walk
 from harness.tasks.types import Batch, Params, Task
 
 TASKS: dict[str, Callable[[Part, Part, torch.device, Path | None], Task]] = {
@@ -26,6 +27,7 @@ TASKS: dict[str, Callable[[Part, Part, torch.device, Path | None], Task]] = {
     "noisy_quadratic": noisy_quadratic,
     "random_walk": random_walk,
     "teacher_student": teacher_student,
+    "token_walk": token_walk,
 }
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
 

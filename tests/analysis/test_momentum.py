@@ -5,9 +5,10 @@ import pandas as pd
 import pytest
 
 from analysis.analyse import analyse_runs
-from analysis.momentum import check_momentum
+from analysis.momentum import MOMENTUM, check_momentum
 from analysis.optimum import Optimum
 from analysis.runs import tidy_runs
+from harness.config import ROOT
 from tests.analysis.planting import plant_table
 
 BATCH_SIZES = (8, 16, 32, 64, 128)
@@ -54,6 +55,12 @@ def test_torchs_momentum_is_a_sum_and_optimizers_are_judged_apart():
     by_name = {v.group["optimizer.name"]: v for v in verdicts_of(pd.concat([sgd, sign], ignore_index=True))}
     assert by_name["sgd"].numbers["exponent"] == pytest.approx(0.0, abs=0.1)
     assert (by_name["sgd"].verdict, by_name["signum"].verdict) == ("refuted", "confirmed")
+
+
+def test_optimizers_that_are_judged_have_the_option_that_the_claim_varies():
+    for name, column in MOMENTUM.items():
+        text = (ROOT / "conf" / "optimizer" / f"{name}.yaml").read_text()
+        assert f"\n{column.removeprefix('optimizer.')}: " in text, name
 
 
 def test_runs_that_momentum_outlasts_take_no_part():

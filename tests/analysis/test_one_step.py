@@ -206,9 +206,40 @@ def test_adams_peak_is_judged_against_the_noise_scale(answer):
         (4096, 17 * 4096, "inconclusive"),
     ):
         rows["probe.noise_trace"] = noise * rows["probe.grad_sq"]
+        rows["probe.grad_sq_se"] = 0.01 * rows["probe.grad_sq"]
         rows.loc[adam, "probe.lr"] = [1 / (1 + abs(np.log(size / peak))) for size in SIZES]
         (found,) = [v for v in check_probes(rows) if v.claim == "adam-surge"]
         assert found.verdict == verdict, peak
+    rows["probe.noise_trace"] = 17 * 2000 * rows["probe.grad_sq"]
+    rows.loc[adam, "probe.lr"] = [1 / (1 + abs(np.log(size / 64))) for size in SIZES]
+    rows["probe.grad_sq_se"] = 4 * rows["probe.grad_sq"]  # a gradient that is not told from zero says nothing
+    (found,) = [v for v in check_probes(rows) if v.claim == "adam-surge"]
+    assert (found.verdict, found.reason) == ("inconclusive", "the gradient is not told from zero")
+
+
+def test_one_point_far_off_refutes_a_form_that_is_right_elsewhere(answer):
+    rows = answer.rows[answer.rows["num_steps"] == 150].copy()
+    for claim, optimizer in (("sign-eta", "signsgd"), ("adam-eta", "adam_0.9"), ("sampled-eta", "muon")):
+        (found,) = [v for v in check_probes(rows) if v.claim == claim]
+        assert found.verdict == "confirmed", claim
+        wrong = rows.copy()
+        own = (wrong["probe.optimizer"] == optimizer) & (wrong["probe.batch_size"] == 16)
+        wrong.loc[own, "probe.lr"] *= 1.8
+        (found,) = [v for v in check_probes(wrong) if v.claim == claim]
+        assert found.verdict == "refuted", claim
+        assert "1 of" in found.reason
+        wrong.loc[own, "probe.lr_se"] = 0.24
+        (found,) = [v for v in check_probes(wrong) if v.claim == claim]
+        assert found.verdict != "refuted", claim
+
+
+def test_checkpoints_that_differ_in_anything_are_kept_apart(tmp_path):
+    records = plant_records(tmp_path, steps=(150, 600)).head(2)
+    records["num_steps"] = 150
+    rows = spread_probes(records.assign(**{"optimizer.lr": [0.1, 0.2]}))
+    assert keys_of(rows) == ["num_steps", "optimizer.lr"]
+    assert label_checkpoint({"num_steps": 150, "optimizer.lr": 0.1}) == "step 150, optimizer.lr=0.1"
+    assert keys_of(spread_probes(records)) == ["num_steps", "run_id"]
 
 
 @pytest.mark.parametrize("style", [SCREEN, PAPER], ids=["screen", "paper"])

@@ -1,0 +1,65 @@
+"""Amos's schedules of lr and weight decay, which hold weights at the scale that they start with."""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[np.float64]
+
+
+def amos_constant(
+    step: ArrayLike, *, alpha: float, cosine: float, scale: float = 1.0, q: float = 1.0
+) -> tuple[Array, Array]:
+    """lr and lr weight_decay where updates point at the solution at a constant cosine.
+
+        lr_t  = alpha scale / (alpha p t + 1)^2
+        rho_t = alpha^2 / (2 q) / (alpha p t + 1)^2,    rho = lr weight_decay
+
+    Args:
+        step: t, from 0.
+        alpha: alpha_0, relative step at first, > 0, dimensionless.
+        cosine: p, of the update and the error, 0 <= p <= 1.
+        scale: RMS |error_0| / |u_t|, about the RMS of the weights for u of RMS 1, in units of the weights.
+        q: |weights|^2 / |error|^2, about 1.
+    Returns: lr_t (weights a step) and rho_t (dimensionless); half at alpha p t = sqrt(2) - 1.
+    Valid when: alpha << 1; |u_t| constant.
+    Source: Amos, arXiv 2210.11693; kexue.fm/archives/9344.
+    """
+    shape = (alpha * cosine * np.asarray(step, dtype=float) + 1) ** -2
+    return alpha * scale * shape, alpha**2 / (2 * q) * shape
+
+
+def amos_inverse_time(
+    step: ArrayLike, *, alpha: float, cosine: float, scale: float = 1.0, q: float = 1.0
+) -> tuple[Array, Array]:
+    """lr and lr weight_decay where the cosine falls with the error: inverse-time decay.
+
+        lr_t  = alpha scale / (2 alpha p t + 1)
+        rho_t = alpha^2 / (2 q) / (2 alpha p t + 1),    rho = lr weight_decay
+
+    Args:
+        step, alpha, scale, q: as in amos_constant.
+        cosine: p_0, at first; p_t = p_0 |error_t| / |error_0|.
+    Returns: lr_t (weights a step) and rho_t (dimensionless); half at 2 alpha p t = 1.
+    Valid when: alpha << 1; |u_t| constant.
+    Source: Amos, arXiv 2210.11693; kexue.fm/archives/9344.
+    """
+    shape = 1 / (2 * alpha * cosine * np.asarray(step, dtype=float) + 1)
+    return alpha * scale * shape, alpha**2 / (2 * q) * shape
+
+
+def amos_weight_decay(alpha: ArrayLike, scale: ArrayLike) -> Array:
+    """Weight decay that holds the RMS of noise at its start, q = 1 and updates of RMS 1.
+
+        weight_decay = rho_0 / lr_0 = alpha / (2 scale)
+
+    It is sqrt(lr / (2 weight_decay)) = scale solved for weight decay, at lr = alpha scale.
+
+    Args:
+        alpha: alpha_0, > 0, dimensionless.
+        scale: RMS of the weights at first, > 0.
+    Returns: weight decay, per unit of lr.
+    Valid when: updates of RMS 1, independent from step to step, at the first steps: later lr falls and
+        weight decay does not, so noise alone sinks below its start. With momentum F of long_run.py multiplies it.
+    Source: kexue.fm/archives/9344; the identity with Kosson et al., arXiv 2305.17212, derived for this project.
+    """
+    return np.asarray(alpha, dtype=float) / (2 * np.asarray(scale, dtype=float))
