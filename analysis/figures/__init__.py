@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 
 from analysis.analyse import Analysis
 from analysis.figures.curves import draw_curves
+from analysis.figures.epsilon import draw_epsilon, has_epsilon
 from analysis.figures.extrapolation import draw_extrapolation, has_extrapolation
 from analysis.figures.groups import draw_groups
 from analysis.figures.histories import draw_histories, has_histories
@@ -22,6 +23,7 @@ FIGURES: dict[str, Callable[[Analysis, Style], Figure]] = {
 # written as NAME-FIGURE beside the figure of a sweep over learning rates: whether the runs have the data, and how
 FURTHER: dict[str, tuple[Callable[[Analysis], bool], Callable[[Analysis, Style], Figure]]] = {
     "curves": (has_histories, draw_histories),
+    "eps": (has_epsilon, draw_epsilon),
     "extrapolation": (has_extrapolation, draw_extrapolation),
     "slopes": (has_protocols, draw_slopes),
     "steps-examples": (has_steps, draw_steps_examples),
