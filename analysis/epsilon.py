@@ -8,7 +8,7 @@ import pandas as pd
 from scipy import stats
 
 from analysis.claims import MAX_EPS, MIN_STEPS, Verdict, count_steps, judge
-from analysis.fit import Estimate
+from analysis.fit import MISFIT, Estimate
 from analysis.fit_points import Points, fit_points
 from analysis.groups import read_constant, select_group
 from analysis.laws.epsilon import epsilon_ratio
@@ -66,7 +66,9 @@ class EpsilonAnswer:
     verdict: Verdict
 
     def predict(self, batch_size: float, eps: float) -> float:
-        """The claimed ratio, with this answer's sigma."""
+        """The claimed ratio, with this answer's sigma; NaN without one."""
+        if not np.isfinite(self.sigma.value):
+            return np.nan
         return float(epsilon_ratio(eps * batch_size**0.5, sigma=self.sigma.value, sharpness=SHARPNESS[self.inside]))
 
     def predict_slope(self, slope: Slope, eps: float) -> float:
@@ -161,7 +163,7 @@ def judge_epsilon(
         + ("sigma known, " if known else f"sigma fitted, over ratios above {MIN_RATIO:g}, ")
         + f"of located cells with at least {MIN_STEPS} steps; confirmed if its 95 % interval, wider where that law "
         f"misfits, contains {predicted:g} and excludes {rival:g} (the other place of eps), refuted if it excludes "
-        f"{predicted:g}"
+        f"{predicted:g}, or where no p fits and {predicted:g} misfits too"
     )
     place = {**group, INSIDE: inside}
     lost = sum(len(optima) for _, optima in members) - len(pairs)
@@ -208,6 +210,8 @@ def judge_epsilon(
         "most_x": float(points.x[0].max() / best.value), "chi2": chi2,
         "p_value": float(stats.chi2.sf(chi2, len(off) - (not known))),
     }  # fmt: skip
+    if not np.isfinite([p.low, p.high]).all() and numbers["p_value"] < MISFIT:
+        return answer(ratios, best, "refuted", "no sharpness fits, the claimed one neither")
     return answer(ratios, best, *judge(p.low, p.high, predicted, rival))
 
 
