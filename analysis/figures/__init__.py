@@ -10,6 +10,7 @@ from analysis.figures.epsilon import draw_epsilon, has_epsilon
 from analysis.figures.extrapolation import draw_extrapolation, has_extrapolation
 from analysis.figures.groups import draw_groups
 from analysis.figures.histories import draw_histories, has_histories
+from analysis.figures.optimizers import draw_optimizers, has_optimizers
 from analysis.figures.optimum import draw_optimum
 from analysis.figures.slopes import draw_slopes, has_protocols
 from analysis.figures.steps_examples import draw_steps_examples, has_steps
@@ -25,6 +26,7 @@ FURTHER: dict[str, tuple[Callable[[Analysis], bool], Callable[[Analysis, Style],
     "curves": (has_histories, draw_histories),
     "eps": (has_epsilon, draw_epsilon),
     "extrapolation": (has_extrapolation, draw_extrapolation),
+    "optimizers": (has_optimizers, draw_optimizers),
     "slopes": (has_protocols, draw_slopes),
     "steps-examples": (has_steps, draw_steps_examples),
 }

@@ -47,7 +47,7 @@ def draw_epsilon(analysis: Analysis, style: Style = SCREEN) -> Figure:
         text for text in (analysis.caption, "x = ε√B/σ", "bars: 95 % intervals", "band: 5 %", marks) if text
     )
     title = textwrap.fill(analysis.question, 110)
-    fig, panels = lay_out(len(shown), title, caption, (0.75, 6.45), style)
+    fig, panels = lay_out(len(shown), title, caption, (0.75, 5.95), style, width=12.8)
     for (left, right), answers in zip(panels, shown, strict=True):
         heading = f"{label}: " if (label := label_group(answers[0].group)) else ""
         left.set_title(f"{heading}best learning rate over that without ε")
@@ -94,7 +94,8 @@ def draw_row(left: Axes, right: Axes, answers: Sequence[EpsilonAnswer]) -> None:
         Line2D([], [], ls="", marker=markers[s], mfc=INK, mec=INK, ms=4, label=f"batch size {s}") for s in sizes
     ]
     for ax, values in ((left, tops), (right, offs)):
-        low, high = min(values) / 1.05, max(values) * 1.05
+        pad = (max(values) / min(values)) ** 0.04
+        low, high = min(values) / pad, max(values) * pad
         use_round_numbers(ax.xaxis, grid[0], grid[-1], most=8)
         use_round_numbers(ax.yaxis, low, high, most=8)
         ax.set_xlim(grid[0], grid[-1])
