@@ -43,10 +43,10 @@ def draw_optimizers(analysis: Analysis, style: Style = SCREEN) -> Figure:
         f"{analysis.caption} · bars: 95 % intervals, of losses without what seeds do to all optimizers alike · "
         "hollow: best learning rate not located"
     )
-    fig, [[left, right]] = lay_out(1, textwrap.fill(analysis.question, 110), caption, (1.15, 6.25), style, width=12.4)
+    fig, [[left, right]] = lay_out(1, textwrap.fill(analysis.question, 110), caption, (1.2, 6.0), style, width=12.2)
     sizes = sorted({o.batch_size for answer in answers for o in answer.optima})
     colours = shade(len(sizes))
-    lows, highs, lrs, handles = [], [], [], []
+    losses, lrs, handles = [], [], []
     for index, (size, colour) in enumerate(zip(sizes, colours, strict=True)):
         marker = MARKERS[index % len(MARKERS)]
         rows = [(row, o) for row, answer in enumerate(answers) for o in answer.optima if o.batch_size == size]
@@ -62,16 +62,14 @@ def draw_optimizers(analysis: Analysis, style: Style = SCREEN) -> Figure:
                 ax.plot([low, high], [y, y], "-", color=colour, lw=1.1, zorder=3)
                 ax.plot(value, y, ls="", marker=marker, ms=4, mfc=face, mec=colour, zorder=4)
             lrs += [value for value in (o.lr, o.low, o.high) if np.isfinite(value)]
-            if o.loss < CLEAR * lowest:
-                lows.append(o.loss)
-                highs.append(o.loss)
+            losses += [o.loss] * (o.loss < CLEAR * lowest)
         handles.append(Line2D([], [], ls="", marker=marker, color=colour, ms=4, label=str(size)))
-    pad = (max(highs) / min(lows)) ** 0.05
-    use_round_numbers(left.xaxis, min(lows) / pad, max(highs) * pad, most=8)
-    left.set_xlim(min(lows) / pad, max(highs) * pad)
+    pad = (max(losses) / min(losses)) ** 0.05
+    use_round_numbers(left.xaxis, min(losses) / pad, max(losses) * pad, most=8)
+    left.set_xlim(min(losses) / pad, max(losses) * pad)
     use_log_lr(right.xaxis, min(lrs) / 1.4, max(lrs) * 1.4)
     right.set_xlim(min(lrs) / 1.4, max(lrs) * 1.4)
-    name_rows(left, right, answers)
+    name_rows((left, right), answers, everywhere=style.narrow)
     left.set_xlabel("final held-out loss" + name_loss_unit(analysis.runs.frame))
     left.set_title("loss at the best learning rate")
     right.set_xlabel("best learning rate η*")
@@ -106,8 +104,8 @@ def measure_losses(optima: Sequence[Optimum]) -> list[float]:
     return [float(half.get(id(o), np.nan)) * o.loss for o in optima]
 
 
-def name_rows(left: Axes, right: Axes, answers: Sequence[GroupAnswer]) -> None:
-    """The optimizers' names on the left, and the same rows, unnamed, on the right."""
-    for ax in (left, right):
-        ax.set_yticks(range(len(answers)), [answer.label for answer in answers] if ax is left else [])
+def name_rows(panels: Sequence[Axes], answers: Sequence[GroupAnswer], *, everywhere: bool) -> None:
+    """The optimizers' names beside the first panel, and beside others only where these stand below it."""
+    for index, ax in enumerate(panels):
+        ax.set_yticks(range(len(answers)), [answer.label if everywhere or index == 0 else "" for answer in answers])
         ax.set_ylim(len(answers) - 0.5, -0.5)
