@@ -1,4 +1,6 @@
-"""Oracle: planted optima that epsilon raises as it is claimed to, by the law of its other place, or not at all."""
+"""Oracle: planted optima that epsilon raises as it is claimed to, by the law of its other place, or not at all; for the
+committed runs on the quadratic the closed form, and plain loops (tests/reference/adam_quadratic.py).
+"""
 
 import matplotlib as mpl
 import numpy as np
@@ -13,6 +15,7 @@ from analysis.ratios import measure_ratios
 from harness.config import SWEEPS_DIR
 from tests.analysis.planting import plant_table
 from tests.analysis.test_figures import check_boxes
+from tests.reference.adam_quadratic import best_rate
 
 BATCH_SIZES = (16, 64, 256, 512)  # the last has 64 steps
 EPSILONS = (1e-8, 0.02, 0.1, 0.5, 2.0)
@@ -162,15 +165,37 @@ def test_the_figure_keeps_its_texts_apart(style):
     assert len(hollow) == 2 * (4 + 8)  # in two panels a task, 4 epsilons at batch size 512, for one place and for two
 
 
-@pytest.mark.skipif(not (SWEEPS_DIR / "adam_eps.csv").exists(), reason="not run")
-def test_on_the_quadratic_every_measured_ratio_is_within_5_percent_of_the_closed_form():
+@pytest.fixture(scope="module")
+def quadratic():
     frame = pd.read_csv(SWEEPS_DIR / "adam_eps.csv")
     frame = frame[frame["task.name"] == "noisy_quadratic"]
     assert set(frame["task.std"]) == {1.0}
-    answers = analyse_runs("adam_eps", frame).epsilon
-    assert [a.inside for a in answers] == [False, True]
-    for answer in answers:
+    return analyse_runs("adam_eps", frame).epsilon
+
+
+def test_the_quadratics_measured_ratios_are_the_closed_form_where_noise_rules(quadratic):
+    """At batch size 64 the gradients' mean is no longer small beside their noise, and ratios are up to 7 % less."""
+    assert [(a.inside, a.known, a.sigma.value) for a in quadratic] == [(False, True, 1.0), (True, True, 1.0)]
+    for answer in quadratic:
         assert len(answer.ratios) == 12
         for r in answer.ratios:
             x = r.eps * r.batch_size**0.5
-            assert r.value == pytest.approx((1 + x**2) ** 0.5 if answer.inside else 1 + x, rel=0.05)
+            law = (1 + x**2) ** 0.5 if answer.inside else 1 + x
+            assert r.value == pytest.approx(law, rel=0.03 if r.batch_size < 64 else 0.07)
+
+
+@pytest.mark.parametrize(("batch_size", "eps"), [(16, 5.0), (64, 0.3), (64, 5.0)])
+def test_they_are_those_of_plain_loops(quadratic, batch_size, eps):
+    """Other random numbers, other fit; with noise 4 times as large the same loops come within 2 % of the law."""
+    for answer in quadratic:
+        (measured,) = (r.value for r in answer.ratios if (r.batch_size, r.eps) == (batch_size, eps))
+        x = eps * batch_size**0.5
+        law = (1 + x**2) ** 0.5 if answer.inside else 1 + x
+        for std, guess in ((1.0, 0.0154), (4.0, 0.0284)):
+            same = {"batch_size": batch_size, "num_steps": 8192 // batch_size, "num_seeds": 4, "std": std}
+            base = best_rate(guess * (batch_size / 16) ** 0.5, eps=0.0, inside=False, **same)
+            plain = best_rate(base * law, eps=eps * std, inside=answer.inside, **same) / base
+            if std == 1.0:
+                assert plain == pytest.approx(measured, rel=0.04)
+            else:
+                assert plain == pytest.approx(law, rel=0.025)
