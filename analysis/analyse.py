@@ -10,6 +10,7 @@ from analysis.claims import Verdict, check_claims
 from analysis.critical_batch import CriticalBatch, measure_critical_batch, steps_to_json
 from analysis.epsilon import EpsilonAnswer, check_epsilon
 from analysis.fit import Comparison, Fit, compare, fit_laws
+from analysis.greedy import Greedy, check_greedy, greedy_to_json, measure_greedy
 from analysis.groups import key_group, label_group, read_constant, select_group
 from analysis.horizons import check_horizons
 from analysis.momentum import check_momentum
@@ -23,7 +24,10 @@ from harness.config import say_count
 
 @dataclass(frozen=True)
 class GroupAnswer:
-    """What the runs of one group say; critical_batch only of runs that are compared by their steps to a target."""
+    """What the runs of one group say; critical_batch only of runs that are compared by their steps to a target.
+
+    greedy: where these are SGD's on the noisy quadratic, what they would be at the greedy learning rate of every step.
+    """
 
     group: Mapping[str, object]
     optima: tuple[Optimum, ...]
@@ -32,6 +36,7 @@ class GroupAnswer:
     verdicts: tuple[Verdict, ...]
     scores: tuple[Score, ...] = ()
     critical_batch: CriticalBatch | None = None
+    greedy: Greedy | None = None
 
     @property
     def label(self) -> str:
@@ -90,9 +95,13 @@ def analyse_runs(
         fits = tuple(fit_laws(optima, robust=robust))
         verdicts = tuple(check_claims(runs, optima))
         scores = score_fits(fits, optima, robust=robust)
-        steps = is_steps(select_group(runs.frame, optima[0].group))
-        critical = measure_critical_batch(optima) if steps else None
-        answers.append(GroupAnswer(optima[0].group, tuple(optima), fits, compare(fits), verdicts, scores, critical))
+        rows = select_group(runs.frame, optima[0].group)
+        critical = measure_critical_batch(optima) if is_steps(rows) else None
+        greedy = measure_greedy(rows)
+        verdicts += (check_greedy(greedy, optima[0].group),) if greedy else ()
+        answers.append(
+            GroupAnswer(optima[0].group, tuple(optima), fits, compare(fits), verdicts, scores, critical, greedy)
+        )
     # as all claims, on plain fits: a robust one has no chi^2 to judge its misfit by
     plain = [(answer.group, fit_laws(answer.optima) if robust else answer.fits) for answer in answers]
     optima_of = [answer.optima for answer in answers]
@@ -179,6 +188,8 @@ def to_json(analysis: Analysis) -> dict[str, object]:
         "notes": list(analysis.runs.notes),
         **({"epsilon": [each.to_json() for each in analysis.epsilon]} if analysis.epsilon else {}),
     }
+    if greedy := [add_group(greedy_to_json(each.greedy), each.group) for each in groups if each.greedy]:
+        content["greedy"] = greedy
     cleaned = clean(content)
     assert isinstance(cleaned, dict)
     return cleaned

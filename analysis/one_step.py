@@ -36,6 +36,7 @@ from harness.records import PROBE_ROWS, probe_path
 LISTS = [f"probe.{name}" for name in ("optimizer", "batch_size", *PROBE_ROWS)]
 SAMPLED = ("sampled", "gauss_newton", "third")  # forms that follow from sampled updates
 MAX_ERROR = 0.05  # of E[u.g], relative: a point is scored below it
+MAX_LR_ERROR = 0.25  # standard error of ln lr, as well
 MIN_BATCH = 16
 
 # optimizer as probed -> form -> beta1 of SGD's closed form, which needs the scales alone
@@ -198,9 +199,9 @@ def check_muon(local: Local, size: float, mean_N: np.ndarray, arrays: Mapping[st
 
 
 def select_scored(rows: pd.DataFrame) -> pd.DataFrame:
-    """Points that count: measured, batch sizes from MIN_BATCH, E[u.g] known to MAX_ERROR."""
+    """Points that count: batch sizes from MIN_BATCH, E[u.g] known to MAX_ERROR and ln lr to MAX_LR_ERROR."""
     known = rows["probe.overlap_se"].abs() < MAX_ERROR * rows["probe.overlap"].abs()
-    return rows[known & (rows["probe.batch_size"] >= MIN_BATCH) & rows["probe.lr"].notna()]
+    return rows[known & (rows["probe.batch_size"] >= MIN_BATCH) & (rows["probe.lr_se"] < MAX_LR_ERROR)]
 
 
 def score_forms(rows: pd.DataFrame, keys: list[str]) -> pd.DataFrame:

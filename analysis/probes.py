@@ -6,7 +6,8 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.answer import Answer, Draw
-from analysis.figures.one_step import draw_forms, draw_scales, draw_scores
+from analysis.figures.noise_scale import draw_probed
+from analysis.figures.one_step import draw_forms, draw_scores
 from analysis.one_step import keys_of, label_checkpoint, score_forms, spread_probes
 from analysis.probe_claims import check_probes
 
@@ -22,7 +23,7 @@ def analyse_probes(sweep: str, frame: pd.DataFrame, question: str = "", folder: 
     keys = keys_of(rows)
     title = question or sweep
     figures: dict[str, Draw] = {
-        "": partial(draw_scores, rows, title), "scales": partial(draw_scales, rows, title),
+        "": partial(draw_scores, rows, title), "noise_scale": partial(draw_probed, rows, frame, title),
     }  # fmt: skip
     for (task, permuted), part in rows.groupby(["task.name", rows.get("permute_samples", False)], sort=False):
         figures[f"{task}-permuted" if permuted else str(task)] = partial(draw_forms, part, title)

@@ -12,6 +12,7 @@ from analysis.analyse import Analysis, GroupAnswer, has_one_size
 from analysis.claims import CLAIMS, COLOURS, Verdict
 from analysis.critical_batch import CriticalBatch
 from analysis.fit import Estimate
+from analysis.greedy import describe_greedy
 from analysis.groups import select_group
 from analysis.objectives import TARGET, is_steps, show_objective
 from analysis.optimum import Optimum
@@ -63,6 +64,8 @@ def print_report(analysis: Analysis, console: Console | None = None) -> None:
                 console.print(NO_SURGE, style="yellow")
         if answer.critical_batch:
             print_critical_batch(answer.critical_batch, console)
+        if answer.greedy:
+            console.print(describe_greedy(answer.greedy))
         for verdict in answer.verdicts:
             print_verdict(verdict, console)
             if verdict.rule not in told:

@@ -40,7 +40,7 @@ def write_further(analysis: Analysis, out_dir: Path, style: Style = SCREEN) -> l
     paths = []
     with mpl.rc_context(style.rc):  # type: ignore[arg-type]
         for name, (applies, draw) in FURTHER.items():
-            if analysis.figure != "curves" and applies(analysis):
+            if applies(analysis):
                 paths += save_figure(draw(analysis, style), out_dir / f"{analysis.sweep}-{name}", style)
     return paths
 

@@ -28,12 +28,17 @@ def columns_of(off_KC: np.ndarray) -> np.ndarray:
 
 
 def weigh_draws(off_KC: np.ndarray) -> np.ndarray:
-    """Weights of draws that add up to one and to zero times every control: 1/K each but for what controls missed by.
+    """Weights of draws that add up to one, and to zero times every control where few draws need not make up for it.
 
-    A weighted mean is the intercept of the least-squares fit to the controls minus their known means.
+    Those are the weights of the intercept of a least-squares fit to the controls minus their known means. Where the
+    draws lie far off these, that fit extrapolates: weights then go from 1/K towards it as far as half of the draws
+    count, 1 / sum w^2 = K/2.
     """
+    count = len(off_KC)
     weights: np.ndarray = np.linalg.pinv(columns_of(off_KC))[0]
-    return weights
+    spread = float(weights @ weights) - 1 / count
+    share = min(1.0, (1 / count / spread) ** 0.5) if spread > 0 else 1.0
+    return share * weights + (1 - share) / count
 
 
 def mean_by_controls(name: str, values_K: np.ndarray, off_KC: np.ndarray) -> dict[str, float]:
@@ -43,9 +48,11 @@ def mean_by_controls(name: str, values_K: np.ndarray, off_KC: np.ndarray) -> dic
         off_KC: controls minus their means.
     """
     columns, weights = columns_of(off_KC), weigh_draws(off_KC)
-    left = values_K - columns @ np.linalg.lstsq(columns, values_K)[0]
-    variance = left @ left / (len(values_K) - columns.shape[1])
-    return {name: float(weights @ values_K), f"{name}_se": float(np.sqrt(variance * (weights @ weights)))}
+    fit_C = np.linalg.lstsq(columns, values_K)[0]
+    left = values_K - columns @ fit_C
+    error = left @ left / (len(values_K) - columns.shape[1]) * (weights @ weights)
+    missed = weights @ columns @ fit_C - fit_C[0]  # what a weighted mean keeps of controls that were followed in part
+    return {name: float(weights @ values_K), f"{name}_se": float(np.hypot(np.sqrt(error), missed))}
 
 
 def find_minimum(

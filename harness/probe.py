@@ -249,6 +249,8 @@ def probe(
     generator = torch.Generator().manual_seed(seed)
     rows: list[dict[str, Any]] = []
     arrays: dict[str, Tensor] = {}
+    # From the start: small tensors kept on the way would each lie in the hole that a large one left, and spoil it
+    moments_S2N = torch.zeros(len(PROBED) * len(batch_sizes), 2, len(at.params_N), dtype=at.params_N.dtype)
     with torch.no_grad():
         scales = measure_scales(at, num_draws, generator)
         for name, probed in PROBED.items():
@@ -257,8 +259,10 @@ def probe(
             for batch_size in batch_sizes:
                 between()
                 row, mean_N, square_N = measure_step(at, probed, batch_size, num_draws, generator)
+                kept_2N = moments_S2N[len(rows)]
+                kept_2N[0], kept_2N[1] = mean_N, square_N
+                arrays |= {f"mean.{name}.{batch_size}": kept_2N[0], f"square.{name}.{batch_size}": kept_2N[1]}
                 rows.append({"optimizer": name, "batch_size": batch_size, **row})
-                arrays |= {f"mean.{name}.{batch_size}": mean_N, f"square.{name}.{batch_size}": square_N}
         between()
         arrays |= keep_arrays(at, generator)
     single = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in arrays.items()}

@@ -47,6 +47,8 @@ def send_run(row: Mapping[str, Any], *, mode: str, project: str, entity: str | N
     ) as run:
         run.define_metric("num_samples")
         run.define_metric("*", step_metric="num_samples")
+        for name in measured - set(summary):  # or an earlier point's number would stand there for one that is not told
+            run.define_metric(name, step_metric="num_samples", summary="none")
         steps = curve.pop("step") or []
         for i, step in enumerate(steps):
             point = {name: values[i] for name, values in curve.items() if values[i] is not None}

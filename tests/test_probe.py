@@ -21,7 +21,7 @@ from harness.curvature import (
     sample_gradients,
 )
 from harness.draws import PROBED, Pool, draw_gradients, muon, permute_samples
-from harness.one_step import find_minimum, mean_by_controls
+from harness.one_step import find_minimum, mean_by_controls, weigh_draws
 from harness.parameters import flatten_params, layout_of, unflatten_params
 from harness.probe import freeze, keep_arrays, measure_scales, measure_step, probe
 from harness.protocols import resolve_probe
@@ -228,6 +228,18 @@ def test_means_by_controls_are_sharper_and_no_less_right():
     assert linear["y_se"] < 1e-12
 
 
+def test_controls_that_the_draws_lie_far_off_are_followed_in_part():
+    rng = np.random.default_rng(0)
+    near, far = rng.normal(size=(24, 1)) + 0.1, rng.normal(size=(24, 1)) + 4.0
+    for off, followed in ((near, True), (far, False)):
+        weights = weigh_draws(off)
+        assert weights.sum() == pytest.approx(1)
+        assert (abs(float(weights @ off[:, 0])) < 1e-12) == followed
+        assert 1 / (weights @ weights) >= 12 - 1e-9
+    found = mean_by_controls("y", 2 * far[:, 0] + 1, far)
+    assert abs(found["y"] - 1) == pytest.approx(found["y_se"])  # what was not followed is told as error
+
+
 def test_the_least_of_a_polynomial_is_found_with_its_error():
     lr = 2.0 ** np.arange(-2, 2.25, 0.5)
     rng = np.random.default_rng(0)
@@ -300,7 +312,7 @@ def test_a_sweep_of_checkpoints_from_command_to_figures(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr + done.stdout
     assert {path.name for path in (tmp_path / "figures").iterdir() if path.suffix == ".png"} == {
-        "tiny.png", "tiny-scales.png", "tiny-teacher_student.png",
+        "tiny.png", "tiny-noise_scale.png", "tiny-teacher_student.png",
     }  # fmt: skip
     assert len(list((tmp_path / "runs/tiny/probes").glob("*.safetensors"))) == 2
     (path,) = {path.parent for path in (tmp_path / "runs/tiny").glob("*.parquet")}

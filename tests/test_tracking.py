@@ -15,7 +15,14 @@ import pytest
 from wandb.proto.wandb_internal_pb2 import Record
 
 from harness.config import flatten, run_id
+from harness.job import summarise
+from harness.metrics import METRICS
+from harness.noise_scale import NOISE_SCALES
+from harness.plan import Stack
+from harness.program import make_program
 from harness.records import read_mirrored, write_records
+from harness.train import train
+from tests.reference.plain import CPU
 
 CURVE = {"step": [1, 2, 4], "num_samples": [8, 16, 32], "loss": [3.0, 2.5, 1 / 3], "train_loss": [3.5, 2.0, 0.1 + 0.2]}
 
@@ -88,9 +95,36 @@ def test_a_mirrored_run_is_its_record(make_run, tmp_path):
             summary |= items(record.summary.update)
     assert (summary["status"], summary["num_params"], summary["grad_norm"]) == ("done", 11, 0.5)
     assert summary["loss"] == 2 / 3
-    assert "noise_scale" not in summary or summary["noise_scale"] == 40.0
+    assert "noise_scale" not in summary  # the record has no last value
     assert b"secret-host" not in path.read_bytes()
     assert not (tmp_path / "home" / ".cache").exists()
+
+
+def test_noise_scales_of_training_arrive_under_their_names(make_run, tmp_path):
+    """Every number of every column, and the last as a summary where there is one; what could not be told is no item."""
+    configs = {run_id(config): config for config in [make_run(batch_size=32, num_samples=32 * 300)]}
+    stack = Stack(configs)
+    *_, progress = train(make_program(stack, CPU), stack, num_evals=6, num_examples=16, noise_scale=True)
+    (config,) = configs.values()
+    row = {"run_id": run_id(config), "sweep": "s", "num_params": 11, **flatten(config)} | summarise(progress, 0, 2.5)
+    records = tmp_path / "runs" / "s"
+    records.mkdir(parents=True)
+    columns = {name: type(value) for name, value in flatten(config).items()}
+    row["provenance.ended"] = "2026-01-01T00:00:00"
+    write_records(records, "stack", [row], columns=columns, metrics=[*METRICS, *NOISE_SCALES])
+    (path,) = mirror(records, tmp_path)
+    found = read_offline(path)
+    history = [items(r.history.item) for r in found if r.WhichOneof("record_type") == "history"]
+    summary: dict[str, Any] = {}
+    for record in found:
+        if record.WhichOneof("record_type") == "summary":
+            summary |= items(record.summary.update)
+    for name in NOISE_SCALES:
+        assert [point.get(name) for point in history] == row[f"history.{name}"]
+        assert summary.get(name) == row[name]
+    for name in ("noise_scale_trace", "noise_scale_square", "noise_scale_hessian_trace", "noise_scale_hessian_square"):
+        assert [value is None for value in row[f"history.{name}"]] == [True, False] * 3
+    assert any(value is not None for value in row["history.noise_scale_update_rms"])
 
 
 def test_what_was_sent_is_not_sent_again_and_a_new_attempt_is(make_run, tmp_path):

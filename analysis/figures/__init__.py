@@ -10,6 +10,7 @@ from analysis.figures.epsilon import draw_epsilon, has_epsilon
 from analysis.figures.extrapolation import draw_extrapolation, has_extrapolation
 from analysis.figures.groups import draw_groups
 from analysis.figures.histories import draw_histories, has_histories
+from analysis.figures.noise_scale import draw_noise_scales, has_noise_scales
 from analysis.figures.optimizers import draw_optimizers, has_optimizers
 from analysis.figures.optimum import draw_optimum
 from analysis.figures.slopes import draw_slopes, has_protocols
@@ -21,10 +22,11 @@ FIGURES: dict[str, Callable[[Analysis, Style], Figure]] = {
     "groups": draw_groups,
     "curves": draw_curves,
 }
-# written as NAME-FIGURE beside the figure of a sweep over learning rates: whether the runs have the data, and how
+# written as NAME-FIGURE beside the figure of a sweep: whether the runs have the data, and how
 FURTHER: dict[str, tuple[Callable[[Analysis], bool], Callable[[Analysis, Style], Figure]]] = {
     "curves": (has_histories, draw_histories),
     "eps": (has_epsilon, draw_epsilon),
+    "noise_scale": (has_noise_scales, draw_noise_scales),
     "extrapolation": (has_extrapolation, draw_extrapolation),
     "optimizers": (has_optimizers, draw_optimizers),
     "slopes": (has_protocols, draw_slopes),

@@ -40,8 +40,10 @@ Curve = tuple[float, np.ndarray, np.ndarray, bool]  # learning rate, samples, lo
 
 
 def has_histories(analysis: Analysis) -> bool:
-    """Whether the runs bring their learning curves: records do, a committed csv does not."""
+    """Whether runs over learning rates bring their learning curves: records do, a committed csv does not."""
     frame = analysis.runs.frame
+    if analysis.figure == "curves":
+        return False  # there they are the figure of the sweep itself
     return {SAMPLES, LOSS} <= set(frame.columns) and bool(frame[SAMPLES].map(lambda points: np.size(points) > 1).any())
 
 
@@ -140,10 +142,12 @@ def draw_curves(
     ax.set_ylim(*limits)
 
 
-def lay_out_grid(num_rows: int, num_columns: int, title: str, caption: str, style: Style) -> tuple[Figure, list[Axes]]:
-    """Panels of one size, row by row, a title above and room for the caption below and the colour bar at the right."""
+def lay_out_grid(
+    num_rows: int, num_columns: int, title: str, caption: str, style: Style, right: float = RIGHT
+) -> tuple[Figure, list[Axes]]:
+    """Panels of one size, row by row, a title above and room for the caption below and a colour bar or legend right."""
     above = 0.1 + measure_heading(title, style)
-    width = LEFT + num_columns * PANEL[0] + (num_columns - 1) * GAP[0] + RIGHT
+    width = LEFT + num_columns * PANEL[0] + (num_columns - 1) * GAP[0] + right
     below = BELOW + measure_caption(caption, width, style)
     height = above + num_rows * PANEL[1] + (num_rows - 1) * GAP[1] + below
     fig = Figure(figsize=(style.scale * width, style.scale * height))

@@ -1,7 +1,6 @@
-"""Figures of probed checkpoints: measured best learning rates, every form as a line; scores; noise scales."""
+"""Figures of probed checkpoints: measured best learning rates, every form as a line, and scores."""
 
 import textwrap
-from collections.abc import Sequence
 
 import matplotlib as mpl
 import numpy as np
@@ -23,7 +22,7 @@ from analysis.figures.style import (
     write_caption,
     write_heading,
 )
-from analysis.one_step import MAX_ERROR, keys_of, label_checkpoint, score_forms, select_scored
+from analysis.one_step import MAX_ERROR, MAX_LR_ERROR, keys_of, label_checkpoint, score_forms, select_scored
 
 SHOWN = ("sgd", "sgd_momentum_0.9", "signsgd", "softsign_0.03", "adam_0", "adam_0.9", "muon")
 FORM_COLOURS = {
@@ -39,7 +38,8 @@ def draw_forms(rows: pd.DataFrame, title: str, style: Style = SCREEN) -> Figure:
     names = [name for name in SHOWN if (rows["probe.optimizer"] == name).any()]
     checkpoints = list(rows.groupby(keys, sort=False, dropna=False))
     protocol = f"protocol one_step · {rows['run_id'].nunique()} checkpoints · "
-    caption = f"{protocol}bars: 95 % intervals · hollow: E[u.g] has an error above {MAX_ERROR:.0%}, not scored"
+    errors = f"E[u.g] has an error above {MAX_ERROR:.0%} or η* one above {MAX_LR_ERROR:.0%}"
+    caption = f"{protocol}bars: 95 % intervals · hollow: {errors}, not scored"
     width = LEFT + len(names) * (PANEL[0] + GAP[0]) + RIGHT
     above, below = measure_heading(title, style) + 0.2, BELOW + measure_caption(caption, width, style)
     height = above + len(checkpoints) * (PANEL[1] + GAP[1]) + below - GAP[1]
@@ -130,42 +130,4 @@ def draw_scores(rows: pd.DataFrame, title: str, style: Style = SCREEN) -> Figure
     for i in range(1, len(names)):
         if names[i][0] != names[i - 1][0]:
             ax.axhline(i - 0.5, color=FAINT, lw=0.8)
-    return fig
-
-
-def draw_scales(rows: pd.DataFrame, title: str, style: Style = SCREEN) -> Figure:
-    """B_simple and B_noise along training, a colour a task."""
-    once = rows.drop_duplicates("run_id")
-    keys = [key for key in keys_of(rows) if key != "num_steps"]
-    caption = "protocol one_step · B_simple = tr Σ / g·g, B_noise = tr(ΣH) / g·Hg; bars: 95 % of g·g"
-    title = textwrap.fill(title, 65)
-    width, height = 7.5, measure_heading(title, style) + 3.1 + 0.65 + measure_caption(caption, 7.5, style)
-    fig = Figure(figsize=(style.scale * width, style.scale * height))
-    write_heading(fig, title, style)
-    write_caption(fig, caption, style)
-    below = 0.65 + measure_caption(caption, width, style)
-    ax = fig.add_axes((0.85 / width, below / height, 4.2 / width, 3.1 / height))
-    groups: Sequence[tuple[object, pd.DataFrame]] = list(once.groupby(keys, sort=False)) if keys else [("", once)]
-    for (values, group), colour in zip(groups, PALETTE, strict=False):
-        names = values if isinstance(values, tuple) else (values,)
-        label = label_checkpoint(dict(zip(keys, names, strict=True))) if keys else ""
-        group = group.sort_values("num_steps")
-        x = group["num_steps"].to_numpy(float)
-        simple = (group["probe.noise_trace"] / group["probe.grad_sq"]).to_numpy(float)
-        error = 1.96 * (group["probe.grad_sq_se"] / group["probe.grad_sq"]).to_numpy(float)
-        noise = (group["probe.noise_curvature"] / group["probe.grad_curvature"]).to_numpy(float)
-        ax.plot(x, np.where(simple > 0, simple, np.nan), "-o", color=colour, ms=4, label=f"B_simple, {label}")
-        ax.vlines(x, simple / np.exp(error), simple * np.exp(error), color=colour, lw=1.1)
-        ax.plot(x, np.where(noise > 0, noise, np.nan), "--s", color=colour, ms=4, label=f"B_noise, {label}")
-    ax.set_xscale("log")
-    ax.set_yscale("log")
-    ax.set_xticks(sorted(once["num_steps"].unique()), [f"{x:g}" for x in sorted(once["num_steps"].unique())])
-    ax.minorticks_off()
-    ax.set_xlabel("steps of the base run")
-    ax.set_ylabel("noise scale, samples")
-    handles, labels = ax.get_legend_handles_labels()
-    legend = ax.legend(
-        handles, [textwrap.fill(text, 28) for text in labels], loc="center left", bbox_to_anchor=(1.01, 0.5)
-    )
-    legend.set_alignment("left")
     return fig

@@ -10,7 +10,8 @@ from safetensors.numpy import save_file
 
 from analysis import answer as answers
 from analysis.answer import commit_rows, print_answer, write_answer
-from analysis.figures.one_step import draw_forms, draw_scales, draw_scores
+from analysis.figures.noise_scale import draw_probed
+from analysis.figures.one_step import draw_forms, draw_scores
 from analysis.figures.style import PAPER, SCREEN
 from analysis.laws.moments import sign_mean, signal_to_noise, softsign_square
 from analysis.laws.one_step import Local, sgd_closed, sign_correlated, sign_independent
@@ -86,7 +87,7 @@ def plant_records(folder, factor=1.0, steps=(150, 600)):
         records.append({
             "run_id": f"run{step}", "sweep": "one", "status": "done", "protocol": "one_step", "seed": 0,
             "task.name": "teacher_student", "num_steps": step, "permute_samples": False, "message": "",
-            "pool_samples": 10**9, **lists, **columns,
+            "pool_samples": 10**9, "batch_size": 64, **lists, **columns,
         })  # fmt: skip
     records.append({**records[0], "run_id": "gone", "status": "diverged", **dict.fromkeys(LISTS), "num_steps": 9})
     return pd.DataFrame(records)
@@ -214,13 +215,13 @@ def test_adams_peak_is_judged_against_the_noise_scale(answer):
 def test_figures_keep_their_texts_apart(answer, style):
     with mpl.rc_context(style.rc):
         check_boxes(draw_scores(answer.rows, "Does it follow from what is measured? " * 4, style))
-        check_boxes(draw_scales(answer.rows, "Does it follow from what is measured? " * 4, style))
+        check_boxes(draw_probed(answer.rows, answer.rows, "Does it follow from what is measured? " * 4, style))
         check_boxes(draw_forms(answer.rows, "Does it follow?", style))
 
 
 def test_files_and_report_and_committed_table(answer, tmp_path, capsys, monkeypatch):
     paths = write_answer(answer, tmp_path / "out")
-    names = {"one.png", "one.svg", "one-scales.png", "one-scales.svg", "one.json"}
+    names = {"one.png", "one.svg", "one-noise_scale.png", "one-noise_scale.svg", "one.json"}
     assert {path.name for path in paths} == names | {"one-teacher_student.png", "one-teacher_student.svg"}
     content = json.loads((tmp_path / "out" / "one.json").read_text())
     assert content["protocol"] == "one_step"
