@@ -8,6 +8,7 @@ import pandas as pd
 
 from analysis.claims import Verdict, check_claims
 from analysis.critical_batch import CriticalBatch, measure_critical_batch, steps_to_json
+from analysis.epsilon import EpsilonAnswer, check_epsilon
 from analysis.fit import Comparison, Fit, compare, fit_laws
 from analysis.greedy import Greedy, check_greedy, greedy_to_json, measure_greedy
 from analysis.groups import key_group, label_group, read_constant, select_group
@@ -51,6 +52,7 @@ class Analysis:
         figure: optimum; groups where these differ at one batch size, which says nothing of laws; or curves where the
             runs have fewer than 3 learning rates.
         caption: protocol, number of runs and seeds, model, task, in a line.
+        epsilon: what groups that differ in epsilon alone say together.
     """
 
     sweep: str
@@ -59,6 +61,7 @@ class Analysis:
     groups: tuple[GroupAnswer, ...]
     figure: str
     caption: str
+    epsilon: tuple[EpsilonAnswer, ...] = ()
 
 
 def analyse_runs(
@@ -101,14 +104,16 @@ def analyse_runs(
         )
     # as all claims, on plain fits: a robust one has no chi^2 to judge its misfit by
     plain = [(answer.group, fit_laws(answer.optima) if robust else answer.fits) for answer in answers]
+    optima_of = [answer.optima for answer in answers]
+    epsilon = tuple(check_epsilon(runs, optima_of))
     across = (
-        *check_horizons(plain, runs.protocol), *check_momentum(runs, [answer.optima for answer in answers]),
+        *check_horizons(plain, runs.protocol), *check_momentum(runs, optima_of), *(each.verdict for each in epsilon),
     )  # fmt: skip
     if across:
         answers[-1] = replace(answers[-1], verdicts=answers[-1].verdicts + across)
     caption = write_caption(runs) + (f" · seed variance borrowed from {borrowed.source}" if borrowed else "")
     comparable = len(answers) > 1 and has_one_size(runs) and runs.frame["protocol"].nunique() == 1
-    return Analysis(sweep, question, runs, tuple(answers), "groups" if comparable else "optimum", caption)
+    return Analysis(sweep, question, runs, tuple(answers), "groups" if comparable else "optimum", caption, epsilon)
 
 
 def has_one_size(runs: Runs) -> bool:
@@ -181,6 +186,7 @@ def to_json(analysis: Analysis) -> dict[str, object]:
             for answer in groups
         ],
         "notes": list(analysis.runs.notes),
+        **({"epsilon": [each.to_json() for each in analysis.epsilon]} if analysis.epsilon else {}),
     }
     if greedy := [add_group(greedy_to_json(each.greedy), each.group) for each in groups if each.greedy]:
         content["greedy"] = greedy

@@ -58,6 +58,7 @@ class Optimum:
         curvature: second derivative of the objective at the optimum, a unit of it per octave squared.
         borrowed: the sweep whose seed variance the interval has, where the cell has one seed; else nothing.
         seeds, shifts, lifts: what each seed alone adds to log2 lr and to the objective at the optimum.
+        gap: log2 lr of the cubic less that of the parabola, octaves; what parabolas miss where there is no cubic.
     """
 
     batch_size: int
@@ -78,6 +79,7 @@ class Optimum:
     seeds: tuple[int, ...] = ()
     shifts: tuple[float, ...] = ()
     lifts: tuple[float, ...] = ()
+    gap: float = np.nan
 
 
 def find_optima(runs: Runs, borrowed: SeedNoise | None = None) -> list[Optimum]:
@@ -174,6 +176,7 @@ def estimate(item: Located, noise: SeedNoise | None, model_term: float) -> Optim
     found = replace(
         unknown, lr=float(2**best.x), loss=best.loss, status="interior", curvature=best.curvature, seeds=cell.seeds,
         shifts=tuple(best.shifts.tolist()), lifts=tuple(best.lifts.tolist()),
+        gap=best.x - item.parabola.x if item.parabola else guess_gap(item),
     )  # fmt: skip
     if noise is None:
         return replace(found, note="; ".join(text for text in ("not calibrated: one seed", note) if text))

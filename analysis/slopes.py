@@ -53,3 +53,11 @@ def measure_slopes(optima: Sequence[Optimum], span: float = SPAN) -> list[Slope]
         half = float(stats.t.ppf(0.975, min(one.dof, other.dof))) * float(np.sqrt(max(variance, 0.0))) / octaves
         found.append(Slope(one.batch_size, other.batch_size, value, value - half, value + half))
     return found
+
+
+def measure_whole_slope(optima: Sequence[Optimum]) -> Slope | None:
+    """The slope from the least located batch size to the largest, or None where there are not two."""
+    sizes = [o.batch_size for o in optima if o.status == "interior" and np.isfinite(o.sd_log2)]
+    if len(sizes) < 2:
+        return None
+    return measure_slopes(optima, max(sizes) / min(sizes))[0]

@@ -6,10 +6,12 @@ from matplotlib.figure import Figure
 
 from analysis.analyse import Analysis
 from analysis.figures.curves import draw_curves
+from analysis.figures.epsilon import draw_epsilon, has_epsilon
 from analysis.figures.extrapolation import draw_extrapolation, has_extrapolation
 from analysis.figures.groups import draw_groups
 from analysis.figures.histories import draw_histories, has_histories
 from analysis.figures.noise_scale import draw_noise_scales, has_noise_scales
+from analysis.figures.optimizers import draw_optimizers, has_optimizers
 from analysis.figures.optimum import draw_optimum
 from analysis.figures.slopes import draw_slopes, has_protocols
 from analysis.figures.steps_examples import draw_steps_examples, has_steps
@@ -23,8 +25,10 @@ FIGURES: dict[str, Callable[[Analysis, Style], Figure]] = {
 # written as NAME-FIGURE beside the figure of a sweep: whether the runs have the data, and how
 FURTHER: dict[str, tuple[Callable[[Analysis], bool], Callable[[Analysis, Style], Figure]]] = {
     "curves": (has_histories, draw_histories),
+    "eps": (has_epsilon, draw_epsilon),
     "noise_scale": (has_noise_scales, draw_noise_scales),
     "extrapolation": (has_extrapolation, draw_extrapolation),
+    "optimizers": (has_optimizers, draw_optimizers),
     "slopes": (has_protocols, draw_slopes),
     "steps-examples": (has_steps, draw_steps_examples),
 }

@@ -111,3 +111,28 @@ def start_crossover(x: NDArray[np.float64], lr: NDArray[np.float64]) -> list[lis
     coefficient = max(float(intercept), 0.1 * float((lr / root).min()))
     reach = float((x[1] * root).max())
     return [[coefficient, coefficient / slope if slope > 0 else 10 * reach]]
+
+
+def epsilon_ratio(reach: ArrayLike, *, sigma: float, sharpness: float) -> Curve:
+    """By how much epsilon raises the optimum, for either place of it.
+
+        ratio = lr(eps) / lr(0) = (1 + x^p)^(1/p),   x = eps sqrt(B) / sigma
+
+    p = 1, that is 1 + x: epsilon outside the root. p = 2, that is sqrt(1 + x^2): its square inside.
+
+    Args:
+        reach: eps sqrt(B), in units of eps, > 0.
+        sigma: standard deviation of one sample's gradient, in units of eps, > 0.
+        sharpness: p, > 0.
+    Returns: ratio, > 1.
+    Valid when: steps dominated by noise, many of them, none near the limit of stability; one sigma for all coordinates.
+    Source: the steps of Adam, lr m / (sqrt(v) + eps) or lr m / sqrt(v + eps^2), with sqrt(v) = sigma / sqrt(B).
+    """
+    log_x = np.log(np.asarray(reach, dtype=float) / sigma)
+    return np.exp(np.logaddexp(0.0, sharpness * log_x) / sharpness)  # x^p would overflow
+
+
+def start_ratio(x: NDArray[np.float64], ratio: NDArray[np.float64]) -> list[list[float]]:
+    """Starts of epsilon_ratio: sigma by the median point, for either place of epsilon."""
+    above = np.maximum(ratio, 1.01)
+    return [[float(np.median(x[0] / (above**p - 1) ** (1 / p))), p] for p in (1.0, 2.0)]

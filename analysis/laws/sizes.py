@@ -1,12 +1,19 @@
 """Laws that are fitted to points in any variables, by name. To add one: a function, its starts, and an entry here."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.laws.epsilon import epsilon_crossover, epsilon_crossover_inside, start_crossover
+from analysis.laws.epsilon import (
+    epsilon_crossover,
+    epsilon_crossover_inside,
+    epsilon_ratio,
+    start_crossover,
+    start_ratio,
+)
 from analysis.laws.hyperbola import hyperbola, hyperbola_power, start_hyperbola, start_hyperbola_power
 from analysis.laws.model_size import loss_power, lr_power, lr_power_batch, start_loss, start_plane
 from analysis.laws.momentum import lr_momentum, start_momentum
@@ -66,6 +73,10 @@ POINT_LAWS = {
             ("coefficient", "sigma"), start_crossover, "c √B √(1 + ε²B/σ²)",
         ),
         PointLaw(
+            "epsilon_ratio", epsilon_ratio, ("reach",), "ratio", ("sigma", "sharpness"), start_ratio,
+            "(1 + (ε√B/σ)^p)^(1/p)", bounds={"sharpness": (0.1, 20.0)},
+        ),
+        PointLaw(
             "lr_momentum", lr_momentum, ("batch_size", "averaging"), "lr",
             ("coefficient", "batch_exponent", "exponent"), start_momentum, "c (B a^q)^p",
             signed=("batch_exponent", "exponent"),
@@ -81,3 +92,12 @@ POINT_LAWS = {
         ),
     )
 }  # fmt: skip
+
+
+def hold(law: PointLaw, **known: float) -> PointLaw:
+    """A law with some parameters known, and the others to be fitted."""
+    free = [i for i, name in enumerate(law.parameters) if name not in known]
+    return replace(
+        law, predict=partial(law.predict, **known), parameters=tuple(law.parameters[i] for i in free),
+        starts=lambda x, y: [[start[i] for i in free] for start in law.starts(x, y)],
+    )  # fmt: skip

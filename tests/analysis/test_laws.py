@@ -108,6 +108,7 @@ POINTS = {
     "hyperbola_power": ([[100.0]], {"steps_min": 30.0, "critical_batch_size": 100.0, "sharpness": 2.0}, [-0.5]),
     "epsilon_crossover": ([[400.0], [0.1]], {"coefficient": 1e-3, "sigma": 2.0}, [0.75, 0.5]),
     "epsilon_crossover_inside": ([[400.0], [0.1]], {"coefficient": 1e-3, "sigma": 2.0}, [0.75, 0.5]),
+    "epsilon_ratio": ([[0.5]], {"sigma": 0.5, "sharpness": 1.5}, [0.5]),
     "lr_momentum": (
         [[64.0], [19.0]], {"coefficient": 2.0, "batch_exponent": 0.5, "exponent": -0.8}, [0.5, -0.4],
     ),
