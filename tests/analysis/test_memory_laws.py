@@ -232,10 +232,10 @@ def test_epsilon_ratios_are_the_crossovers():
     assert epsilon.epsilon_batch_size(eps, sigma=sigma) == pytest.approx(400)
     assert x[-1] == pytest.approx(1)
     for ratio, law in (
-        (epsilon.epsilon_ratio, epsilon.epsilon_crossover),
+        (epsilon.epsilon_ratio_outside, epsilon.epsilon_crossover),
         (epsilon.epsilon_ratio_inside, epsilon.epsilon_crossover_inside),
     ):
         without = law(batch_size, 0.0, coefficient=0.3, sigma=sigma)
         assert ratio(x) == pytest.approx(law(batch_size, eps, coefficient=0.3, sigma=sigma) / without)
-    assert epsilon.epsilon_ratio(1.0) / epsilon.epsilon_ratio_inside(1.0) == pytest.approx(np.sqrt(2))
-    assert epsilon.epsilon_ratio(3.0) == pytest.approx(4)
+    assert epsilon.epsilon_ratio_outside(1.0) / epsilon.epsilon_ratio_inside(1.0) == pytest.approx(np.sqrt(2))
+    assert epsilon.epsilon_ratio_outside(3.0) == pytest.approx(4)
