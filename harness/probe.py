@@ -224,16 +224,21 @@ def keep_arrays(at: Checkpoint, generator: torch.Generator) -> dict[str, Tensor]
     for name, shape in zip(at.layout.names, at.layout.shapes, strict=True):
         if len(shape) == 2 and min(shape) > 1:
             place = slice(start, start + shape.numel())
-            arrays[f"gram.{name}"] = pool.mean_over(partial(gram_of, place=place, width=shape[1]))
+            arrays[f"gram.{name}"] = pool.mean_over(partial(gram_of, place=place, rows=shape[0], cols=shape[1]))
             arrays[f"place.{name}"] = torch.tensor([start, *shape])  # where it lies among the N, and its size
         start += shape.numel()
     return {name: tensor.contiguous() for name, tensor in arrays.items()}
 
 
-def gram_of(noise_MN: Tensor, place: slice, width: int) -> Tensor:
-    """Sum over samples of N^T N, N the place in a sample's noise that is a matrix of this width."""
-    rows = noise_MN[:, place].reshape(-1, width)
-    return rows.T @ rows
+def gram_of(noise_MN: Tensor, place: slice, rows: int, cols: int) -> Tensor:
+    """Sum over samples of the smaller Gram matrix: N N^T of a wide matrix N, else N^T N.
+
+    N is the place in a sample's noise that is a matrix. A batch's G^T G with more columns than rows is never of full
+    rank, but its mean may be, so that the mean says nothing of a root of it; that of the smaller side is both.
+    """
+    noise = noise_MN[:, place].reshape(-1, rows, cols)
+    stacked = (noise.mT if rows < cols else noise).flatten(0, 1)
+    return stacked.T @ stacked
 
 
 def probe(

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from harness.curvature import (
 from harness.draws import PROBED, Pool, draw_gradients, muon, permute_samples
 from harness.one_step import find_minimum, mean_by_controls, weigh_draws
 from harness.parameters import flatten_params, layout_of, unflatten_params
-from harness.probe import freeze, keep_arrays, measure_scales, measure_step, probe
+from harness.probe import freeze, gram_of, keep_arrays, measure_scales, measure_step, probe
 from harness.protocols import resolve_probe
 from harness.records import read_records
 from harness.tasks import make_task
@@ -274,12 +275,26 @@ def test_all_columns_of_a_small_model_and_some_of_a_large_one(monkeypatch):
     assert bend == pytest.approx(v @ hessian @ v, rel=0.1)
 
 
-def test_gram_of_the_noise_of_a_matrix(network):
+def test_gram_of_the_noise_of_a_matrix_is_that_of_its_smaller_side():
+    noise = torch.randn(600, 45, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    pool = Pool.of(noise)
+    for name, start, (rows, cols) in (("wide", 3, (3, 7)), ("tall", 24, (7, 3))):
+        gram = pool.mean_over(partial(gram_of, place=slice(start, start + 21), rows=rows, cols=cols))
+        off = (noise - noise.mean(0))[:, start : start + 21].view(-1, rows, cols)
+        expected = sum(n @ n.T if name == "wide" else n.T @ n for n in off) / 600
+        assert torch.allclose(gram, expected), name
+        assert gram.shape == (3, 3)
+
+
+def test_gram_of_every_matrix_of_a_network(network):
     task, layout, params_N, batch = network
     at = freeze(task, layout, params_N, batch, batch)
     arrays = keep_arrays(at, torch.Generator().manual_seed(0))
-    start = sum(layout.sizes[: layout.names.index("layers.1.weight")])
-    noise = (at.pool.grads_MN - at.pool.mean_N)[:, start : start + 25].view(-1, 5, 5)
+    for name, shape in zip(layout.names, layout.shapes, strict=True):
+        assert (f"gram.{name}" in arrays) == (f"place.{name}" in arrays) == (len(shape) == 2 and min(shape) > 1), name
+    start, rows, cols = arrays["place.layers.1.weight"].tolist()
+    assert start == sum(layout.sizes[: layout.names.index("layers.1.weight")])
+    noise = (at.pool.grads_MN - at.pool.mean_N)[:, start : start + rows * cols].view(-1, rows, cols)
     assert torch.allclose(arrays["gram.layers.1.weight"], (noise.mT @ noise).mean(0))
 
 
