@@ -27,7 +27,16 @@ from harness.curvature import (
     pieces_of,
     sample_gradients,
 )
-from harness.draws import PROBED, Pool, Probed, draw_gradients, overlaps_off, permute_samples, squares_off
+from harness.draws import (
+    PROBED,
+    Pool,
+    Probed,
+    draw_gradients,
+    matrices_of,
+    overlaps_off,
+    permute_samples,
+    squares_off,
+)
 from harness.one_step import find_minimum, mean_by_controls
 from harness.parameters import Layout, unflatten_params
 from harness.program import Program
@@ -220,13 +229,10 @@ def keep_arrays(at: Checkpoint, generator: torch.Generator) -> dict[str, Tensor]
         "hessian": hessian_products(at.loss, at.params_N, at.layout, at.samples, units_CN),
         "noise": pool.mean_over(lambda noise_MN: noise_MN[:, columns_C].T @ noise_MN),
     }  # fmt: skip
-    start = 0
-    for name, shape in zip(at.layout.names, at.layout.shapes, strict=True):
-        if len(shape) == 2 and min(shape) > 1:
-            place = slice(start, start + shape.numel())
-            arrays[f"gram.{name}"] = pool.mean_over(partial(gram_of, place=place, rows=shape[0], cols=shape[1]))
-            arrays[f"place.{name}"] = torch.tensor([start, *shape])  # where it lies among the N, and its size
-        start += shape.numel()
+    for name, (start, rows, cols) in matrices_of(at.layout).items():
+        place = slice(start, start + rows * cols)
+        arrays[f"gram.{name}"] = pool.mean_over(partial(gram_of, place=place, rows=rows, cols=cols))
+        arrays[f"place.{name}"] = torch.tensor([start, rows, cols])  # where it lies among the N, and its size
     return {name: tensor.contiguous() for name, tensor in arrays.items()}
 
 
@@ -259,7 +265,7 @@ def probe(
     with torch.no_grad():
         scales = measure_scales(at, num_draws, generator)
         for name, probed in PROBED.items():
-            if name == "muon" and not any(len(shape) == 2 for shape in at.layout.shapes):
+            if name == "muon" and not matrices_of(at.layout):
                 continue
             for batch_size in batch_sizes:
                 between()

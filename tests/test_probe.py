@@ -21,7 +21,7 @@ from harness.curvature import (
     losses_along,
     sample_gradients,
 )
-from harness.draws import PROBED, Pool, draw_gradients, muon, permute_samples
+from harness.draws import PROBED, Pool, draw_gradients, matrices_of, muon, permute_samples
 from harness.one_step import find_minimum, mean_by_controls, weigh_draws
 from harness.parameters import flatten_params, layout_of, unflatten_params
 from harness.probe import freeze, gram_of, keep_arrays, measure_scales, measure_step, probe
@@ -197,19 +197,45 @@ def test_permuted_samples_keep_their_marginals_and_lose_their_correlation():
     assert np.corrcoef(at.pool.grads_MN.numpy().T)[0, 1] > 0.4
 
 
-def test_muon_is_the_polar_factor_of_matrices_alone(network):
-    _, layout, params_N, _ = network
-    grads = torch.randn(3, len(params_N), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    pool = Pool.of(grads)
-    for name, piece, shape in zip(
-        layout.names, muon(grads, pool, 4, layout).split(layout.sizes, 1), layout.shapes, strict=True
+def polar(matrix):
+    """(A A^T)^(-1/2) A by eigenvalues, zero on what A sends to zero."""
+    values, vectors = np.linalg.eigh(matrix @ matrix.T)
+    kept = values > 1e-10 * values.max()
+    return (vectors[:, kept] / np.sqrt(values[kept])) @ vectors[:, kept].T @ matrix
+
+
+def test_muon_is_the_polar_factor_of_what_the_optimizer_takes_for_matrices():
+    shapes = {"table": (6, 4), "gain": (4,), "wide": (3, 5), "kernel": (4, 2, 3), "row": (1, 4)}
+    layout = layout_of({name: torch.zeros(shape) for name, shape in shapes.items()}, {"table"})
+    assert matrices_of(layout) == {"wide": (28, 3, 5), "kernel": (43, 4, 6), "row": (67, 1, 4)}
+    grads = torch.randn(3, layout.num_params, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    updates = muon(grads, Pool.of(grads), 4, layout)
+    for name, grad, update in zip(
+        layout.names, grads.split(layout.sizes, 1), updates.split(layout.sizes, 1), strict=True
     ):
-        if len(shape) == 2 and min(shape) > 1:
-            matrices = piece.view(-1, *shape)
-            small = matrices @ matrices.mT if shape[0] <= shape[1] else matrices.mT @ matrices
-            assert torch.allclose(small, torch.eye(min(shape), dtype=torch.float64).expand_as(small), atol=1e-10), name
+        if name in ("table", "gain"):
+            assert not update.any(), name
         else:
-            assert not piece.any(), name
+            for one, its in zip(grad.numpy(), update.numpy(), strict=True):
+                expected = polar(one.reshape(shapes[name][0], -1))
+                assert np.allclose(its.reshape(expected.shape), expected, atol=1e-10), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_muon_moves_no_direction_that_the_batch_does_not_have(dtype):
+    layout = layout_of({"wide": torch.zeros(12, 40), "tall": torch.zeros(40, 12)})
+    source = torch.Generator().manual_seed(0)
+    samples_M = [  # of rank one, as those of a linear map are
+        torch.cat([torch.randn(n, 1, generator=source, dtype=dtype).mul(
+            torch.randn(1, m, generator=source, dtype=dtype)).flatten() for n, m in layout.shapes])
+        for _ in range(5)
+    ]  # fmt: skip
+    pool = Pool.of(torch.stack(samples_M))
+    share_KM = torch.tensor([[1.0, 0, 0, 0, 0], [0.5, 0.25, 0, 0.25, 0], [0, 0, 0, 0, 0]], dtype=dtype)
+    grads = share_KM @ pool.grads_MN
+    for piece, shape in zip(muon(grads, pool, 4, layout).split(layout.sizes, 1), layout.shapes, strict=True):
+        squares = piece.view(-1, *shape).square().sum((1, 2))  # the number of directions, each of length one
+        assert torch.allclose(squares, torch.tensor([1.0, 3.0, 0.0], dtype=dtype), atol=1e-4), shape
 
 
 def test_means_by_controls_are_sharper_and_no_less_right():
@@ -290,8 +316,9 @@ def test_gram_of_every_matrix_of_a_network(network):
     task, layout, params_N, batch = network
     at = freeze(task, layout, params_N, batch, batch)
     arrays = keep_arrays(at, torch.Generator().manual_seed(0))
-    for name, shape in zip(layout.names, layout.shapes, strict=True):
-        assert (f"gram.{name}" in arrays) == (f"place.{name}" in arrays) == (len(shape) == 2 and min(shape) > 1), name
+    matrices = {name for name, kind in zip(layout.names, layout.kinds, strict=True) if kind == "matrix"}
+    for what in ("gram", "place"):
+        assert {name.removeprefix(f"{what}.") for name in arrays if name.startswith(f"{what}.")} == matrices
     start, rows, cols = arrays["place.layers.1.weight"].tolist()
     assert start == sum(layout.sizes[: layout.names.index("layers.1.weight")])
     noise = (at.pool.grads_MN - at.pool.mean_N)[:, start : start + rows * cols].view(-1, rows, cols)
