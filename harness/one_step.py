@@ -42,9 +42,12 @@ def weigh_draws(off_KC: np.ndarray) -> np.ndarray:
 
 
 def weigh_fully(off_KC: np.ndarray) -> np.ndarray:
-    """Weights of the intercept of a least-squares fit to the controls minus their known means."""
+    """Weights of the intercept of a least-squares fit to the controls minus their known means.
+
+    They add up to one: all alike where the fit cannot tell the intercept from controls, as of too few draws.
+    """
     weights: np.ndarray = np.linalg.pinv(columns_of(off_KC))[0]
-    return weights
+    return weights if np.isclose(weights.sum(), 1) else np.full(len(off_KC), 1 / len(off_KC))
 
 
 def share_followed(squares: np.ndarray, count: int) -> np.ndarray:
@@ -66,7 +69,8 @@ def leave_one_out(values_KE: np.ndarray, off_KC: np.ndarray) -> np.ndarray:
     left = left[:, kept]
     weights_K = left @ (right[kept, 0] / sizes[kept])
     room_K = 1 - np.sum(left**2, axis=1)
-    alone_K = room_K < 1e-6  # without such a draw a control is the same in all others
+    # Without such a draw a control is the same in all others; a fit that is none is none without either
+    alone_K = (room_K < 1e-6) | ~np.isclose(weights_K.sum(), 1)
     gain_K = weights_K / np.where(alone_K, 1.0, room_K)
     followed_KE = weights_K @ values_KE - gain_K[:, None] * (values_KE - left @ (left.T @ values_KE))
     share_K1 = share_followed(weights_K @ weights_K + weights_K * gain_K, count - 1)[:, None]
@@ -106,15 +110,21 @@ def find_minimum(
 
     The curve is a polynomial through the origin, a2 lr^2 + a3 lr^3 + a4 lr^4 beside the slope -overlap that is known,
     fitted around the lowest point. The errors are the jackknife's over draws, and that of the slope: lr* follows it
-    about in proportion, the decrease with its square.
+    about in proportion, the decrease with its square. Where weights follow the controls in part, the errors also hold
+    how far the fully followed ones' minimum lies from this one: as far as the end of the learning rates that were tried
+    where it is outside them, and the decrease there is not known.
     """
     lr, decrease, side = locate(lr_E, weigh_draws(off_KC) @ change_KE, overlap)
     if side:
         return Minimum(side=side)
     scatter = jackknife(np.array([locate(lr_E, mean_E, overlap)[:2] for mean_E in leave_one_out(change_KE, off_KC)]))
     slope_se = overlap_se / abs(overlap)
-    lr_se = float(np.hypot(scatter[0] / lr, slope_se))
-    return Minimum(lr, lr_se, decrease, float(np.hypot(scatter[1], 2 * decrease * slope_se)))
+    other_lr, other_decrease, outside = locate(lr_E, weigh_fully(off_KC) @ change_KE, overlap)
+    if outside:
+        other_lr, other_decrease = lr_E[-1 if outside > 0 else 0], decrease
+    missed_lr, missed = np.log(other_lr / lr), other_decrease - decrease
+    lr_se = float(np.linalg.norm([scatter[0] / lr, slope_se, missed_lr]))
+    return Minimum(lr, lr_se, decrease, float(np.linalg.norm([scatter[1], 2 * decrease * slope_se, missed])))
 
 
 def locate(lr_E: np.ndarray, change_E: np.ndarray, overlap: float) -> tuple[float, float, int]:

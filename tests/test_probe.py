@@ -273,7 +273,7 @@ def test_leaving_one_draw_out_is_weighing_the_others_anew(shift):
     rng = np.random.default_rng(0)
     off, values = rng.normal(size=(12, 2)) + shift, rng.normal(size=(12, 3))
     lone = np.column_stack([off, np.eye(12)[3]])  # one draw alone has this control
-    for controls in (off, lone, np.zeros((12, 0))):
+    for controls in (off, lone, np.zeros((12, 0)), np.full((12, 1), shift), np.column_stack([off, off[:, 0]])):
         again = [weigh_draws(np.delete(controls, k, 0)) @ np.delete(values, k, 0) for k in range(12)]
         assert np.allclose(leave_one_out(values, controls), again)
 
@@ -319,6 +319,28 @@ def test_the_least_of_a_polynomial_is_found_with_its_error():
     assert slope.decrease_se == pytest.approx(0.2 * slope.decrease, rel=0.05)
 
 
+@pytest.mark.parametrize("count", range(2, 12))
+def test_weights_of_few_draws_add_up_to_one(count):
+    rng = np.random.default_rng(count)
+    for _ in range(50):
+        off = rng.lognormal(0, 3, size=(count, 2)) - 1
+        assert weigh_draws(off).sum() == pytest.approx(1)
+        assert np.allclose(leave_one_out(np.ones((count, 1)), off), 1)
+    assert np.allclose(weigh_draws(np.full((count, 2), 1e-17)), 1 / count)  # controls that are rounding alone
+
+
+def test_what_a_minimum_misses_of_its_controls_is_told_as_error():
+    lr = 2.0 ** np.arange(-2, 2.25, 0.25)
+    far = np.random.default_rng(0).normal(size=(24, 1)) + 3.0  # none near its mean, so that it is followed in part
+    change = (1 + 0.2 * far) / 2 * lr**2  # without the control the bend is 1, and lr too; the decrease is 1/2
+    found = find_minimum(lr, change, far, 1.0, 1e-12)
+    assert np.log(found.lr) < -0.1
+    assert abs(np.log(found.lr)) <= found.lr_se < 1.4 * abs(np.log(found.lr))
+    assert 0.5 - found.decrease <= found.decrease_se < 1.4 * (0.5 - found.decrease)
+    outside = find_minimum(lr, (0.1 + 0.5 * far) / 2 * lr**2, far, 1.0, 1e-12)  # least at 10 without the control
+    assert outside.lr_se > np.log(lr[-1] / outside.lr)
+
+
 def test_all_columns_of_a_small_model_and_some_of_a_large_one(monkeypatch):
     at, hessian, *_ = quadratic("correlated")
     arrays = keep_arrays(at, torch.Generator().manual_seed(0))
@@ -359,12 +381,12 @@ def test_gram_of_every_matrix_of_a_network(network):
 def test_a_probe_has_a_row_an_optimizer_and_batch_size(network):
     task, layout, params_N, batch = network
     at = freeze(task, layout, params_N, batch, task.sample(0, 2000, 64))
-    found, arrays = probe(at, [4, 64], 4, 0)
+    found, arrays = probe(at, [4, 64], 6, 0)
     assert found["optimizer"] == [name for name in PROBED for _ in range(2)]
     assert found["batch_size"] == [4, 64] * len(PROBED)
     assert {len(value) for value in found.values() if isinstance(value, list)} == {2 * len(PROBED)}
     assert arrays["mean.signsgd.4"].abs().max() <= 1
-    again, _ = probe(at, [4, 64], 4, 0)
+    again, _ = probe(at, [4, 64], 6, 0)
     assert str(again) == str(found)
 
 
@@ -379,7 +401,7 @@ def test_a_sweep_of_checkpoints_from_command_to_figures(tmp_path):
     command = [
         sys.executable, "-m", "harness", "protocol=one_step", "task=teacher_student", "model=perceptron",
         "model.hidden=4", "task.num_inputs=4", "precision=float64", "pool_samples=64", "probe_samples=32",
-        "num_draws=2", "schedule=constant", "sweep.name=tiny", "sweep.grid.num_steps=[2,4]", "tracker=none",
+        "num_draws=6", "schedule=constant", "sweep.name=tiny", "sweep.grid.num_steps=[2,4]", "tracker=none",
         "metrics.num_evals=1", "task.num_heldout=64",
     ]  # fmt: skip
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
@@ -399,8 +421,8 @@ def test_a_sweep_of_checkpoints_from_command_to_figures(tmp_path):
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"protocol": "one_step", "num_draws": 2, "pool_samples": 8}, "needs probe_samples"),
-        ({"protocol": "one_step", "num_draws": 1, "pool_samples": 8, "probe_samples": 8}, "give 2 or more"),
+        ({"protocol": "one_step", "num_draws": 6, "pool_samples": 8}, "needs probe_samples"),
+        ({"protocol": "one_step", "num_draws": 5, "pool_samples": 8, "probe_samples": 8}, "give 6 or more"),
         ({"protocol": "fixed_steps", "num_draws": 4}, "no effect under protocol=fixed_steps"),
     ],
 )
