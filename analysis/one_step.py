@@ -179,6 +179,9 @@ def check_muon(local: Local, size: float, mean_N: np.ndarray, arrays: Mapping[st
         scalar     sum_k s_k / sqrt(1 + B_simple / B),   B_simple = m n sigma^2 / |G|^2
         gram       <G (G^T G + E[N^T N] / B)^(-1/2), G>             with the measured Gram matrix of the noise
 
+    The Gram matrix is that of the smaller side: of a wide G, n < m, the form is <(G G^T + E[N N^T] / B)^(-1/2) G, G>,
+    since a batch's own G^T G has rank n at most, and its mean more. NaN where arrays hold that of the larger side.
+
     Source: kexue.fm/archives/11285; the Gram form is this project's own.
     """
     total = dict.fromkeys(("muon_singular", "muon_scalar", "muon_gram"), 0.0)
@@ -192,11 +195,20 @@ def check_muon(local: Local, size: float, mean_N: np.ndarray, arrays: Mapping[st
         total["muon_singular"] += float((s**2 / np.sqrt(s**2 + max(n, m) * variance / size)).sum())
         simple = n * m * variance / (grad**2).sum()
         total["muon_scalar"] += float(s.sum() / np.sqrt(1 + simple / size))
-        inner = grad.T @ grad + arrays[f"gram.{key.removeprefix('place.')}"] / size
-        values, vectors = np.linalg.eigh((inner + inner.T) / 2)
-        root = vectors / np.sqrt(np.maximum(values, 1e-12 * values.max())) @ vectors.T
-        total["muon_gram"] += float(((grad @ root) * grad).sum())
+        total["muon_gram"] += overlap_by_gram(
+            grad.T if n < m else grad, arrays[f"gram.{key.removeprefix('place.')}"] / size
+        )
     return {key: measured / value for key, value in total.items()}
+
+
+def overlap_by_gram(tall: np.ndarray, noise_gram: np.ndarray) -> float:
+    """<G (G^T G + R)^(-1/2), G> of a matrix with no more columns than rows; NaN where R is not of its columns."""
+    if len(noise_gram) != tall.shape[1]:
+        return np.nan
+    inner = tall.T @ tall + noise_gram
+    values, vectors = np.linalg.eigh((inner + inner.T) / 2)
+    root = vectors / np.sqrt(np.maximum(values, 1e-12 * values.max())) @ vectors.T
+    return float(((tall @ root) * tall).sum())
 
 
 def select_scored(rows: pd.DataFrame) -> pd.DataFrame:

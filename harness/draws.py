@@ -131,16 +131,32 @@ def scale_by_v(values: Tensor, pool: Pool, batch_size: int) -> Tensor:
     return torch.where(v_N > 0, values / v_N.sqrt(), 0.0)
 
 
+def matrices_of(layout: Layout) -> dict[str, tuple[int, int, int]]:
+    """Where every matrix lies among the N, its rows and its columns: what harness/optimizers/muon.py takes for one.
+
+    Tables of embeddings are none; a kernel of more than two dimensions is its first one x all others.
+    """
+    found, start = {}, 0
+    for name, shape, kind in zip(layout.names, layout.shapes, layout.kinds, strict=True):
+        if kind == "matrix":
+            found[name] = start, shape[0], shape[1:].numel()
+        start += shape.numel()
+    return found
+
+
 def muon(grads_KN: Tensor, pool: Pool, batch_size: int, layout: Layout) -> Tensor:
-    """u = U V^T of every matrix's gradient U S V^T, by singular values; what is no matrix stays where it is."""
-    pieces = []
-    for piece, shape in zip(grads_KN.split(layout.sizes, dim=1), layout.shapes, strict=True):
-        if len(shape) == 2 and min(shape) > 1:
-            u, _, vt = torch.linalg.svd(piece.view(-1, *shape), full_matrices=False)
-            pieces.append((u @ vt).flatten(1))
-        else:
-            pieces.append(torch.zeros_like(piece))
-    return torch.cat(pieces, dim=1)
+    """u = U V^T of every matrix's gradient U S V^T, by singular values; what is no matrix stays where it is.
+
+    Zero stays zero: a singular value below eps max(rows, cols) s_0 is rounding, of a batch with fewer samples than the
+    matrix has rows, and its vectors would be a direction that no sample has.
+    """
+    update_KN = torch.zeros_like(grads_KN)
+    for start, rows, cols in matrices_of(layout).values():
+        place = slice(start, start + rows * cols)
+        u, s, vt = torch.linalg.svd(grads_KN[:, place].view(-1, rows, cols), full_matrices=False)
+        least = torch.finfo(s.dtype).eps * max(rows, cols) * s[:, :1]
+        update_KN[:, place] = ((u * (s > least)[:, None, :].to(u.dtype)) @ vt).flatten(1)
+    return update_KN
 
 
 def overlaps_off(pool: Pool, gradient_N: Tensor, grads_KN: Tensor, batch_size: int) -> np.ndarray:

@@ -35,24 +35,72 @@ def weigh_draws(off_KC: np.ndarray) -> np.ndarray:
     count, 1 / sum w^2 = K/2.
     """
     count = len(off_KC)
+    weights = weigh_fully(off_KC)
+    share = share_followed(weights @ weights, count)
+    mixed: np.ndarray = share * weights + (1 - share) / count
+    return mixed
+
+
+def weigh_fully(off_KC: np.ndarray) -> np.ndarray:
+    """Weights of the intercept of a least-squares fit to the controls minus their known means.
+
+    They add up to one: all alike where the fit cannot tell the intercept from controls, as of too few draws.
+    """
     weights: np.ndarray = np.linalg.pinv(columns_of(off_KC))[0]
-    spread = float(weights @ weights) - 1 / count
-    share = min(1.0, (1 / count / spread) ** 0.5) if spread > 0 else 1.0
-    return share * weights + (1 - share) / count
+    return weights if np.isclose(weights.sum(), 1) else np.full(len(off_KC), 1 / len(off_KC))
+
+
+def share_followed(squares: np.ndarray, count: int) -> np.ndarray:
+    """How far the weights of weigh_draws go from 1/K towards those of the intercept, whose sum of squares is given."""
+    spread = squares - 1 / count
+    return np.where(spread > 1 / count, np.sqrt(1 / count / np.maximum(spread, 1 / count)), 1.0)
+
+
+def leave_one_out(values_KE: np.ndarray, off_KC: np.ndarray) -> np.ndarray:
+    """Means by weigh_draws with each draw left out and the others weighed anew, (K, E).
+
+        w'.y = w.y - w_k e_k / (1 - h_k),   w'.w' = w.w + w_k^2 / (1 - h_k)
+
+    without draw k, for the intercept's weights w, residuals e and leverages h of the whole fit.
+    """
+    count = len(off_KC)
+    left, sizes, right = np.linalg.svd(columns_of(off_KC), full_matrices=False)
+    kept = sizes > 1e-15 * sizes[0]  # as pinv
+    left = left[:, kept]
+    weights_K = left @ (right[kept, 0] / sizes[kept])
+    room_K = 1 - np.sum(left**2, axis=1)
+    # Without such a draw a control is the same in all others; a fit that is none is none without either
+    alone_K = (room_K < 1e-6) | ~np.isclose(weights_K.sum(), 1)
+    gain_K = weights_K / np.where(alone_K, 1.0, room_K)
+    followed_KE = weights_K @ values_KE - gain_K[:, None] * (values_KE - left @ (left.T @ values_KE))
+    share_K1 = share_followed(weights_K @ weights_K + weights_K * gain_K, count - 1)[:, None]
+    found_KE: np.ndarray = share_K1 * followed_KE + (1 - share_K1) * (values_KE.sum(0) - values_KE) / (count - 1)
+    for k in np.flatnonzero(alone_K):
+        found_KE[k] = weigh_draws(np.delete(off_KC, k, 0)) @ np.delete(values_KE, k, 0)
+    return found_KE
+
+
+def jackknife(left_out_K: np.ndarray) -> np.ndarray:
+    """Standard error from estimates with one draw left out each: sqrt((K - 1)/K sum (x_k - mean)^2)."""
+    count = len(left_out_K)
+    error: np.ndarray = np.sqrt((count - 1) / count * np.sum((left_out_K - left_out_K.mean(0)) ** 2, axis=0))
+    return error
 
 
 def mean_by_controls(name: str, values_K: np.ndarray, off_KC: np.ndarray) -> dict[str, float]:
     """Mean of values, with what they share with controls of known means taken out, and its standard error NAME_se.
 
+    The error is the jackknife's, which needs no residuals of equal variance: the few large draws of a heavy-tailed pool
+    are both what scatters most and what the fit bends to. In quadrature with it stands what a weighted mean keeps of
+    controls that were followed in part.
+
     Args:
         off_KC: controls minus their means.
     """
-    columns, weights = columns_of(off_KC), weigh_draws(off_KC)
-    fit_C = np.linalg.lstsq(columns, values_K)[0]
-    left = values_K - columns @ fit_C
-    error = left @ left / (len(values_K) - columns.shape[1]) * (weights @ weights)
-    missed = weights @ columns @ fit_C - fit_C[0]  # what a weighted mean keeps of controls that were followed in part
-    return {name: float(weights @ values_K), f"{name}_se": float(np.hypot(np.sqrt(error), missed))}
+    mean = float(weigh_draws(off_KC) @ values_K)
+    missed = mean - float(weigh_fully(off_KC) @ values_K)
+    scatter = float(jackknife(leave_one_out(values_K[:, None], off_KC))[0])
+    return {name: mean, f"{name}_se": float(np.hypot(scatter, missed))}
 
 
 def find_minimum(
@@ -62,20 +110,21 @@ def find_minimum(
 
     The curve is a polynomial through the origin, a2 lr^2 + a3 lr^3 + a4 lr^4 beside the slope -overlap that is known,
     fitted around the lowest point. The errors are the jackknife's over draws, and that of the slope: lr* follows it
-    about in proportion, the decrease with its square.
+    about in proportion, the decrease with its square. Where weights follow the controls in part, the errors also hold
+    how far the fully followed ones' minimum lies from this one: as far as the end of the learning rates that were tried
+    where it is outside them, and the decrease there is not known.
     """
     lr, decrease, side = locate(lr_E, weigh_draws(off_KC) @ change_KE, overlap)
     if side:
         return Minimum(side=side)
-    count = len(change_KE)
-    left_out = np.array([
-        locate(lr_E, weigh_draws(np.delete(off_KC, k, 0)) @ np.delete(change_KE, k, 0), overlap)[:2]
-        for k in range(count)
-    ])  # fmt: skip
-    scatter = np.sqrt((count - 1) / count * np.sum((left_out - left_out.mean(0)) ** 2, axis=0))
+    scatter = jackknife(np.array([locate(lr_E, mean_E, overlap)[:2] for mean_E in leave_one_out(change_KE, off_KC)]))
     slope_se = overlap_se / abs(overlap)
-    lr_se = float(np.hypot(scatter[0] / lr, slope_se))
-    return Minimum(lr, lr_se, decrease, float(np.hypot(scatter[1], 2 * decrease * slope_se)))
+    other_lr, other_decrease, outside = locate(lr_E, weigh_fully(off_KC) @ change_KE, overlap)
+    if outside:
+        other_lr, other_decrease = lr_E[-1 if outside > 0 else 0], decrease
+    missed_lr, missed = np.log(other_lr / lr), other_decrease - decrease
+    lr_se = float(np.linalg.norm([scatter[0] / lr, slope_se, missed_lr]))
+    return Minimum(lr, lr_se, decrease, float(np.linalg.norm([scatter[1], 2 * decrease * slope_se, missed])))
 
 
 def locate(lr_E: np.ndarray, change_E: np.ndarray, overlap: float) -> tuple[float, float, int]:

@@ -27,7 +27,16 @@ from harness.curvature import (
     pieces_of,
     sample_gradients,
 )
-from harness.draws import PROBED, Pool, Probed, draw_gradients, overlaps_off, permute_samples, squares_off
+from harness.draws import (
+    PROBED,
+    Pool,
+    Probed,
+    draw_gradients,
+    matrices_of,
+    overlaps_off,
+    permute_samples,
+    squares_off,
+)
 from harness.one_step import find_minimum, mean_by_controls
 from harness.parameters import Layout, unflatten_params
 from harness.program import Program
@@ -220,20 +229,22 @@ def keep_arrays(at: Checkpoint, generator: torch.Generator) -> dict[str, Tensor]
         "hessian": hessian_products(at.loss, at.params_N, at.layout, at.samples, units_CN),
         "noise": pool.mean_over(lambda noise_MN: noise_MN[:, columns_C].T @ noise_MN),
     }  # fmt: skip
-    start = 0
-    for name, shape in zip(at.layout.names, at.layout.shapes, strict=True):
-        if len(shape) == 2 and min(shape) > 1:
-            place = slice(start, start + shape.numel())
-            arrays[f"gram.{name}"] = pool.mean_over(partial(gram_of, place=place, width=shape[1]))
-            arrays[f"place.{name}"] = torch.tensor([start, *shape])  # where it lies among the N, and its size
-        start += shape.numel()
+    for name, (start, rows, cols) in matrices_of(at.layout).items():
+        place = slice(start, start + rows * cols)
+        arrays[f"gram.{name}"] = pool.mean_over(partial(gram_of, place=place, rows=rows, cols=cols))
+        arrays[f"place.{name}"] = torch.tensor([start, rows, cols])  # where it lies among the N, and its size
     return {name: tensor.contiguous() for name, tensor in arrays.items()}
 
 
-def gram_of(noise_MN: Tensor, place: slice, width: int) -> Tensor:
-    """Sum over samples of N^T N, N the place in a sample's noise that is a matrix of this width."""
-    rows = noise_MN[:, place].reshape(-1, width)
-    return rows.T @ rows
+def gram_of(noise_MN: Tensor, place: slice, rows: int, cols: int) -> Tensor:
+    """Sum over samples of the smaller Gram matrix: N N^T of a wide matrix N, else N^T N.
+
+    N is the place in a sample's noise that is a matrix. A batch's G^T G with more columns than rows is never of full
+    rank, but its mean may be, so that the mean says nothing of a root of it; that of the smaller side is both.
+    """
+    noise = noise_MN[:, place].reshape(-1, rows, cols)
+    stacked = (noise.mT if rows < cols else noise).flatten(0, 1)
+    return stacked.T @ stacked
 
 
 def probe(
@@ -254,7 +265,7 @@ def probe(
     with torch.no_grad():
         scales = measure_scales(at, num_draws, generator)
         for name, probed in PROBED.items():
-            if name == "muon" and not any(len(shape) == 2 for shape in at.layout.shapes):
+            if name == "muon" and not matrices_of(at.layout):
                 continue
             for batch_size in batch_sizes:
                 between()

@@ -13,6 +13,7 @@ PROTOCOLS = ("one_step", "fixed_steps", "fixed_samples", "steps_to_target")
 TARGET_KEYS = ("target_loss", "target_examples", "max_steps", "eval_every", "eval_share", "smoothing")
 # Of one_step alone
 PROBE_KEYS = ("pool_samples", "probe_samples", "num_draws", "permute_samples")
+MIN_DRAWS = 6  # with one left out, two more than the three numbers that are fitted
 ENDLESS = ("constant", "inverse_sqrt", "inverse_time")  # schedules that fall towards no end
 LENGTH = {
     "one_step": "num_steps", "fixed_steps": "num_steps", "fixed_samples": "num_samples", "steps_to_target": "max_steps",
@@ -82,8 +83,11 @@ def resolve_probe(values: Mapping[str, Any]) -> dict[str, Any]:
     for key in PROBE_KEYS[:3]:
         if values.get(key) is None:
             raise ValueError(f"protocol=one_step needs {key}: give {key}=NUMBER")
-    if values["num_draws"] < 2:
-        raise ValueError(f"num_draws={values['num_draws']} gives no standard error: give 2 or more")
+    if values["num_draws"] < MIN_DRAWS:
+        text = (
+            f"num_draws={values['num_draws']} leaves no standard error: a mean and two controls are fitted to the draws"
+        )
+        raise ValueError(f"{text}, and again to all but one: give {MIN_DRAWS} or more")
     return {key: int(values[key]) for key in PROBE_KEYS[:3]} | {"permute_samples": bool(values.get("permute_samples"))}
 
 

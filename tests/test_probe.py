@@ -3,11 +3,13 @@
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from scipy.stats import norm
+from scipy.stats import t as student
 from torch import nn
 from torch.func import functional_call, jacrev
 
@@ -20,10 +22,10 @@ from harness.curvature import (
     losses_along,
     sample_gradients,
 )
-from harness.draws import PROBED, Pool, draw_gradients, muon, permute_samples
-from harness.one_step import find_minimum, mean_by_controls, weigh_draws
+from harness.draws import PROBED, Pool, draw_gradients, matrices_of, muon, permute_samples
+from harness.one_step import find_minimum, leave_one_out, mean_by_controls, weigh_draws
 from harness.parameters import flatten_params, layout_of, unflatten_params
-from harness.probe import freeze, keep_arrays, measure_scales, measure_step, probe
+from harness.probe import freeze, gram_of, keep_arrays, measure_scales, measure_step, probe
 from harness.protocols import resolve_probe
 from harness.records import read_records
 from harness.tasks import make_task
@@ -196,19 +198,45 @@ def test_permuted_samples_keep_their_marginals_and_lose_their_correlation():
     assert np.corrcoef(at.pool.grads_MN.numpy().T)[0, 1] > 0.4
 
 
-def test_muon_is_the_polar_factor_of_matrices_alone(network):
-    _, layout, params_N, _ = network
-    grads = torch.randn(3, len(params_N), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    pool = Pool.of(grads)
-    for name, piece, shape in zip(
-        layout.names, muon(grads, pool, 4, layout).split(layout.sizes, 1), layout.shapes, strict=True
+def polar(matrix):
+    """(A A^T)^(-1/2) A by eigenvalues, zero on what A sends to zero."""
+    values, vectors = np.linalg.eigh(matrix @ matrix.T)
+    kept = values > 1e-10 * values.max()
+    return (vectors[:, kept] / np.sqrt(values[kept])) @ vectors[:, kept].T @ matrix
+
+
+def test_muon_is_the_polar_factor_of_what_the_optimizer_takes_for_matrices():
+    shapes = {"table": (6, 4), "gain": (4,), "wide": (3, 5), "kernel": (4, 2, 3), "row": (1, 4)}
+    layout = layout_of({name: torch.zeros(shape) for name, shape in shapes.items()}, {"table"})
+    assert matrices_of(layout) == {"wide": (28, 3, 5), "kernel": (43, 4, 6), "row": (67, 1, 4)}
+    grads = torch.randn(3, layout.num_params, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    updates = muon(grads, Pool.of(grads), 4, layout)
+    for name, grad, update in zip(
+        layout.names, grads.split(layout.sizes, 1), updates.split(layout.sizes, 1), strict=True
     ):
-        if len(shape) == 2 and min(shape) > 1:
-            matrices = piece.view(-1, *shape)
-            small = matrices @ matrices.mT if shape[0] <= shape[1] else matrices.mT @ matrices
-            assert torch.allclose(small, torch.eye(min(shape), dtype=torch.float64).expand_as(small), atol=1e-10), name
+        if name in ("table", "gain"):
+            assert not update.any(), name
         else:
-            assert not piece.any(), name
+            for one, its in zip(grad.numpy(), update.numpy(), strict=True):
+                expected = polar(one.reshape(shapes[name][0], -1))
+                assert np.allclose(its.reshape(expected.shape), expected, atol=1e-10), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_muon_moves_no_direction_that_the_batch_does_not_have(dtype):
+    layout = layout_of({"wide": torch.zeros(12, 40), "tall": torch.zeros(40, 12)})
+    source = torch.Generator().manual_seed(0)
+    samples_M = [  # of rank one, as those of a linear map are
+        torch.cat([torch.randn(n, 1, generator=source, dtype=dtype).mul(
+            torch.randn(1, m, generator=source, dtype=dtype)).flatten() for n, m in layout.shapes])
+        for _ in range(5)
+    ]  # fmt: skip
+    pool = Pool.of(torch.stack(samples_M))
+    share_KM = torch.tensor([[1.0, 0, 0, 0, 0], [0.5, 0.25, 0, 0.25, 0], [0, 0, 0, 0, 0]], dtype=dtype)
+    grads = share_KM @ pool.grads_MN
+    for piece, shape in zip(muon(grads, pool, 4, layout).split(layout.sizes, 1), layout.shapes, strict=True):
+        squares = piece.view(-1, *shape).square().sum((1, 2))  # the number of directions, each of length one
+        assert torch.allclose(squares, torch.tensor([1.0, 3.0, 0.0], dtype=dtype), atol=1e-4), shape
 
 
 def test_means_by_controls_are_sharper_and_no_less_right():
@@ -237,7 +265,37 @@ def test_controls_that_the_draws_lie_far_off_are_followed_in_part():
         assert (abs(float(weights @ off[:, 0])) < 1e-12) == followed
         assert 1 / (weights @ weights) >= 12 - 1e-9
     found = mean_by_controls("y", 2 * far[:, 0] + 1, far)
-    assert abs(found["y"] - 1) == pytest.approx(found["y_se"])  # what was not followed is told as error
+    assert abs(found["y"] - 1) <= found["y_se"] < 1.1 * abs(found["y"] - 1)  # what was not followed is told as error
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.5, 4.0])
+def test_leaving_one_draw_out_is_weighing_the_others_anew(shift):
+    rng = np.random.default_rng(0)
+    off, values = rng.normal(size=(12, 2)) + shift, rng.normal(size=(12, 3))
+    lone = np.column_stack([off, np.eye(12)[3]])  # one draw alone has this control
+    for controls in (off, lone, np.zeros((12, 0)), np.full((12, 1), shift), np.column_stack([off, off[:, 0]])):
+        again = [weigh_draws(np.delete(controls, k, 0)) @ np.delete(values, k, 0) for k in range(12)]
+        assert np.allclose(leave_one_out(values, controls), again)
+
+
+@pytest.mark.parametrize(("large", "low", "high"), [(10.0, 0.85, 1.0), (1.0, 0.91, 0.98)])
+@pytest.mark.parametrize("count", [16, 24])
+def test_intervals_hold_the_mean_as_often_as_they_say(count, large, low, high):
+    rng = np.random.default_rng(0)
+    pool = rng.normal(size=(2000, 8)) + 0.3
+    pool[:60] *= large  # 3 % of the samples
+    scales, batch_size, tries = rng.uniform(0.3, 2.0, size=8), 4, 600
+    hessian = np.diag(np.arange(1, 9) ** -0.5) + 0.1
+    mean, covariance = pool.mean(0), np.cov(pool.T, bias=True)
+    truth = mean @ hessian @ mean + np.trace(covariance @ hessian) / batch_size
+    inside = 0
+    for _ in range(tries):
+        drawn = pool[rng.integers(2000, size=(count, batch_size))].mean(1)
+        squares_off = drawn**2 - mean**2 - np.diag(covariance) / batch_size
+        off = squares_off @ np.stack([np.ones(8), scales], 1)
+        found = mean_by_controls("y", np.einsum("ki,ij,kj->k", drawn, hessian, drawn), off)
+        inside += abs(found["y"] - truth) < student.ppf(0.975, count - 3) * found["y_se"]
+    assert low <= inside / tries <= high
 
 
 def test_the_least_of_a_polynomial_is_found_with_its_error():
@@ -261,6 +319,28 @@ def test_the_least_of_a_polynomial_is_found_with_its_error():
     assert slope.decrease_se == pytest.approx(0.2 * slope.decrease, rel=0.05)
 
 
+@pytest.mark.parametrize("count", range(2, 12))
+def test_weights_of_few_draws_add_up_to_one(count):
+    rng = np.random.default_rng(count)
+    for _ in range(50):
+        off = rng.lognormal(0, 3, size=(count, 2)) - 1
+        assert weigh_draws(off).sum() == pytest.approx(1)
+        assert np.allclose(leave_one_out(np.ones((count, 1)), off), 1)
+    assert np.allclose(weigh_draws(np.full((count, 2), 1e-17)), 1 / count)  # controls that are rounding alone
+
+
+def test_what_a_minimum_misses_of_its_controls_is_told_as_error():
+    lr = 2.0 ** np.arange(-2, 2.25, 0.25)
+    far = np.random.default_rng(0).normal(size=(24, 1)) + 3.0  # none near its mean, so that it is followed in part
+    change = (1 + 0.2 * far) / 2 * lr**2  # without the control the bend is 1, and lr too; the decrease is 1/2
+    found = find_minimum(lr, change, far, 1.0, 1e-12)
+    assert np.log(found.lr) < -0.1
+    assert abs(np.log(found.lr)) <= found.lr_se < 1.4 * abs(np.log(found.lr))
+    assert 0.5 - found.decrease <= found.decrease_se < 1.4 * (0.5 - found.decrease)
+    outside = find_minimum(lr, (0.1 + 0.5 * far) / 2 * lr**2, far, 1.0, 1e-12)  # least at 10 without the control
+    assert outside.lr_se > np.log(lr[-1] / outside.lr)
+
+
 def test_all_columns_of_a_small_model_and_some_of_a_large_one(monkeypatch):
     at, hessian, *_ = quadratic("correlated")
     arrays = keep_arrays(at, torch.Generator().manual_seed(0))
@@ -274,24 +354,39 @@ def test_all_columns_of_a_small_model_and_some_of_a_large_one(monkeypatch):
     assert bend == pytest.approx(v @ hessian @ v, rel=0.1)
 
 
-def test_gram_of_the_noise_of_a_matrix(network):
+def test_gram_of_the_noise_of_a_matrix_is_that_of_its_smaller_side():
+    noise = torch.randn(600, 45, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    pool = Pool.of(noise)
+    for name, start, (rows, cols) in (("wide", 3, (3, 7)), ("tall", 24, (7, 3))):
+        gram = pool.mean_over(partial(gram_of, place=slice(start, start + 21), rows=rows, cols=cols))
+        off = (noise - noise.mean(0))[:, start : start + 21].view(-1, rows, cols)
+        expected = sum(n @ n.T if name == "wide" else n.T @ n for n in off) / 600
+        assert torch.allclose(gram, expected), name
+        assert gram.shape == (3, 3)
+
+
+def test_gram_of_every_matrix_of_a_network(network):
     task, layout, params_N, batch = network
     at = freeze(task, layout, params_N, batch, batch)
     arrays = keep_arrays(at, torch.Generator().manual_seed(0))
-    start = sum(layout.sizes[: layout.names.index("layers.1.weight")])
-    noise = (at.pool.grads_MN - at.pool.mean_N)[:, start : start + 25].view(-1, 5, 5)
+    matrices = {name for name, kind in zip(layout.names, layout.kinds, strict=True) if kind == "matrix"}
+    for what in ("gram", "place"):
+        assert {name.removeprefix(f"{what}.") for name in arrays if name.startswith(f"{what}.")} == matrices
+    start, rows, cols = arrays["place.layers.1.weight"].tolist()
+    assert start == sum(layout.sizes[: layout.names.index("layers.1.weight")])
+    noise = (at.pool.grads_MN - at.pool.mean_N)[:, start : start + rows * cols].view(-1, rows, cols)
     assert torch.allclose(arrays["gram.layers.1.weight"], (noise.mT @ noise).mean(0))
 
 
 def test_a_probe_has_a_row_an_optimizer_and_batch_size(network):
     task, layout, params_N, batch = network
     at = freeze(task, layout, params_N, batch, task.sample(0, 2000, 64))
-    found, arrays = probe(at, [4, 64], 4, 0)
+    found, arrays = probe(at, [4, 64], 6, 0)
     assert found["optimizer"] == [name for name in PROBED for _ in range(2)]
     assert found["batch_size"] == [4, 64] * len(PROBED)
     assert {len(value) for value in found.values() if isinstance(value, list)} == {2 * len(PROBED)}
     assert arrays["mean.signsgd.4"].abs().max() <= 1
-    again, _ = probe(at, [4, 64], 4, 0)
+    again, _ = probe(at, [4, 64], 6, 0)
     assert str(again) == str(found)
 
 
@@ -306,7 +401,7 @@ def test_a_sweep_of_checkpoints_from_command_to_figures(tmp_path):
     command = [
         sys.executable, "-m", "harness", "protocol=one_step", "task=teacher_student", "model=perceptron",
         "model.hidden=4", "task.num_inputs=4", "precision=float64", "pool_samples=64", "probe_samples=32",
-        "num_draws=2", "schedule=constant", "sweep.name=tiny", "sweep.grid.num_steps=[2,4]", "tracker=none",
+        "num_draws=6", "schedule=constant", "sweep.name=tiny", "sweep.grid.num_steps=[2,4]", "tracker=none",
         "metrics.num_evals=1", "task.num_heldout=64",
     ]  # fmt: skip
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
@@ -326,8 +421,8 @@ def test_a_sweep_of_checkpoints_from_command_to_figures(tmp_path):
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"protocol": "one_step", "num_draws": 2, "pool_samples": 8}, "needs probe_samples"),
-        ({"protocol": "one_step", "num_draws": 1, "pool_samples": 8, "probe_samples": 8}, "give 2 or more"),
+        ({"protocol": "one_step", "num_draws": 6, "pool_samples": 8}, "needs probe_samples"),
+        ({"protocol": "one_step", "num_draws": 5, "pool_samples": 8, "probe_samples": 8}, "give 6 or more"),
         ({"protocol": "fixed_steps", "num_draws": 4}, "no effect under protocol=fixed_steps"),
     ],
 )

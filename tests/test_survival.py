@@ -215,7 +215,7 @@ def test_an_interrupted_refresh_goes_on_from_its_checkpoint(undisturbed, tmp_pat
 def test_a_signal_while_a_checkpoint_is_probed_is_heeded_between_batch_sizes(make_run, tmp_path, monkeypatch):
     config = make_run(
         task={"num_heldout": 8, "context": 2}, model={"embedding": 2, "hidden": 2}, protocol="one_step",
-        num_samples=None, num_steps=2, pool_samples=16, probe_samples=8, num_draws=2,
+        num_samples=None, num_steps=2, pool_samples=16, probe_samples=8, num_draws=6,
     )  # fmt: skip
     runs = {run_id(config): config}
     metrics = {"num_evals": 1, "num_examples": 8}

@@ -1,6 +1,7 @@
 """Oracle: a checkpoint whose H and Sigma are known, with planted measurements right or wrong by a known factor."""
 
 import json
+from dataclasses import replace
 
 import matplotlib as mpl
 import numpy as np
@@ -15,7 +16,7 @@ from analysis.figures.one_step import draw_forms, draw_scores
 from analysis.figures.style import PAPER, SCREEN
 from analysis.laws.moments import sign_mean, signal_to_noise, softsign_square
 from analysis.laws.one_step import Local, sgd_closed, sign_correlated, sign_independent
-from analysis.one_step import FORMS, LISTS, is_probed, keys_of, label_checkpoint, score_forms, spread_probes
+from analysis.one_step import FORMS, LISTS, check_muon, is_probed, keys_of, label_checkpoint, score_forms, spread_probes
 from analysis.plot import main
 from analysis.probe_claims import PROBE_CLAIMS, check_probes
 from analysis.probes import analyse_probes
@@ -160,6 +161,24 @@ def test_verdicts_follow_from_planted_measurements(tmp_path, factor, sgd, sign):
     assert verdicts["dL-mono"].verdict == "confirmed"
     assert verdicts["surge"].verdict == ("refuted" if verdicts["surge"].numbers["predicted"] < 0.8 else "inconclusive")
     assert all(verdict.protocol == "one_step" and verdict.rule for verdict in found)
+
+
+@pytest.mark.parametrize("shape", [(16, 64), (64, 16)])
+def test_muons_overlap_by_the_gram_matrix_of_the_smaller_side_is_that_of_simulated_batches(shape):
+    rng = np.random.default_rng(0)
+    size, rows = 4.0, shape[0]
+    gradient, spread = rng.normal(size=shape) / 4, rng.uniform(0.5, 2.0, size=(rows, 1))  # a noise of its own a row
+    drawn = gradient + spread * rng.normal(size=(400, *shape)) / size**0.5
+    u, _, vt = np.linalg.svd(drawn, full_matrices=False)
+    variance = np.broadcast_to(spread**2, shape)
+    # E[N N^T] of independent entries is their variances' sums along a row, E[N^T N] those along a column
+    gram = np.diag(variance.sum(1) if rows < shape[1] else variance.sum(0))
+    local = replace(plant_local(), pool_gradient_N=gradient.ravel(), variance_N=variance.ravel())
+    arrays = {"place.w": np.array([0, *shape]), "gram.w": gram}
+    found = check_muon(local, size, (u @ vt).mean(0).ravel(), arrays)
+    assert found["muon_gram"] == pytest.approx(1, abs=0.06)
+    larger = np.diag(variance.sum(0) if rows < shape[1] else variance.sum(1))
+    assert np.isnan(check_muon(local, size, (u @ vt).mean(0).ravel(), {**arrays, "gram.w": larger})["muon_gram"])
 
 
 def test_every_form_of_muons_overlap_has_a_verdict_of_its_own(answer):
