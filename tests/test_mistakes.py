@@ -13,7 +13,7 @@ HARNESS = [
     (["sweep=lr_vs_bz"], "did you mean lr_vs_bs"),
     (["optimizer.lrr=0.1"], "did you mean lr"),
     (["optimzer.lr=0.1"], "did you mean optimizer"),
-    (["optimizer=adamx"], "did you mean adam"),
+    (["optimizer=adamx"], "did you mean ada"),
     (["optimizer.name=sgd"], "write optimizer=sgd"),
     (["sweep=smoke", "sweep.grid.optimizer.lrr=[0.1]"], "did you mean optimizer.lr"),
     (["sweep=smoke", "sweep.grid.optimizer.lr=[]"], "is not an axis"),

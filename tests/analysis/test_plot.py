@@ -113,7 +113,8 @@ def test_groups_are_columns_of_the_optima_and_fits(tmp_path):
     assert {o["optimizer.eps"] for o in content["optima"]} == {1e-8, 1e-4}
     assert {fit["optimizer.eps"] for fit in content["fits"]} == {1e-8, 1e-4}
     assert content["question"] == "A question?"
-    assert len(content["verdicts"]) == 1  # the claim is about a small eps only
+    claims = [verdict["claim"] for verdict in content["verdicts"]]
+    assert claims == ["sde-slope", "eps-slope"]  # the first is about a small eps only, the second about both
 
 
 @pytest.mark.parametrize("style", [SCREEN, PAPER], ids=["screen", "paper"])
