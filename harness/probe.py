@@ -113,7 +113,9 @@ def measure_scales(at: Checkpoint, num_draws: int, generator: torch.Generator) -
     deviations_KN = pool.grads_MN[drawn_K] - pool.mean_N
     signs_KN = torch.randint(0, 2, (num_draws, len(at.params_N)), generator=generator).to(at.params_N) * 2 - 1
     found = mean_and_error("grad_sq", (pool.grads_MN @ at.gradient_N).double())
-    found["grad_sq_se"] *= (1 + count / len(at.samples[0])) ** 0.5  # the evaluation samples' noise is about as large
+    # The evaluation samples' noise is as large a sample. To second order p.g scatters by tr(Sigma^2) / (M M') too: the
+    # scatter of a sample's product with g holds that, and the factor enlarges it: the error is a bit too large
+    found["grad_sq_se"] *= (1 + count / len(at.samples[0])) ** 0.5
     found |= mean_and_error("noise_trace", size_M)
     for name, kind in (("", bend_along), ("_gauss_newton", bend_of_outputs_along)):
         found |= mean_and_error(f"trace{name}", kind(at, signs_KN))
