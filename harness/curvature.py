@@ -95,7 +95,7 @@ def gauss_newton_along(task: Task, params_N: Tensor, layout: Layout, batch: Batc
     has no outputs: NaN.
     """
     if task.outputs is None or task.criterion is None:
-        return torch.full((len(directions_KN), 1), torch.nan, dtype=torch.float64)
+        return torch.full((len(directions_KN), 1), torch.nan, dtype=torch.float64, device=params_N.device)
     outputs, criterion = task.outputs, task.criterion
 
     def value(direction_N: Tensor, piece: Batch) -> Tensor:

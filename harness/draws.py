@@ -1,7 +1,8 @@
 """Gradients of fresh batches, drawn with replacement from a pool of per-sample gradients, and the updates they make.
 
 A batch's gradient is then a product of counts with the pool, so that thousands cost little, and noise is exactly
-Sigma / B with the pool's own Sigma at every batch size.
+Sigma / B with the pool's own Sigma at every batch size. Random numbers are drawn on the CPU and moved, so that they
+are the same ones on a GPU.
 
 Shapes: K draws, M samples of the pool, N parameters.
 """
@@ -59,10 +60,11 @@ def permute_samples(grads_MN: Tensor, generator: torch.Generator) -> Tensor:
     Each column is turned by a random offset: two of N columns share theirs with probability 1 / M.
     """
     count, width = grads_MN.shape
-    offset_N = torch.randint(count, (width,), generator=generator)
+    device = grads_MN.device
+    offset_N = torch.randint(count, (width,), generator=generator).to(device)
     turned = torch.empty_like(grads_MN)
-    row_M = torch.arange(count)
-    for columns in torch.arange(width).split(COLUMNS_AT_ONCE):
+    row_M = torch.arange(count, device=device)
+    for columns in torch.arange(width, device=device).split(COLUMNS_AT_ONCE):
         turned[:, columns] = grads_MN[(row_M[:, None] + offset_N[columns]) % count, columns]
     return turned
 
@@ -84,7 +86,7 @@ def draw_gradients(
         drawn_KB = torch.randint(count, (num_draws, batch_size), generator=generator)
         share_KM.scatter_add_(1, drawn_KB, torch.full(drawn_KB.shape, weight / batch_size, dtype=share_KM.dtype))
         left *= beta1
-    return (share_KM / (1 - left)) @ pool.grads_MN
+    return (share_KM / (1 - left)).to(pool.grads_MN.device) @ pool.grads_MN
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ def softsign_by(eps: float) -> Callable[[Tensor, Pool, int, Layout], Tensor]:
     """u = g / sqrt(g^2 + eps^2)."""
 
     def direction(grads_KN: Tensor, pool: Pool, batch_size: int, layout: Layout) -> Tensor:
-        size_KN = torch.hypot(grads_KN, torch.tensor(eps, dtype=grads_KN.dtype))
+        size_KN = torch.hypot(grads_KN, grads_KN.new_tensor(eps))
         return torch.where(size_KN > 0, grads_KN / size_KN, 0.0)
 
     return direction

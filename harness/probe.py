@@ -109,11 +109,13 @@ def measure_scales(at: Checkpoint, num_draws: int, generator: torch.Generator) -
     pool, count = at.pool, len(at.pool.grads_MN)
     size_M = pool.noise_sq().double()
     chance_M = size_M if size_M.any() else torch.ones_like(size_M)
-    drawn_K = torch.multinomial(chance_M, 8 * num_draws, replacement=True, generator=generator)
+    drawn_K = torch.multinomial(chance_M.cpu(), 8 * num_draws, replacement=True, generator=generator).to(size_M.device)
     deviations_KN = pool.grads_MN[drawn_K] - pool.mean_N
-    signs_KN = torch.randint(0, 2, (num_draws, len(at.params_N)), generator=generator).to(at.params_N.dtype) * 2 - 1
+    signs_KN = torch.randint(0, 2, (num_draws, len(at.params_N)), generator=generator).to(at.params_N) * 2 - 1
     found = mean_and_error("grad_sq", (pool.grads_MN @ at.gradient_N).double())
-    found["grad_sq_se"] *= (1 + count / len(at.samples[0])) ** 0.5  # the evaluation samples' noise is about as large
+    # The evaluation samples' noise is as large a sample. To second order p.g scatters by tr(Sigma^2) / (M M') too: the
+    # scatter of a sample's product with g holds that, and the factor enlarges it: the error is a bit too large
+    found["grad_sq_se"] *= (1 + count / len(at.samples[0])) ** 0.5
     found |= mean_and_error("noise_trace", size_M)
     for name, kind in (("", bend_along), ("_gauss_newton", bend_of_outputs_along)):
         found |= mean_and_error(f"trace{name}", kind(at, signs_KN))
@@ -171,14 +173,14 @@ def measure_step(
     """
     many = draw_gradients(at.pool, batch_size, CHEAP_DRAWS + num_draws, generator, probed.beta1)
     directions_KN = probed.direction(many, at.pool, batch_size, at.layout)
-    overlap_K = (directions_KN @ at.gradient_N).double()
+    overlap_K = (directions_KN @ at.gradient_N).double().cpu()
     found = mean_by_controls("overlap", overlap_K.numpy(), overlaps_off(at.pool, at.gradient_N, many, batch_size))
     moments = directions_KN.mean(0), directions_KN.square().mean(0)
     off_KC = squares_off(at.pool, many[:num_draws], batch_size, probed.beta1)
     directions_KN, own_K = directions_KN[:num_draws].contiguous(), overlap_K[:num_draws]
-    derivatives_K3 = derivatives_along(at.loss, at.params_N, at.layout, at.samples, directions_KN).numpy()
+    derivatives_K3 = derivatives_along(at.loss, at.params_N, at.layout, at.samples, directions_KN).cpu().numpy()
     found |= mean_by_controls("curvature", derivatives_K3[:, 1], off_KC)
-    found |= mean_by_controls("curvature_gauss_newton", bend_of_outputs_along(at, directions_KN).numpy(), off_KC)
+    found |= mean_by_controls("curvature_gauss_newton", bend_of_outputs_along(at, directions_KN).cpu().numpy(), off_KC)
     found |= mean_by_controls("third", derivatives_K3[:, 2], off_KC)
     return found | measure_minimum(at, directions_KN, own_K, off_KC, found), *moments
 
@@ -194,7 +196,7 @@ def measure_minimum(
         rates_E = centre * RATES
         moved = torch.stack([
             losses_along(at.loss, at.params_N, at.layout, at.samples, -float(lr) * directions_KN) for lr in rates_E
-        ])  # fmt: skip
+        ]).cpu()  # fmt: skip
         change_KE = (moved - before).T + rates_E * own_K[:, None]
         minimum = find_minimum(rates_E.numpy(), change_KE.numpy(), off_KC, found["overlap"], found["overlap_se"])
         if minimum.side == 0:
@@ -212,17 +214,17 @@ def keep_arrays(at: Checkpoint, generator: torch.Generator) -> dict[str, Tensor]
     All columns of a small model; of a large one some, drawn with the probabilities that are kept beside them, more
     often where noise is large.
     """
-    size, pool = len(at.params_N), at.pool
+    size, pool, device = len(at.params_N), at.pool, at.params_N.device
     if size <= ALL_COLUMNS:
-        columns_C = torch.arange(size)
-        probability_C = torch.ones(size, dtype=torch.float64)
+        columns_C = torch.arange(size, device=device)
+        probability_C = torch.ones(size, dtype=torch.float64, device=device)
     else:
         weight_N = pool.variance_N.double().sqrt() + at.gradient_N.double().abs()
         chance_N = weight_N / weight_N.sum() / 2 + 0.5 / size
-        columns_C = torch.multinomial(chance_N, NUM_COLUMNS, replacement=True, generator=generator)
+        columns_C = torch.multinomial(chance_N.cpu(), NUM_COLUMNS, replacement=True, generator=generator).to(device)
         probability_C = chance_N[columns_C] * NUM_COLUMNS
-    units_CN = torch.zeros(len(columns_C), size, dtype=at.params_N.dtype)
-    units_CN[torch.arange(len(columns_C)), columns_C] = 1
+    units_CN = torch.zeros(len(columns_C), size, dtype=at.params_N.dtype, device=device)
+    units_CN[torch.arange(len(columns_C), device=device), columns_C] = 1
     arrays = {
         "gradient": at.gradient_N, "pool_gradient": pool.mean_N, "variance": pool.variance_N,
         "columns": columns_C, "probability": probability_C,
@@ -233,7 +235,7 @@ def keep_arrays(at: Checkpoint, generator: torch.Generator) -> dict[str, Tensor]
         place = slice(start, start + rows * cols)
         arrays[f"gram.{name}"] = pool.mean_over(partial(gram_of, place=place, rows=rows, cols=cols))
         arrays[f"place.{name}"] = torch.tensor([start, rows, cols])  # where it lies among the N, and its size
-    return {name: tensor.contiguous() for name, tensor in arrays.items()}
+    return {name: tensor.cpu().contiguous() for name, tensor in arrays.items()}
 
 
 def gram_of(noise_MN: Tensor, place: slice, rows: int, cols: int) -> Tensor:
@@ -260,7 +262,8 @@ def probe(
     generator = torch.Generator().manual_seed(seed)
     rows: list[dict[str, Any]] = []
     arrays: dict[str, Tensor] = {}
-    # From the start: small tensors kept on the way would each lie in the hole that a large one left, and spoil it
+    # On the CPU and from the start: small tensors kept on the way would each lie in the hole that a large one left, and
+    # spoil it
     moments_S2N = torch.zeros(len(PROBED) * len(batch_sizes), 2, len(at.params_N), dtype=at.params_N.dtype)
     with torch.no_grad():
         scales = measure_scales(at, num_draws, generator)

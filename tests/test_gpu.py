@@ -5,7 +5,9 @@ import torch
 
 from harness.checkpoint import checkpoint_key, load_checkpoint, save_checkpoint
 from harness.config import run_id
+from harness.parameters import flatten_params
 from harness.plan import Plan, Stack
+from harness.probe import freeze, probe
 from harness.program import make_program
 from harness.train import train
 
@@ -55,3 +57,22 @@ def test_a_resumed_stack_is_the_undisturbed_one(configs, tmp_path):
     *_, now = train(program, stack, num_evals=4, num_examples=64, resume=resumed)
     assert torch.equal(now.params_RN, whole.params_RN)
     assert now.history == whole.history
+
+
+def test_a_probe_on_a_gpu_is_the_probe_on_the_cpu(make_run):
+    config = make_run(task={"num_heldout": 8, "context": 2}, model={"embedding": 2, "hidden": 2}, precision="float64")
+    found = {}
+    for device in (CPU, GPU):
+        program = make_program(Stack({run_id(config): config}), device)
+        params_N = flatten_params(program.task.init(0))
+        assert params_N.device.type == device.type
+        pool, samples = program.task.sample(0, 0, 64), program.task.sample(0, 64, 32)
+        at = freeze(program.task, program.layout, params_N, pool, samples, permute=True)
+        found[device] = probe(at, [4, 16], 8, 0)
+    (here, arrays), (there, others) = found[CPU], found[GPU]
+    assert there.keys() == here.keys()
+    for name, value in here.items():
+        if name != "optimizer":
+            assert there[name] == pytest.approx(value, rel=1e-3, nan_ok=True), name
+    for name, tensor in arrays.items():
+        torch.testing.assert_close(others[name], tensor, rtol=1e-4, atol=1e-4)

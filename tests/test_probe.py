@@ -11,6 +11,7 @@ import torch
 from scipy.stats import norm
 from scipy.stats import t as student
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call, jacrev
 
 from analysis.laws.one_step import Local, sign_correlated, sign_independent
@@ -23,7 +24,7 @@ from harness.curvature import (
     sample_gradients,
 )
 from harness.draws import PROBED, Pool, draw_gradients, matrices_of, muon, permute_samples
-from harness.one_step import find_minimum, leave_one_out, mean_by_controls, weigh_draws
+from harness.one_step import Minimum, find_minimum, leave_one_out, mean_by_controls, weigh_draws
 from harness.parameters import flatten_params, layout_of, unflatten_params
 from harness.probe import freeze, gram_of, keep_arrays, measure_scales, measure_step, probe
 from harness.protocols import resolve_probe
@@ -429,3 +430,33 @@ def test_a_sweep_of_checkpoints_from_command_to_figures(tmp_path):
 def test_numbers_of_the_protocol_are_checked(values, words):
     with pytest.raises(ValueError, match=words):
         resolve_probe(values)
+
+
+def test_a_probe_off_the_cpu_brings_together_no_tensors_of_two_devices(network, monkeypatch):
+    """Tensors without values know their device: an operation on those of two raises."""
+    task, layout, *_ = network
+    numbers, on = [], {"dtype": torch.float64, "device": "meta"}
+
+    def numpy(tensor):
+        assert tensor.device.type == "cpu"
+        numbers.append(tensor.shape)
+        return np.ones(tensor.shape)
+
+    monkeypatch.setattr(torch.Tensor, "numpy", numpy)
+    monkeypatch.setattr(torch.Tensor, "__float__", lambda _: 1.0)
+    monkeypatch.setattr(torch.Tensor, "__bool__", lambda _: True)
+    monkeypatch.setattr("harness.probe.find_minimum", lambda *_: Minimum(1.0, 1.0, 1.0, 1.0))
+    for name, its_shape in (  # forward mode does not know tensors without values
+        ("losses_along", lambda *args: args[-1].sum(1)), ("hessian_products", lambda *args: args[-1] + args[1]),
+        ("derivatives_along", lambda *args: args[-1][:, :3]), ("gauss_newton_along", lambda *args: args[-1][:, :1]),
+    ):  # fmt: skip
+        monkeypatch.setattr(f"harness.probe.{name}", its_shape)
+    for columns in (4096, 4):  # all of H, and some of it
+        monkeypatch.setattr("harness.probe.ALL_COLUMNS", columns)
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            pool, samples = ((torch.zeros(n, 6, **on), torch.zeros(n, **on)) for n in (40, 20))
+            at = freeze(task, layout, torch.zeros(layout.num_params, **on), pool, samples, permute=True)
+            assert at.pool.grads_MN.device.type == "meta"
+            _, arrays = probe(at, [4], 6, 0)
+        assert {tensor.device.type for tensor in arrays.values()} == {"cpu"}
+    assert len(numbers) > 2 * len(PROBED)
