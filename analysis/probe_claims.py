@@ -104,7 +104,9 @@ def check_muon_scalar(rows: pd.DataFrame, group: Mapping[str, object]) -> Verdic
 def check_muon_gram(rows: pd.DataFrame, group: Mapping[str, object]) -> Verdict | None:
     """E msign(G_B) = G (G^T G + E[N^T N] / B)^(-1/2), with the measured Gram matrix of the noise N: its overlap with G.
 
-    Valid when: G_B^T G_B is near its mean: many rows, or little noise.
+    Of a wide matrix it is (G G^T + E[N N^T] / B)^(-1/2) G, the Gram matrix of the smaller side.
+
+    Valid when: the Gram matrix of G_B is near its mean: one side much larger than the other, or little noise.
     Source: this project's own.
     """
     what = "measured overlap over that by the noise's Gram matrix"
