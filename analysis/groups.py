@@ -4,6 +4,8 @@ from collections.abc import Mapping
 
 import pandas as pd
 
+from harness.records import PER_TENSOR
+
 CONFIG_PREFIXES = ("model.", "task.", "optimizer.", "schedule.")
 CONFIG_NAMES = ("protocol", "precision", "target_loss", "target_examples", "eval_every", "eval_share", "smoothing")
 HORIZONS = ("num_samples", "num_steps", "max_steps")
@@ -14,6 +16,7 @@ NOT_GROUPS = {
     "noise_scale_update_rms", "steps_to_target", "samples_to_target", "censored",
     *HORIZONS,
 }  # fmt: skip
+MEASURED_PREFIXES = ("provenance.", "history.", "summary.", *(f"{name}." for name in PER_TENSOR))
 
 
 def find_groups(frame: pd.DataFrame, notes: list[str]) -> tuple[str, ...]:
@@ -76,7 +79,7 @@ def order_candidates(frame: pd.DataFrame) -> list[str]:
     """Columns that vary and may be groups: names first, then protocol and precision, then as in the table."""
     names = []
     for column in frame.columns:
-        if column in NOT_GROUPS or str(column).startswith(("provenance.", "history.", "summary.")):
+        if column in NOT_GROUPS or str(column).startswith(MEASURED_PREFIXES):
             continue
         if (
             frame[column].map(pd.api.types.is_scalar).all()

@@ -33,7 +33,7 @@ def checkpoint_key(plan: Plan, stack: Stack, device: torch.device) -> dict[str, 
     """What must be equal for a stack that goes on to be bit for bit the undisturbed one; run_ids apart."""
     return {
         "num_evals": plan.num_evals, "num_examples": plan.num_examples, "since": plan.since,
-        "noise_scale": plan.noise_scale,
+        "noise_scale": plan.noise_scale, "per_tensor": plan.per_tensor,
         "code_sha256": code_sha256(), "torch": torch.__version__, "device": device.type,
         "compiled": stack.compiled, "micro_batch": stack.micro_batch, "alone": stack.alone,
         "own_code_sha256": own_code_sha256(stack.first) if has_own_code(stack.first) else None,
@@ -126,8 +126,11 @@ def read_checkpoint(header: Header, stack: Stack, device: torch.device) -> Progr
         for name, points in about["history"].items()
     }
     buffers = {name.removeprefix("buffer."): value[0] for name, value in picked.items() if name.startswith("buffer.")}
+    directions = {
+        int(name.removeprefix("direction.")): value for name, value in picked.items() if name.startswith("direction.")
+    }
     parts = (picked["params"], state, picked["diverged_at"], picked["loss_sum"])
-    return Progress(about["step"], *parts, about["since"], history, buffers)
+    return Progress(about["step"], *parts, about["since"], history, buffers, directions)
 
 
 def tensors_of(now: Progress) -> dict[str, Tensor]:
@@ -135,6 +138,7 @@ def tensors_of(now: Progress) -> dict[str, Tensor]:
         "params": now.params_RN, "diverged_at": now.diverged_at_R, "loss_sum": now.loss_sum_R,
         **{f"state.{name}": value for name, value in now.state.items()}, "random.cpu": torch.get_rng_state(),
     }  # fmt: skip
+    tensors |= {f"direction.{step}": u_RN for step, u_RN in now.directions.items()}
     tensors |= {f"buffer.{name}": buffer[None] for name, buffer in now.buffers.items()}  # of its one run
     if now.params_RN.is_cuda:
         tensors["random.cuda"] = torch.cuda.get_rng_state(now.params_RN.device)

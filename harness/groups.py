@@ -36,6 +36,12 @@ def spread_over_groups(hyper: Mapping[str, Tensor], index_N: Tensor) -> dict[str
     return spread
 
 
+def numbers_at(hyper: Mapping[str, Tensor], at: Mapping[str, Tensor], index_N: Tensor) -> dict[str, Tensor]:
+    """One run's numbers at a step: each kind's own, times what the schedule multiplies them with, and the step's."""
+    hyper = spread_over_groups(hyper, index_N)
+    return hyper | {name: hyper[name] * at[name] for name in at if name != "step"} | {"step": at["step"]}
+
+
 def clip(grad_N: Tensor, max_norm: Tensor) -> Tensor:
     """The gradient, scaled down to norm max_norm where it is longer.
 

@@ -23,6 +23,7 @@ from harness.machine import is_out_of_memory
 from harness.measure import note_fact
 from harness.metrics import METRICS
 from harness.noise_scale import NOISE_SCALES
+from harness.per_tensor import describe_left_out
 from harness.plan import Plan, Stack, name_program
 from harness.plan_file import read_plan, revise
 from harness.probe import probe_run
@@ -130,6 +131,8 @@ def train_rows(job: Job) -> list[dict[str, Any]]:
     program = make_program(stack, job.device, job.folder.parent, note=hear)
     if len(stack.runs) > 1:  # halves are smaller; a run alone may try
         check_memory(program, stack, job.device)
+    if plan.per_tensor and (left_out := describe_left_out(program.layout)):
+        job.report({"warning": left_out})
     progress = load_checkpoint(job.folder, stack, key, job.device, lambda line: job.report({"warning": line}))
     at, samples = (progress.step, progress.step * stack.first.batch_size) if progress else (0, 0)
     details = {"runs": len(stack.runs), "step": at, "since": plan.since, "run_ids": list(stack.runs)}
@@ -157,7 +160,7 @@ def train_rows(job: Job) -> list[dict[str, Any]]:
 
     steps = train(
         program, stack, num_evals=plan.num_evals, num_examples=plan.num_examples, noise_scale=plan.noise_scale,
-        resume=progress,
+        per_tensor=plan.per_tensor, resume=progress,
     )  # fmt: skip
     clock, seconds, timed = 0.0, 0.0, 0
     for progress in steps:  # none where a checkpoint holds the last step
@@ -266,9 +269,16 @@ def write_rows(
     if not is_held(job.lease):
         raise Lost
     name, attempt = job.planned.name, job.attempt
-    metrics = (*METRICS, *(NOISE_SCALES if job.plan.noise_scale else ()))
+    metrics = dict.fromkeys((*METRICS, *(NOISE_SCALES if job.plan.noise_scale else ())))
+    metrics |= dict.fromkeys(name for row in rows for name in measured_names(row))  # those of tensors: by the model
     if write_records(job.folder, name, named, columns=columns, metrics=metrics, attempt=attempt) is None:
         raise Lost  # we were asleep between the two lines, and whoever took over has published
+
+
+def measured_names(row: Mapping[str, Any]) -> list[str]:
+    """What a run's curve was measured of, its steps and losses apart."""
+    names = [name.removeprefix("history.") for name in row if name.startswith("history.")]
+    return [name for name in names if name not in ("step", "num_samples", "loss", "train_loss")]
 
 
 def halve(job: Job, plan_path: Path, index: int) -> None:
@@ -298,9 +308,10 @@ def summarise(progress: Progress, lane: int, loss: float) -> dict[str, Any]:
     """One run's results. A run that diverged has no loss, and its curve ends where it did."""
     step = int(progress.diverged_at_R[lane])
     curves = lane_history(progress.history, lane, step)
-    curves |= {name: [None if x != x else x for x in curves[name]] for name in NOISE_SCALES if name in curves}
+    measured = set(curves) - {"step", "num_samples", "loss"}
+    optional = measured - {"train_loss", *METRICS}  # what cannot be told of them is null
+    curves |= {name: [None if x != x else x for x in curves[name]] for name in optional}
     step = max(step, 0)  # a minus is a target reached
-    measured = ("train_loss", *METRICS, *NOISE_SCALES)
     finals = {name: curve[-1] for name, curve in curves.items() if curve and name in measured}
     finite = loss == loss and abs(loss) != float("inf")
     message = f"training loss not finite at step {step}" if step else "" if finite else "final loss not finite"

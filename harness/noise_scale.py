@@ -36,11 +36,11 @@ HALF_LIFE = 4.0  # measurements back at which the weight in an average is half
 MARGIN = 1.1  # of an RMS^2 over that of pure noise, below which it tells nothing
 
 
-def steps_measured(points: Iterable[int]) -> set[int]:
-    """Points of a curve at which noise scales are measured: the last, and those EVERY steps or more before the next."""
+def steps_measured(points: Iterable[int], *, every: int = EVERY, earliest: int = EARLIEST) -> set[int]:
+    """Points of a curve at which to measure: the last, and those `every` steps or more before the next."""
     measured: list[int] = []
     for step in sorted(points, reverse=True):
-        if step >= EARLIEST and (not measured or measured[-1] - step >= EVERY):
+        if step >= earliest and (not measured or measured[-1] - step >= every):
             measured.append(step)
     return set(measured)
 

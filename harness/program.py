@@ -17,13 +17,15 @@ from torch.func import grad_and_value, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_map
 
+from harness.autocorrelation import direction
 from harness.config import RunConfig
-from harness.groups import clip, group_index, spread_over_groups
+from harness.groups import clip, group_index, numbers_at
 from harness.lanes import compiled_evaluation, compiled_step, recorded_step
 from harness.metrics import METRICS
 from harness.noise_scale import PIECES, measure_parts
 from harness.optimizers import Optimizer, State, make_optimizer, state_sizes
 from harness.parameters import Layout, flatten_params, layout_of, unflatten_params
+from harness.per_tensor import measure_tensors
 from harness.plan import Stack
 from harness.schedules import scheduled
 from harness.tasks import Batch, Params, Task, make_task
@@ -31,6 +33,8 @@ from harness.tasks import Batch, Params, Task, make_task
 WORTH_RECORDING = 150  # steps; recording one takes as long as they save
 Numbers = Mapping[str, Tensor]
 Loss = Callable[[Mapping[str, Tensor], Batch], Tensor]
+Measure = Callable[[Tensor, Tensor, Tensor, State, Numbers], dict[str, Tensor]]
+TENSORS = "tensors"  # what is measured tensor by tensor, one number a column
 
 
 @dataclass(frozen=True)
@@ -41,8 +45,10 @@ class Program:
         -> (params_RN, state, diverged_at_R, loss_sum_R, measured)
 
     `hyper` holds the runs' numbers, one a run; `at` holds what changes with the step: its number, from 1, and what the
-    schedule multiplies hyperparameters with, one a run. `measured_step` is the same and measures. `noise_parts` gives
-    what noise scales are made of, harness/noise_scale.py; None for a module that cannot be stacked.
+    schedule multiplies hyperparameters with, one a run. `measured_step` is the same and measures, `tensors_step` also
+    tensor by tensor, harness/per_tensor.py. `direction` is harness/autocorrelation.py's (old_RN, new_RN, hyper, at) ->
+    -lr u_RN. `noise_parts` gives what noise scales are made of, harness/noise_scale.py; None for a module that cannot
+    be stacked.
     """
 
     task: Task
@@ -50,6 +56,8 @@ class Program:
     optimizer: Optimizer
     step: Callable[..., tuple]
     measured_step: Callable[..., tuple]
+    tensors_step: Callable[..., tuple]
+    direction: Callable[[Tensor, Tensor, Numbers, Numbers], Tensor]
     evaluate: Callable[[Tensor, Batch], Tensor]
     noise_parts: Callable[[Tensor, Batch], dict[str, Tensor]] | None
 
@@ -83,14 +91,23 @@ def make_program(
     def evaluate(params_N: Tensor, batch: Batch) -> Tensor:
         return heldout_loss(unflatten_params(params_N, layout), batch)
 
-    def step_with(measure: bool) -> Callable[..., tuple]:
+    moving = {"step": None} | dict.fromkeys(scheduled(config.schedule), 0)
+
+    def step_with(measure: Measure) -> Callable[..., tuple]:
         step = step_of_one_run(
             loss, layout, optimizer, index_N, stack.micro_batch, measure=measure, alone=stack.alone is not None
         )
-        moving = {"step": None} | dict.fromkeys(scheduled(config.schedule), 0)
         return each(step, in_dims=(0, 0, 0, 0, 0, moving, batch_dim))
 
-    step, measured_step = step_with(False), torch.no_grad()(step_with(True))
+    def measure_all(*given: Any) -> dict[str, Tensor]:
+        return measure_whole(*given) | {TENSORS: measure_tensors(layout, *given)}
+
+    def direction_of_one_run(old_N: Tensor, new_N: Tensor, hyper: Numbers, at: Numbers) -> Tensor:
+        return direction(old_N, new_N, numbers_at(hyper, at, index_N))
+
+    step = step_with(lambda *given: {})
+    measured_step, tensors_step = (torch.no_grad()(step_with(measure)) for measure in (measure_whole, measure_all))
+    direction_of_all = torch.no_grad()(each(direction_of_one_run, in_dims=(0, 0, 0, moving)))
     evaluate_all = torch.no_grad()(each(evaluate, in_dims=(0, None)))
     if stack.compiled and runs_dir is not None:
         step = compiled_step(step, states, stack, runs_dir, device, note)
@@ -100,14 +117,20 @@ def make_program(
     else:
         step = torch.no_grad()(step)
     parts = None if stack.alone else noise_parts(loss, layout, stack.micro_batch, batch_dim)
-    return Program(task, layout, optimizer, step, measured_step, evaluate_all, parts)
+    return Program(
+        task, layout, optimizer, step, measured_step, tensors_step, direction_of_all, evaluate_all, parts
+    )  # fmt: skip
 
 
 def step_of_one_run(
     loss: Loss, layout: Layout, optimizer: Optimizer, index_N: Tensor, micro_batch: int | None,
-    *, measure: bool, alone: bool = False,
+    *, measure: Measure, alone: bool = False,
 ) -> Callable[..., tuple]:  # fmt: skip
-    """One training step of one run, a pure function. A run whose loss is not finite stays where it is from then on."""
+    """One training step of one run, a pure function. A run whose loss is not finite stays where it is from then on.
+
+    Args:
+        measure: (params_N, grad_N, update_N, new state, numbers of the step) -> what is measured of it.
+    """
 
     def step(
         params_N: Tensor, state: State, diverged_at: Tensor, loss_sum: Tensor, hyper: Numbers, at: Numbers, batch: Batch
@@ -115,16 +138,21 @@ def step_of_one_run(
         grads, train_loss = gradient(loss, unflatten_params(params_N, layout), batch, micro_batch, alone=alone)
         grad_N = flatten_params(grads)
         taken_N = clip(grad_N, hyper["max_norm"]) if "max_norm" in hyper else grad_N
-        hyper = spread_over_groups(hyper, index_N)
-        hyper |= {name: hyper[name] * at[name] for name in at if name != "step"} | {"step": at["step"]}
+        hyper = numbers_at(hyper, at, index_N)
         update_N, state = optimizer.update(taken_N, state, params_N, hyper)
-        measured = {name: metric(params_N, grad_N, update_N) for name, metric in METRICS.items()} if measure else {}
+        measured = measure(params_N, grad_N, update_N, state, hyper)
         dies = (diverged_at == 0) & ~torch.isfinite(train_loss)
         diverged_at = torch.where(dies, at["step"].to(diverged_at.dtype), diverged_at)
         params_N = torch.where(diverged_at == 0, params_N + update_N, params_N)
         return params_N, state, diverged_at, loss_sum + train_loss, measured
 
     return step
+
+
+def measure_whole(
+    params_N: Tensor, grad_N: Tensor, update_N: Tensor, state: State, hyper: Numbers
+) -> dict[str, Tensor]:
+    return {name: metric(params_N, grad_N, update_N) for name, metric in METRICS.items()}
 
 
 def noise_parts(

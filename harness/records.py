@@ -61,6 +61,12 @@ PROBE: dict[str, pa.DataType] = {
     **{f"probe.{name}": pa.list_(pa.float64()) for name in PROBE_ROWS},
     **{f"probe.{name}": pa.float64() for name in PROBE_SCALES},
 }  # fmt: skip
+# Of metrics.per_tensor, harness/per_tensor.py: a column METRIC.TENSOR each
+LAGS = (1, 4, 16)
+PER_TENSOR = (
+    "update_rms", "weight_rms", "max_weight", "second_moment_rms", "live_rms", "live_share", "zero_grad_share",
+    "radial", "spectral_norm", *(f"update_autocorrelation_{lag}" for lag in LAGS),
+)  # fmt: skip
 PROVENANCE: dict[str, pa.DataType] = {
     f"provenance.{name}": kind
     for name, kind in {
@@ -167,13 +173,16 @@ def probe_path(folder: Path, run_id: str) -> Path:
     return Path(folder) / PROBES / f"{run_id}.safetensors"
 
 
-def count_noise_scales(folder: Path, run_ids: Iterable[str]) -> int:
-    """How many of some runs were trained with noise scales measured."""
+def count_measured(folder: Path, run_ids: Iterable[str], option: str) -> int:
+    """How many of some runs were trained with an option of metrics: noise_scale or per_tensor."""
+    begin = {"noise_scale": "history.noise_scale", "per_tensor": "history.weight_rms."}[option]
     table = read_table(Path(folder))
-    if table is None or "history.noise_scale" not in table.column_names:
-        return 0
-    measured = table.filter(pc.is_valid(table["history.noise_scale"]))["run_id"].to_pylist()
-    return len(set(measured) & set(run_ids))
+    columns = [] if table is None else [name for name in table.column_names if name.startswith(begin)]
+    measured: set[str] = set()
+    for name in columns:  # models of a sweep may differ in their tensors
+        assert table is not None
+        measured |= set(table.filter(pc.is_valid(table[name]))["run_id"].to_pylist())
+    return len(measured & set(run_ids))
 
 
 def read_attempts(folder: Path) -> set[tuple[str, str]]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
+from harness.autocorrelation import autocorrelations, steps_correlated, steps_kept
 from harness.lanes import EVALUATED_AT_ONCE
 from harness.metrics import METRICS
 from harness.noise_scale import (
@@ -25,9 +26,11 @@ from harness.noise_scale import (
 )
 from harness.optimizers import State
 from harness.parameters import flatten_params
+from harness.per_tensor import name_columns
 from harness.plan import Stack
-from harness.program import Program
+from harness.program import TENSORS, Program
 from harness.protocols import Smoother, evaluation_steps
+from harness.records import LAGS
 from harness.schedules import multiplier_tables
 from harness.tasks import Batch, Task
 
@@ -49,6 +52,7 @@ class Progress:
     history: dict[str, list[Any]] = field(default_factory=dict)  # name -> one number or R numbers a point
     # What a module that is trained alone changes itself (BatchNorm's running statistics): live
     buffers: Mapping[str, Tensor] = field(default_factory=dict)
+    directions: dict[int, Tensor] = field(default_factory=dict)  # step -> -lr u_RN, harness/autocorrelation.py
 
 
 def train(
@@ -58,6 +62,7 @@ def train(
     num_evals: int,
     num_examples: int,
     noise_scale: bool = False,
+    per_tensor: bool = False,
     resume: Progress | None = None,
 ) -> Iterator[Progress]:
     """Train all runs of a stack; yields after every step the one Progress that it keeps changing.
@@ -69,6 +74,7 @@ def train(
             has its own.
         num_examples: held-out examples for each point; steps_to_target has its own, target_examples.
         noise_scale: measure noise scales at points of the curve.
+        per_tensor: measure tensor by tensor at points of the curve.
         resume: where to go on from; None: from the first step.
     """
     first = stack.first
@@ -88,30 +94,43 @@ def train(
     numbers = torch.arange(1, first.num_steps + 1).to(now.params_RN)
     points = set(evaluation_steps(first.protocol, first.num_steps, num_evals, first.eval_every, first.eval_share))
     noisy = steps_measured(points) if noise_scale else None
+    correlated = steps_correlated(points) if per_tensor else set()
+    kept = steps_kept(correlated)
     heldout = program.task.heldout(first.target_examples or num_examples)
     goal = Goal(stack, now.history) if first.protocol == "steps_to_target" else None
     if goal and now.step == 0:
         nothing = {name: [math.nan] * len(stack.runs) for name in ("train_loss", *METRICS)}
         nothing |= dict.fromkeys(NOISE_SCALES if noise_scale else (), [math.nan] * len(stack.runs))
+        columns = name_columns(program.layout) if per_tensor else ()
+        nothing |= dict.fromkeys(columns, [math.nan] * len(stack.runs))
         add_point(now, first.batch_size, evaluate(program, now, heldout).tolist(), nothing)
         goal.mark(now)
     if goal and has_ended(now):
         yield now
         return
     for step, batch in enumerate(draw_batches(program.task, stack, now.step), start=now.step + 1):
-        take = program.measured_step if step in points else program.step
+        take = program.step
+        if step in points:
+            take = program.tensors_step if per_tensor else program.measured_step
+        old_RN = now.params_RN.clone() if step in kept else None
         parts = program.noise_parts(now.params_RN, batch) if program.noise_parts and step in (noisy or ()) else {}
         at = {"step": numbers[step - 1]} | {name: rows_R[step - 1] for name, rows_R in multipliers.items()}
         now.params_RN, now.state, now.diverged_at_R, now.loss_sum_R, measured = take(
             now.params_RN, now.state, now.diverged_at_R, now.loss_sum_R, hyper, at, batch
         )
+        if old_RN is not None:
+            now.directions[step] = program.direction(old_RN, now.params_RN, hyper, at)
         now.step = step
         now.since += 1
         if step in points:
             heldout_loss_R = evaluate(program, now, heldout)
             row = {"train_loss": (now.loss_sum_R / now.since).tolist()}
-            row |= {name: value_R.tolist() for name, value_R in measured.items()}
+            row |= {name: value_R.tolist() for name, value_R in measured.items() if name != TENSORS}
             row |= noise_scales(stack, now, parts) if noise_scale else {}
+            row |= tensor_columns(program, now, measured[TENSORS]) if per_tensor else {}
+            if step in correlated:  # of these only the last may be a lag before a later point
+                last = step + max(LAGS) in correlated
+                now.directions = {step: now.directions[step]} if last else {}
             add_point(now, first.batch_size, heldout_loss_R.tolist(), row)
             now.loss_sum_R.zero_()
             now.since = 0
@@ -139,6 +158,16 @@ def noise_scales(stack: Stack, now: Progress, parts: Mapping[str, Tensor]) -> di
         betas = [(config.hyperparameters["beta1"], config.hyperparameters["beta2"]) for config in configs]
         row[UPDATE_RMS] = noise_scale_of_update_rms(now.state, betas, now.step, stack.first.batch_size)
     return row
+
+
+def tensor_columns(program: Program, now: Progress, stepwise_RC: Tensor) -> dict[str, list[float]]:
+    """The columns of harness/per_tensor.py at a point of the curves, NaN where they cannot be told."""
+    columns = name_columns(program.layout)
+    if now.step in now.directions:
+        alike_RC = autocorrelations(program.layout, now.params_RN, now.directions, now.step)
+    else:
+        alike_RC = stepwise_RC.new_full((len(stepwise_RC), len(columns) - stepwise_RC.shape[1]), math.nan)
+    return dict(zip(columns, torch.cat([stepwise_RC, alike_RC], 1).T.tolist(), strict=True))
 
 
 class Goal:

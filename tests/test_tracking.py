@@ -46,11 +46,12 @@ def write_rows(folder, configs, status="done", ended="2026-01-01T00:00:00"):
             "run_id": run_id(c), "sweep": "s", "status": status, "message": "", "loss": 2 / 3, "num_params": 11,
             "grad_norm": 0.5, **flatten(c), **{f"history.{k}": v for k, v in CURVE.items()},
             "history.grad_norm": [1.0, 0.75, 0.5], "history.noise_scale": [None, 40.0, None], "provenance.ended": ended,
+            "radial.hidden.weight": 0.25, "history.radial.hidden.weight": [None, 0.125, 0.25],
             "provenance.host": "secret-host",
         }
         for c in configs
     ]  # fmt: skip
-    write_records(folder, "stack", rows, columns=columns, metrics=["grad_norm", "noise_scale"])
+    write_records(folder, "stack", rows, columns=columns, metrics=["grad_norm", "noise_scale", "radial.hidden.weight"])
 
 
 def mirror(folder, cwd, **environment):
@@ -82,12 +83,14 @@ def test_a_mirrored_run_is_its_record(make_run, tmp_path):
     for name, values in {**CURVE, "grad_norm": [1.0, 0.75, 0.5]}.items():
         assert [row["_step" if name == "step" else name] for row in history] == values
     assert [row.get("noise_scale") for row in history] == [None, 40.0, None]
+    assert [row.get("radial.hidden.weight") for row in history] == [None, 0.125, 0.25]
+    assert "radial" not in sent
     summary: dict[str, Any] = {}
     for record in found:
         if record.WhichOneof("record_type") == "summary":
             summary |= items(record.summary.update)
     assert (summary["status"], summary["num_params"], summary["grad_norm"]) == ("done", 11, 0.5)
-    assert summary["loss"] == 2 / 3
+    assert (summary["loss"], summary["radial.hidden.weight"]) == (2 / 3, 0.25)
     assert "noise_scale" not in summary or summary["noise_scale"] == 40.0
     assert b"secret-host" not in path.read_bytes()
     assert not (tmp_path / "home" / ".cache").exists()

@@ -8,6 +8,8 @@ from planting import plant_table
 from analysis import tables
 from analysis.runs import tidy_runs
 from analysis.tables import choose_table, count_missing, parse_columns, read_table, rename_columns
+from analysis.write import is_committed
+from harness.records import PER_TENSOR
 
 HEADER = "batch_size,lr,loss,seed\n"
 ROWS = "".join(f"8,{lr},{2 + (lr - 0.02) ** 2},0\n" for lr in (0.01, 0.02, 0.04))
@@ -132,6 +134,26 @@ def test_measurements_and_followers_are_no_groups():
     assert runs.groups == ()
     assert "column accuracy is taken as a measurement, not as a group" in runs.notes
     assert "optimizer.beta2 follows batch_size" in runs.notes
+
+
+def test_columns_of_tensors_are_no_groups_and_their_last_values_are_committed(tmp_path):
+    frame = plant_table(lambda b: 0.01)
+    plain = tidy_runs(frame)
+    for i, metric in enumerate(PER_TENSOR):
+        # The share of rows that were hit, say, is one for all learning rates of a seed and batch size
+        frame[f"{metric}.layers.0.hidden.weight"] = 0.25 + 0.125 * (frame["seed"] + i)
+    frame["radial.output.bias"] = np.nan
+    frame["history.radial.layers.0.hidden.weight"] = [[0.5, 0.25]] * len(frame)
+    runs = tidy_runs(frame)
+    assert (runs.groups, runs.notes) == (plain.groups, plain.notes)
+    kept = [name for name in frame.columns if is_committed(frame[name])]
+    assert {f"{metric}.layers.0.hidden.weight" for metric in PER_TENSOR} <= set(kept)
+    assert not {"radial.output.bias", "history.radial.layers.0.hidden.weight"} & set(kept)
+    frame[kept].to_csv(tmp_path / "s.csv", index=False)
+    again = read_table(tmp_path / "s.csv")
+    measured = [name for name in kept if ".layers." in name]
+    pd.testing.assert_frame_equal(again[measured], frame[measured])
+    assert (tidy_runs(again).groups, count_missing(frame, again)) == (plain.groups, 0)
 
 
 @pytest.mark.parametrize("protocol", ["fixed_samples", "fixed_steps"])
