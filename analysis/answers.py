@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 from omegaconf import OmegaConf
 
+from analysis.amos import analyse_amos
 from analysis.answer import Answer
 from analysis.embedding_rms import analyse_embedding_rms
 from analysis.one_step import is_probed
@@ -36,6 +37,7 @@ def choose_answer(name: str, frame: pd.DataFrame, kind: str | None = None) -> An
 
 
 ANSWERS: dict[str, Analyse] = {
+    "amos": analyse_amos,
     "embedding_rms": analyse_embedding_rms,
     "one_step": analyse_probes,
     "second_moment": analyse_second_moment,
