@@ -108,7 +108,8 @@ def follow_amos(run: pd.Series, steps: int, scale: float) -> tuple[Array, Array]
 def name_case(run: pd.Series, tensor: str) -> str:
     if run["task.name"] == WALK:
         return "pure noise"
-    return f"{run['task.name']}{', RMSNorm' if run.get('model.norm') else ''}, {tensor.removesuffix('.weight')}"
+    task = "text" if run["task.name"] in ("python_source", "text") else run["task.name"]
+    return f"{task}, {tensor.removesuffix('.weight')}{', RMSNorm' if run.get('model.norm') else ''}"
 
 
 def score_amos(table: pd.DataFrame) -> pd.DataFrame:
