@@ -12,6 +12,7 @@ from analysis.figures.amos import draw_amos
 from analysis.judge import judge_every
 from analysis.laws.amos import Array, amos_adaptive, amos_constant, amos_inverse_time
 from analysis.laws.weight_rms_paths import weight_rms_path
+from harness.records import PER_TENSOR
 
 TOLERANCE = 0.05
 COLUMN = "history.weight_rms."
@@ -43,11 +44,12 @@ def analyse_amos(sweep: str, frame: pd.DataFrame, question: str = "", folder: Pa
 
 def spread_points(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows to commit: a point of a run each, columns point.step and point.TENSOR."""
+    left_out = ("history.", *(f"{name}." for name in PER_TENSOR))  # once a point would be too much
     names = {name: f"point.{name.removeprefix(COLUMN)}" for name in rows.columns if name.startswith(COLUMN)}
     parts = []
     for _, run in rows.iterrows():
         curves = {new: run[old] for old, new in names.items() if np.ndim(run[old])}
-        own = {name: run[name] for name in rows.columns if not name.startswith("history.")}
+        own = {name: run[name] for name in rows.columns if not name.startswith(left_out)}
         parts.append(pd.DataFrame({**own, "point.step": run["history.step"], **curves}))
     return pd.concat(parts, ignore_index=True)
 

@@ -19,6 +19,7 @@ from analysis.laws.second_moment import (
 )
 from analysis.laws.update_rms import update_rms_changing
 from analysis.second_moment_claims import judge_moments, score_moments
+from harness.records import PER_TENSOR
 
 # optimizer -> its decay of v by step, and the option that it takes
 RULES: dict[str, tuple[Callable[..., Array], str]] = {
@@ -51,10 +52,10 @@ def analyse_second_moment(sweep: str, frame: pd.DataFrame, question: str = "", f
     text = read_text(rows[rows["point.step"].isna()])
     title = question or sweep
     note = (
-        "half way: steps from the change until v has gone half of its way, predicted beside it; v, u: the worst "
-        "measured over predicted RMS of v and of the direction; error: std of log(rank one / v), of text by "
-        "embedding/hidden/output; sampling: what noise alone gives; share: of the variance of log v explained; "
-        "late u: RMS of the hidden matrix's direction over the last quarter; loss, lr: best of the learning rates"
+        "case: standard deviation of the noise; half way: steps from its change until v has gone half of its way, by "
+        "the law beside it; v, u: the worst measured over predicted RMS of v and of the direction; error: std of "
+        "log(rank one / v), of text by embedding/hidden/output; noise: what sampling alone gives; share: of the "
+        "variance of log v explained; late u: RMS of the hidden matrix's direction over the last quarter; loss, lr: best"
     )
     figures = {"": partial(draw_moments, table, title), "update": partial(draw_updates, table, title)}
     return Answer(sweep, title, "fixed_steps", rows, score_moments(table, text), note, judge_moments(table), figures)
@@ -73,7 +74,10 @@ def spread_points(rows: pd.DataFrame, changes: pd.Series) -> pd.DataFrame:
         ]
         others[name.replace("history.", "late.")] = late
     both = pd.concat([points, others], ignore_index=True)
-    return both[[name for name in both.columns if not name.startswith("history.")]]
+    # What is measured at the end of tensors goes with every point otherwise; of text rank one is all that is asked
+    left_out = ("history.", *(f"{name}." for name in PER_TENSOR if not name.startswith("rank_one")))
+    both.loc[both["point.step"].notna(), [name for name in both.columns if name.startswith("rank_one")]] = np.nan
+    return both[[name for name in both.columns if not name.startswith(left_out)]]
 
 
 def name_rule(row: pd.Series) -> str:

@@ -49,10 +49,10 @@ def score_walk(rows: pd.DataFrame) -> dict[str, object]:
     still = rows[rows["step"] == find_last_before(rows)].iloc[0]
     first = rows.iloc[0]
     return {
-        "case": f"noise {first['std_before']:g} to {first['std_after']:g}", "rule": first["rule"],
-        "half way": find_half_way(rows, "measured"), "predicted": find_half_way(rows, "predicted"),
-        "v": pick_worst(rows["ratio"]), "u": pick_worst(rows["update_ratio"]), "error": f"{still['error']:.2g}",
-        "sampling": still["error_predicted"],
+        "case": f"{first['std_before']:g} to {first['std_after']:g}", "rule": first["rule"],
+        "half way": find_half_way(rows, "measured"), "law": find_half_way(rows, "predicted"),
+        "v": pick_worst(rows["ratio"]), "u": pick_worst(rows["update_ratio"]), "error": f"{still['error']:.2f}",
+        "noise": still["error_predicted"],
     }  # fmt: skip
 
 
@@ -81,7 +81,7 @@ def score_text(rule: str, rows: pd.DataFrame) -> dict[str, object]:
     best = rows[rows["lr"] == lr].mean(numeric_only=True)
 
     def read(metric: str) -> str:
-        return "/".join(f"{best.get(f'{metric}.{name}', np.nan):.2g}" for name in MATRICES)
+        return "/".join(f"{best.get(f'{metric}.{name}', np.nan):.2f}".lstrip("0") for name in MATRICES)
 
     return {
         "case": "text", "rule": rule, "error": read("rank_one_error"), "share": read("rank_one_share"), "lr": lr,

@@ -39,13 +39,16 @@ def draw_panels(table: pd.DataFrame, title: str, columns: tuple[str, str, str], 
     fig, grid = lay_out(len(optimizers), textwrap.fill(title, 120), caption, lefts, style, width=14.0)
     for row, optimizer in zip(grid, optimizers, strict=True):
         for ax, after in zip(row, changes, strict=True):
-            draw_panel(ax, table[(table["optimizer"] == optimizer) & (table["std_after"] == after)], columns)
+            own = table[table["std_after"] == after]
+            values = own[[*columns[:2]]].to_numpy(float)
+            draw_panel(ax, own[own["optimizer"] == optimizer], columns, (values.min() / 1.2, values.max() * 1.2))
             before = table["std_before"].iloc[0]
             ax.set_title(f"{optimizer}, noise from {before:g} to {after:g}")
     return fig
 
 
-def draw_panel(ax: Axes, rows: pd.DataFrame, columns: tuple[str, str, str]) -> None:
+def draw_panel(ax: Axes, rows: pd.DataFrame, columns: tuple[str, str, str], limits: tuple[float, float]) -> None:
+    """Points and lines of one optimizer, on the axis that all optimizers share."""
     measured, predicted, label = columns
     rows = rows[rows["step"] >= AROUND * rows["step"].max()]
     handles = []
@@ -58,11 +61,9 @@ def draw_panel(ax: Axes, rows: pd.DataFrame, columns: tuple[str, str, str]) -> N
     if rows.empty:
         return
     ax.axvline(rows["change"].iloc[0], ls=":", lw=1, color="#888888")
-    low = float(rows[[measured, predicted]].min().min()) / 1.2
-    high = float(rows[[measured, predicted]].max().max()) * 1.2
-    ax.set_ylim(low, high)
     ax.set_yscale("log")
-    use_round_numbers(ax.yaxis, low, high, most=6, label=short_number)
+    ax.set_ylim(*limits)
+    use_round_numbers(ax.yaxis, *limits, most=6, label=short_number)
     ax.set_xlabel("step")
     ax.set_ylabel(label)
     place_legend(ax, "", handles)
