@@ -55,7 +55,7 @@ def analyse_second_moment(sweep: str, frame: pd.DataFrame, question: str = "", f
         "case: standard deviation of the noise; half way: steps from its change until v has gone half of its way, by "
         "the law beside it; v, u: the worst measured over predicted RMS of v and of the direction; error: std of "
         "log(rank one / v), of text by embedding/hidden/output; noise: what sampling alone gives; share: of the "
-        "variance of log v explained; late u: RMS of the hidden matrix's direction over the last quarter; loss, lr: best"
+        "variance of log v explained; late u: RMS of the hidden matrix's direction over the last quarter; loss, lr best"
     )
     figures = {"": partial(draw_moments, table, title), "update": partial(draw_updates, table, title)}
     return Answer(sweep, title, "fixed_steps", rows, score_moments(table, text), note, judge_moments(table), figures)
