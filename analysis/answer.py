@@ -54,11 +54,18 @@ def print_answer(answer: Answer) -> None:
         number = pd.api.types.is_numeric_dtype(answer.scores[name])
         table.add_column(str(name), justify="right" if number else "left")
     for _, row in answer.scores.iterrows():
-        cells = (f"{x:.4g}" if isinstance(x, float) else str(x) for x in row)
+        cells = (show_cell(x) for x in row)
         table.add_row(*map(escape, cells))
     console.print(table)
     console.print(answer.note, markup=False)
     print_verdicts(answer, console)
+
+
+def show_cell(x: object) -> str:
+    """A number to four digits; nothing where a line has none."""
+    if pd.isna(x):  # type: ignore[call-overload]
+        return ""
+    return f"{x:.4g}" if isinstance(x, float) else str(x)
 
 
 def print_verdicts(answer: Answer, console: Console) -> None:

@@ -71,7 +71,7 @@ LIMITS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "power": _not_negative, "std": _not_negative, "label_noise": _not_negative, "correlation": _average,
     "coupling": _positive, "num_gaps": _count, "rows": _count,
     "factor": ("a whole number >= 2", lambda v: v >= 2 and v == int(v)),
-    "mean": _finite, "start": _finite, "timescale": _positive,
+    "mean": _finite, "start": _finite, "std_after": _not_negative, "change_at": _natural, "timescale": _positive,
 }  # fmt: skip
 
 
@@ -125,6 +125,7 @@ def make_run_config(values: Mapping[str, Any]) -> RunConfig:
     values = {key: value for key, value in values.items() if key in names}
     check_limits(values)
     check_model(values["task"], values["model"])
+    check_walk(values["task"])
     check_decay(values["schedule"], values["optimizer"])
     check_choice("protocol", values["protocol"], PROTOCOLS)
     check_choice("precision", values["precision"], PRECISIONS)
@@ -226,6 +227,17 @@ def check_model(task: Mapping[str, Any], model: Mapping[str, Any]) -> None:
         fitting = fitting or "a YAML of your own with name: PACKAGE.MODULE:CLASS (README)"
         given, taken = f"task={task['name']} feeds its model {feeds}", f"model={model['name']} takes {takes}"
         raise ValueError(f"{given} and {taken}: choose model={fitting}")
+
+
+def check_walk(task: Mapping[str, Any]) -> None:
+    """Raises: ValueError for half of a change of noise, or a matrix whose rows would not be whole."""
+    given = [name for name in ("std_after", "change_at") if task.get(name) is not None]
+    if len(given) == 1:
+        other = "change_at" if given == ["std_after"] else "std_after"
+        raise ValueError(f"task.{given[0]}={task[given[0]]} needs task.{other}: give both, or neither")
+    if task["name"] == "random_walk" and task.get("width") and task["dimension"] % task["width"]:
+        text = f"task.width={task['width']} does not divide task.dimension={task['dimension']}"
+        raise ValueError(f"{text}: choose a width that does")
 
 
 def check_decay(schedule: Mapping[str, Any], optimizer: Mapping[str, Any]) -> None:

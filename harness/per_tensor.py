@@ -11,6 +11,7 @@ a whole, update_rms.TENSOR is about 1 or below for Adam and 1 for a sign, whatev
 Shapes: N parameters of one run, n entries of one tensor, C columns.
 """
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -21,6 +22,7 @@ from harness.records import PER_TENSOR
 
 MOST = 64  # tensors: a deep model's columns must stay few enough to be looked at, and to be a table's
 SQUARINGS = 5  # as 32 steps of power iteration
+OF_MATRICES = ("spectral_norm", "rank_one_error", "rank_one_share")
 STEPWISE = tuple(name for name in PER_TENSOR if not name.startswith("update_autocorrelation"))
 
 
@@ -31,12 +33,12 @@ def measured_tensors(layout: Layout) -> list[int]:
 
 
 def name_columns(layout: Layout, metrics: tuple[str, ...] = PER_TENSOR) -> list[str]:
-    """METRIC.TENSOR, metric by metric; spectral_norm of tensors with two dimensions or more only."""
+    """METRIC.TENSOR, metric by metric; OF_MATRICES of tensors with two dimensions or more only."""
     return [
         f"{metric}.{layout.names[i]}"
         for metric in metrics
         for i in measured_tensors(layout)
-        if metric != "spectral_norm" or len(layout.shapes[i]) > 1
+        if metric not in OF_MATRICES or len(layout.shapes[i]) > 1
     ]
 
 
@@ -76,7 +78,9 @@ def measure_tensors(
             **measure_adaptive(w, g, moments[i], correction),
         }  # fmt: skip
         if len(layout.shapes[i]) > 1:
-            row["spectral_norm"] = spectral_norm(w.reshape(layout.shapes[i][0], -1))
+            first = layout.shapes[i][0]
+            row["spectral_norm"] = spectral_norm(w.reshape(first, -1))
+            row |= measure_rank_one(w, moments[i], first)
         rows[layout.names[i]] = row
     columns = (name.split(".", 1) for name in name_columns(layout, STEPWISE))
     return torch.stack([rows[tensor][metric] for metric, tensor in columns])
@@ -109,6 +113,33 @@ def measure_adaptive(w: Tensor, g: Tensor, v: Tensor | None, correction: Tensor)
     }
 
 
+def measure_rank_one(w: Tensor, v: Tensor | None, num_rows: int) -> dict[str, Tensor]:
+    """How well sums over rows and columns alone would keep a second moment; NaN where the optimizer has none.
+
+        w_ij = row_i col_j / total
+        rank_one_error = std(log(w / v)),    rank_one_share = 1 - var(log(w / v)) / var(log v)
+
+    over entries with v > 0. 0 and 1 for v of rank one, so for Adafactor's own. A bias correction cancels.
+
+    Source: Shazeer & Stern, arXiv 1804.04235 (w, closest in the I-divergence); kexue.fm/archives/7302.
+    """
+    if v is None:
+        return dict.fromkeys(("rank_one_error", "rank_one_share"), torch.full_like(w[0], torch.nan))
+    v_nm = v.reshape(num_rows, -1)
+    live_nm, tiny = v_nm > 0, torch.finfo(v.dtype).tiny
+    # Shares: a product of two sums would underflow where gradients are small
+    row_n, col_m = v_nm.sum(1) / v_nm.sum(), v_nm.sum(0)
+    log_w_nm = row_n.clamp(min=tiny).log()[:, None] + col_m.clamp(min=tiny).log()
+    log_v_nm = v_nm.clamp(min=tiny).log()
+
+    def variance(x_nm: Tensor) -> Tensor:
+        x_nm, count = torch.where(live_nm, x_nm, 0.0), live_nm.sum()
+        return torch.where(live_nm, x_nm - x_nm.sum() / count, 0.0).square().sum() / count
+
+    left = variance(log_w_nm - log_v_nm)
+    return {"rank_one_error": left.sqrt(), "rank_one_share": 1 - left / variance(log_v_nm)}
+
+
 def spectral_norm(matrix: Tensor) -> Tensor:
     """The largest singular value by 2^SQUARINGS steps of power iteration: an approximation from below.
 
@@ -134,9 +165,14 @@ def spectral_norm(matrix: Tensor) -> Tensor:
 def second_moments(layout: Layout, state: Mapping[str, Tensor]) -> list[Tensor | None]:
     """A tensor's running mean of squared gradients, as it stands in the state; None where there is none.
 
-    SGD, say, has none, and Muon none of its matrices.
+    SGD, say, has none, Muon none of its matrices, and Amos one number a tensor. AdaX's is corrected as it stands;
+    Adafactor's is made of its rows and columns.
     """
-    v = state.get("exp_avg_sq")
+    if "mean_sq_rows" in state:
+        return factored_moments(layout, state)
+    v = state.get("exp_avg_sq", state.get("mean_sq"))
+    if v is not None and v is state.get("mean_sq") and len(v) != layout.num_params:
+        v = None
     if v is None:
         return [None] * len(layout.sizes)
     if len(v) == layout.num_params:
@@ -144,6 +180,20 @@ def second_moments(layout: Layout, state: Mapping[str, Tensor]) -> list[Tensor |
     own = [kind != "matrix" for kind in layout.kinds]
     pieces = iter(torch.split(v, [size for size, has in zip(layout.sizes, own, strict=True) if has]))
     return [next(pieces) if has else None for has in own]
+
+
+def factored_moments(layout: Layout, state: Mapping[str, Tensor]) -> list[Tensor | None]:
+    """Adafactor's v = row col / mean(row) of tensors of two dimensions or more, and of vectors as it stands."""
+    shapes = [(shape[0], math.prod(shape[1:])) if len(shape) > 1 else None for shape in layout.shapes]
+    rows = iter(torch.split(state["mean_sq_rows"], [shape[0] for shape in shapes if shape]))
+    cols = iter(torch.split(state["mean_sq_cols"], [shape[1] for shape in shapes if shape]))
+    sizes = [size for size, shape in zip(layout.sizes, shapes, strict=True) if not shape]
+    whole = iter(torch.split(state["mean_sq_others"], sizes))
+    return [outer(next(rows), next(cols)) if shape else next(whole) for shape in shapes]
+
+
+def outer(row: Tensor, col: Tensor) -> Tensor:
+    return ((row / row.mean())[:, None] * col).reshape(-1)
 
 
 def split(layout: Layout, value: Tensor) -> tuple[Tensor, ...]:

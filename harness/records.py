@@ -65,7 +65,7 @@ PROBE: dict[str, pa.DataType] = {
 LAGS = (1, 4, 16)
 PER_TENSOR = (
     "update_rms", "weight_rms", "max_weight", "second_moment_rms", "live_rms", "live_share", "zero_grad_share",
-    "radial", "spectral_norm", *(f"update_autocorrelation_{lag}" for lag in LAGS),
+    "radial", "spectral_norm", "rank_one_error", "rank_one_share", *(f"update_autocorrelation_{lag}" for lag in LAGS),
 )  # fmt: skip
 PROVENANCE: dict[str, pa.DataType] = {
     f"provenance.{name}": kind

@@ -15,7 +15,7 @@ from harness.config import run_id
 from harness.job import summarise
 from harness.machine import has_compiler
 from harness.parameters import layout_of
-from harness.per_tensor import MOST, describe_left_out, measured_tensors, name_columns, spectral_norm
+from harness.per_tensor import MOST, OF_MATRICES, describe_left_out, measured_tensors, name_columns, spectral_norm
 from harness.plan import Plan, Stack, make_plan
 from harness.plan_file import name_request, read_plan, to_json
 from harness.program import make_program
@@ -63,6 +63,19 @@ def follow(config, lrs, decays):
     return steps
 
 
+def rank_one(v, name):
+    """By loops over the entries that are not 0."""
+    v = v.astype(float)
+    left, logs = [], []
+    for row in v:
+        for j, entry in enumerate(row):
+            if entry > 0:
+                left.append(math.log(row.sum() * v[:, j].sum() / v.sum() / entry))
+                logs.append(math.log(entry))
+    share = 1 - np.var(left) / np.var(logs)
+    return {f"rank_one_error.{name}": float(np.std(left)), f"rank_one_share.{name}": float(share)}
+
+
 def expected_columns(steps, t, lrs, decays):
     """The columns of step t, from 1."""
     num_steps, found = len(steps) - 1, {}
@@ -86,6 +99,7 @@ def expected_columns(steps, t, lrs, decays):
             f"second_moment_rms.{name}": rms(np.sqrt(v / (1 - 0.95**t))),
             f"live_rms.{name}": rms(w[live]), f"live_share.{name}": float(live.mean()),
             f"zero_grad_share.{name}": float((g == 0).mean()),
+            **({} if name.endswith("bias") else rank_one(v, name)),
             f"radial.{name}": alike(g[live] / np.sqrt(v[live]), w[live]) * np.linalg.norm(w[live]) / np.linalg.norm(w),
         }  # fmt: skip
         for lag in LAGS:
@@ -277,6 +291,40 @@ def walk(make_run, optimizer, num_steps=240):
     )  # fmt: skip
 
 
+def test_moments_of_adax_and_adafactor_are_their_recursions(make_run):
+    adax = {"name": "adax", "lr": 0.01, "beta1": 0.9, "beta2": 0.05, "eps": 1e-12, "weight_decay": 0.0}
+    adafactor = {"name": "adafactor", "lr": 0.01, "relative_step": False, "beta2_decay": 0.8, "clip": 1.0,
+                 "eps1": 1e-30, "eps2": 0.001, "weight_decay": 0.0}  # fmt: skip
+    task = {"name": "random_walk", "dimension": 60, "mean": 0.0, "std": 1.0, "start": 1.0, "num_heldout": 1}
+    changed = {"task": {**task, "width": 5, "std_after": 3.0, "change_at": 17}, "model": {"name": "none"},
+               "schedule": CONSTANT, "precision": "float64", "batch_size": 1, "num_samples": 40}  # fmt: skip
+    configs = [make_run(optimizer=optimizer, **changed) for optimizer in (adax, adafactor)]
+    g = make_task(configs[0], CPU).sample(0, 0, 40)[0].numpy().reshape(40, 12, 5)
+    weights = 1.05 ** np.arange(40)[::-1]
+    v = (weights[::-1, None, None] ** -1 * g**2).sum(0)  # (1 + beta2)^-i of step i: older ones weigh more
+    v /= (1.05 ** -np.arange(40)).sum()
+    adax_rms = np.sqrt(v.mean())
+    rows = cols = 0.0
+    for t in range(1, 41):
+        rate = t**-0.8
+        rows, cols = (old + rate * ((g[t - 1] ** 2).mean(axis) - old) for old, axis in ((rows, 1), (cols, 0)))
+    factored = np.outer(rows, cols) / rows.mean()
+    for config, expected, error in zip(
+        configs, (adax_rms, np.sqrt(factored.mean())), (rank_one(v, "w")["rank_one_error.w"], 0.0), strict=True
+    ):
+        seen, _ = curves(stack_of([config]), num_evals=1)
+        assert seen["second_moment_rms.w"][-1, 0] == pytest.approx(expected, rel=1e-9)
+        assert seen["rank_one_error.w"][-1, 0] == pytest.approx(error, abs=1e-7)
+
+
+def test_amos_has_no_second_moments_entry_by_entry(make_run):
+    amos = {"name": "amos", "lr": 0.01, "damping": "adaptive", "beta2": 0.9, "momentum": 0.0, "eps": 1e-18,
+            "c_coef": 0.25, "d_coef": 0.25, "alignment": 0.1}  # fmt: skip
+    seen, _ = curves(stack_of([make_run(optimizer=amos)]), num_evals=1)
+    assert np.isnan(seen["second_moment_rms.hidden.weight"]).all()
+    assert np.isnan(seen["rank_one_error.hidden.weight"]).all()
+
+
 def test_under_noise_the_direction_is_correlated_by_momentum_alone_and_pushes_nowhere(make_run):
     seen, _ = curves(stack_of([walk(make_run, SGD), walk(make_run, {**SGD, "momentum": 0.5})]), num_evals=4)
     column = next(name for name in seen if name.startswith("update_autocorrelation_1.")).split(".", 1)[1]
@@ -330,7 +378,7 @@ def test_columns_are_of_tensors_of_several_entries_and_of_the_largest():
     assert "weight_rms.bias" in columns
     assert "spectral_norm.bias" not in columns
     assert not any(name.endswith((".gate", ".scale", "block.0")) for name in columns)
-    assert len(columns) == MOST * len(PER_TENSOR) - 1
+    assert len(columns) == MOST * len(PER_TENSOR) - len(OF_MATRICES)
     assert "64" in describe_left_out(layout)
     few = layout_of({"gate": torch.zeros(()), "weight": torch.zeros(3, 2)})
     assert name_columns(few) == [f"{metric}.weight" for metric in PER_TENSOR]

@@ -108,6 +108,19 @@ def test_a_random_walks_steps_have_the_mean_and_spread_of_its_coefficients(make_
     assert float(task.loss(task.init(0), task.heldout(5))) == pytest.approx(0.3 * 0.5 * 1000)
 
 
+def test_a_random_walk_may_be_a_matrix_whose_noise_changes_at_a_sample(make_toy):
+    walk = {**WALK, "dimension": 6, "width": 3, "std_after": 7.0, "change_at": 5}
+    plain, changed = make_task(make_toy({**WALK, "dimension": 6}), CPU), make_task(make_toy(walk), CPU)
+    before, after = plain.sample(1, 0, 8)[0], changed.sample(1, 0, 8)[0]
+    assert torch.equal(before[:5], after[:5])
+    torch.testing.assert_close(after[5:] - 0.3, (before[5:] - 0.3) * 7 / 2)
+    assert torch.equal(changed.sample(1, 4, 3)[0], after[4:7])
+    params = changed.init(1)
+    assert params["w"].shape == (2, 3)
+    found = grad(changed.loss)(params, changed.sample(1, 5, 1))["w"]
+    torch.testing.assert_close(found, after[5].reshape(2, 3))
+
+
 def test_the_student_learns_the_docstrings_teacher(make_toy):
     noisy, clean = (
         make_task(make_toy({**TEACHER, "label_noise": std}, STUDENT), CPU) for std in (0.5, 0.0)
@@ -187,6 +200,8 @@ def test_every_task_and_model_says_what_passes_between_them():
         ({}, STUDENT, "choose model=ngram or mlp"),
         ({**QUADRATIC, "noise": "isotropc"}, NONE, "task.noise='isotropc' is not one of .*did you mean isotropic"),
         ({**QUADRATIC, "correlation": 1.0}, NONE, r"task.correlation=1.0 is not a number in \[0, 1\)"),
+        ({**WALK, "change_at": 5}, NONE, "task.change_at=5 needs task.std_after"),
+        ({**WALK, "width": 4}, NONE, "task.width=4 does not divide task.dimension=5"),
         ({**QUADRATIC, "start": float("inf")}, NONE, "task.start=inf is not a finite number"),
     ],
 )

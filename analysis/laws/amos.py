@@ -63,3 +63,30 @@ def amos_weight_decay(alpha: ArrayLike, scale: ArrayLike) -> Array:
     Source: kexue.fm/archives/9344; the identity with Kosson et al., arXiv 2305.17212, derived for this project.
     """
     return np.asarray(alpha, dtype=float) / (2 * np.asarray(scale, dtype=float))
+
+
+def amos_adaptive(
+    steps: int, *, alpha: float, scale: float = 1.0, c_coef: float = 0.25, d_coef: float = 0.25
+) -> tuple[Array, Array]:
+    """lr and lr weight_decay of the paper's own damping, where squared gradients are as large as their average.
+
+        decay  = alpha^2 (1 + c sqrt(alpha) b)^(-1/2),    damped = 1 / (1 + d sqrt(alpha scale) b)
+        lr_t   = damped alpha scale,    rho_t = damped decay / 2,    b <- b + decay (1 + b), from 0
+
+    Args:
+        steps: T.
+        alpha, scale: as in amos_constant.
+        c_coef, d_coef: c, d, >= 0.
+    Returns: lr_t (weights a step) and rho_t (dimensionless) of every step, (T,).
+    Valid when: mean(g^2) of every step is that of the running mean: many entries, gradients of a size that does not
+        change.
+    Source: Amos, arXiv 2210.11693, algorithm 1.
+    """
+    b, lr, rho = 0.0, [], []
+    for _ in range(steps):
+        decay = alpha**2 / np.sqrt(1 + c_coef * np.sqrt(alpha) * b)
+        damped = 1 / (1 + d_coef * np.sqrt(alpha * scale) * b)
+        lr.append(damped * alpha * scale)
+        rho.append(damped * decay / 2)
+        b += decay * (1 + b)
+    return np.array(lr), np.array(rho)

@@ -5,6 +5,7 @@ All of them are v <- b_t v + (1 - b_t) g^2, t = 1, 2, ...; b_1 = 0 and b_t -> 1 
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import polygamma
 
 Array = NDArray[np.float64]
 
@@ -127,3 +128,17 @@ def rank_one_error(v_NM: ArrayLike) -> float:
     Source: derived for this project.
     """
     return float(np.std(np.log(rank_one(v_NM) / np.asarray(v_NM, dtype=float))))
+
+
+def rank_one_noise(weights_T: ArrayLike) -> Array:
+    """Error of rank one that sampling alone gives a v whose true value is of rank one; an approximation.
+
+        std(log(w / v)) = sqrt(trigamma(n / 2)),    n = (sum w)^2 / sum w^2
+
+    Args:
+        weights_T: of every step's g^2 in v, times that step's variance.
+    Returns: standard deviation of a natural logarithm.
+    Valid when: independent Gaussian gradients; v taken for a gamma variable of its variance; many rows and columns.
+    Source: derived for this project.
+    """
+    return np.sqrt(polygamma(1, effective_length(weights_T) / 2))

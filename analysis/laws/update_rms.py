@@ -102,3 +102,31 @@ def update_rms_noise(beta1: float, beta2: float, steps: float = np.inf) -> float
         shared = np.exp(-0.5 * np.log1p(2 * t * w).sum())
         total += (LN_T[1] - LN_T[0]) * t * shared * float((a[heard] ** 2 / (1 + 2 * t * w[heard])).sum())
     return float(np.sqrt(total))
+
+
+def update_rms_changing(weights_T: ArrayLike, std_T: ArrayLike) -> float:
+    """RMS of g / sqrt(v) on noise whose size changes from step to step, for any memory of v; exact.
+
+        rms^2 = std_T^2 int_0^inf dt (1 + 2 t W_T)^(-1) prod_j (1 + 2 t W_j)^(-1/2),    W_j = w_j std_j^2
+
+    Args:
+        weights_T: w_j of every step's g^2 in v, the last step included; of sum 1 (second_moment_weights).
+        std_T: standard deviation of every step's gradient, > 0.
+    Returns: RMS of the last step's direction at beta1 = 0, dimensionless.
+    Valid when: independent Gaussian gradients of mean 0, eps = 0.
+    Source: 1/x = int exp(-t x) dt, as in update_rms_noise; derived for this project.
+    """
+    std_T = np.asarray(std_T, dtype=float)
+    shares_T = np.asarray(weights_T, dtype=float) * std_T**2
+    total = shares_T.sum()
+    shares_T = shares_T / total
+    own = shares_T[-1]
+    heard_T = shares_T[shares_T > 1e-9 * shares_T.max()]
+    step, integral = 0.5, 0.0
+    # What lies beyond is below 1e-5 unless fewer than two gradients make v, where 1 / v has heavy tails
+    for t in np.exp(np.arange(-14.0, 30.0, step)):
+        shared = np.exp(-0.5 * np.log1p(2 * t * heard_T).sum())
+        integral += step * t * shared / (1 + 2 * t * own)
+        if t > 1 and t * shared < 1e-9:
+            break
+    return float(np.sqrt(std_T[-1] ** 2 / total * integral))

@@ -2,10 +2,13 @@
 
 import numpy as np
 import pytest
+import torch
 from scipy.optimize import minimize, minimize_scalar
 
 from analysis.laws import amos, embedding, epsilon, memory, second_moment, timescale, weight_rms_paths
 from analysis.laws.weight_rms import weight_rms
+from harness.optimizers.amos import amos as optimizer_amos
+from harness.parameters import layout_of
 from tests.reference.walks import adam_directions, rms, signum_directions, walk
 
 STEPS = 20_000
@@ -191,7 +194,30 @@ def test_rank_one_minimises_the_divergence():
     assert second_moment.rank_one_error(large) == pytest.approx(1.0, abs=0.01)
 
 
+@pytest.mark.parametrize("steps", [20, 200])
+def test_rank_one_of_noise_misses_by_sampling(steps):
+    rng = np.random.default_rng(7)
+    weights = second_moment.second_moment_weights(second_moment.beta2_adam(np.arange(1, steps + 1), 0.95))
+    v = sum(w * rng.normal(size=(150, 150)) ** 2 for w in weights)
+    law = second_moment.rank_one_noise(weights)
+    assert second_moment.rank_one_error(v) == pytest.approx(float(law), rel=0.03)
+
+
 # --- Amos
+
+
+def test_amos_adaptive_is_the_optimizers():
+    """A gradient of ones: its square is its running mean at every step."""
+    steps, scale, layout = 300, 0.2, layout_of({"w": torch.zeros(3, 2)})
+    hyper = {"lr": 0.3, "beta2": 0.9, "momentum": 0.0, "eps": 0.0, "c_coef": 0.5, "d_coef": 0.7}
+    hyper = {name: torch.tensor(value, dtype=torch.float64) for name, value in hyper.items()}
+    init, update = optimizer_amos(damping="adaptive", layout=layout)
+    w = torch.full((6,), scale, dtype=torch.float64)
+    state, lr, rho = init(w), *amos.amos_adaptive(steps, alpha=0.3, scale=scale, c_coef=0.5, d_coef=0.7)
+    for t in range(steps):
+        moved, state = update(torch.ones_like(w), state, w, hyper)
+        np.testing.assert_allclose(moved, -lr[t] - rho[t] * w, rtol=1e-9)
+        w = w + moved
 
 
 def test_amos_follows_the_error():

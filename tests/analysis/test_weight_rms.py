@@ -88,6 +88,18 @@ def test_update_rms_limits():
     assert update_rms.update_rms_noise(0.9, 0.95, 1) == pytest.approx(update_rms.SIGN_RMS, rel=1e-5)
 
 
+@pytest.mark.parametrize(("beta2", "steps"), [(0.9, 31), (0.9, 36), (0.97, 32), (0.97, 60)])
+def test_update_rms_when_the_noise_rises(beta2, steps):
+    t, before = np.arange(1, steps + 1), 30
+    std = np.where(t > before, 10.0, 1.0)
+    grads = (size * g for size, g in zip(std, gradients(0.0, 3, 200_000), strict=False))
+    u = list(adam_directions(0.0, beta2, grads))[-1]
+    weights = second_moment.second_moment_weights(second_moment.beta2_adam(t, beta2))
+    assert update_rms.update_rms_changing(weights, std) == pytest.approx(rms(u), rel=0.01)
+    still = update_rms.update_rms_changing(weights, np.full(steps, 3.0))
+    assert still == pytest.approx(update_rms.update_rms_noise(0.0, beta2, steps), rel=1e-4)
+
+
 # --- long-run factors
 
 
