@@ -76,7 +76,7 @@ def order_candidates(frame: pd.DataFrame) -> list[str]:
     """Columns that vary and may be groups: names first, then protocol and precision, then as in the table."""
     names = []
     for column in frame.columns:
-        if column in NOT_GROUPS or str(column).startswith(("provenance.", "history.", "summary.")):
+        if column in NOT_GROUPS or str(column).startswith(("provenance.", "history.", "summary.", "memory.")):
             continue
         if (
             frame[column].map(pd.api.types.is_scalar).all()

@@ -25,7 +25,7 @@ from harness.launchers import LAUNCHERS
 from harness.launchers.local import warm_up
 from harness.measure import COMPILE
 from harness.records import (
-    count_noise_scales,
+    count_measured,
     count_weights,
     keep_question,
     read_attempts,
@@ -79,10 +79,12 @@ def run(settings: dict[str, Any], sweep: Sweep) -> int:
         text = f"{say_count(lacking, 'run was', 'runs were')} trained before without save_weights and"
         text += f" {'has' if lacking == 1 else 'have'} none"
         print(f"{text}: refresh=true trains again and saves them", file=sys.stderr)
-    if settings["metrics"]["noise_scale"] and not failed:
-        lacking = len(wanted.runs) - count_noise_scales(folder, wanted.runs)
+    for option in ("noise_scale", "memory"):
+        if not settings["metrics"][option] or failed:
+            continue
+        lacking = len(wanted.runs) - count_measured(folder, wanted.runs, option)
         if lacking:
-            text = f"{lacking} runs were trained before without metrics.noise_scale and have none"
+            text = f"{lacking} runs were trained before without metrics.{option} and have none"
             print(f"{text}: refresh=true trains again and measures them", file=sys.stderr)
     if failed:
         print(f"{say_count(failed, 'run')} did not end; the same command trains what is missing", file=sys.stderr)

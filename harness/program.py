@@ -41,8 +41,9 @@ class Program:
         -> (params_RN, state, diverged_at_R, loss_sum_R, measured)
 
     `hyper` holds the runs' numbers, one a run; `at` holds what changes with the step: its number, from 1, and what the
-    schedule multiplies hyperparameters with, one a run. `measured_step` is the same and measures. `noise_parts` gives
-    what noise scales are made of, harness/noise_scale.py; None for a module that cannot be stacked.
+    schedule multiplies hyperparameters with, one a run. `measured_step` is the same and measures. `examine` evaluates
+    any number of runs, without machine code. `noise_parts` gives what noise scales are made of, harness/noise_scale.py;
+    None for a module that cannot be stacked.
     """
 
     task: Task
@@ -51,6 +52,7 @@ class Program:
     step: Callable[..., tuple]
     measured_step: Callable[..., tuple]
     evaluate: Callable[[Tensor, Batch], Tensor]
+    examine: Callable[[Tensor, Batch], Tensor]
     noise_parts: Callable[[Tensor, Batch], dict[str, Tensor]] | None
 
 
@@ -91,7 +93,7 @@ def make_program(
         return each(step, in_dims=(0, 0, 0, 0, 0, moving, batch_dim))
 
     step, measured_step = step_with(False), torch.no_grad()(step_with(True))
-    evaluate_all = torch.no_grad()(each(evaluate, in_dims=(0, None)))
+    examine = evaluate_all = torch.no_grad()(each(evaluate, in_dims=(0, None)))
     if stack.compiled and runs_dir is not None:
         step = compiled_step(step, states, stack, runs_dir, device, note)
         evaluate_all = compiled_evaluation(evaluate_all, runs_dir, note)
@@ -100,7 +102,7 @@ def make_program(
     else:
         step = torch.no_grad()(step)
     parts = None if stack.alone else noise_parts(loss, layout, stack.micro_batch, batch_dim)
-    return Program(task, layout, optimizer, step, measured_step, evaluate_all, parts)
+    return Program(task, layout, optimizer, step, measured_step, evaluate_all, examine, parts)
 
 
 def step_of_one_run(

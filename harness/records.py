@@ -61,6 +61,12 @@ PROBE: dict[str, pa.DataType] = {
     **{f"probe.{name}": pa.list_(pa.float64()) for name in PROBE_ROWS},
     **{f"probe.{name}": pa.float64() for name in PROBE_SCALES},
 }  # fmt: skip
+# Of metrics.memory, harness/memory.py: an entry a bin of steps
+MEMORY: dict[str, pa.DataType] = {
+    "memory.step": pa.list_(pa.int64()),
+    "memory.loss": pa.list_(pa.float64()),
+    "memory.unseen_loss": pa.list_(pa.float64()),
+}
 PROVENANCE: dict[str, pa.DataType] = {
     f"provenance.{name}": kind
     for name, kind in {
@@ -101,6 +107,7 @@ def write_records(
     columns: Mapping[str, type],
     metrics: Iterable[str],
     attempt: int | None = None,
+    memory: bool = False,
 ) -> Path | None:
     """One file for a stack's rows; a later attempt at the same stack gets the next number.
 
@@ -111,12 +118,14 @@ def write_records(
         rows: column -> value, one mapping a run; a column that a row lacks is null.
         columns: config columns of the whole sweep with their types, so that all its files share one schema.
         metrics: names measured along training, each a final value and a `history.*` list.
+        memory: whether it has the columns of metrics.memory.
 
     Raises: StoreError when it cannot be written.
     """
     kinds = RESULTS | {name: ARROW_TYPES[kind] for name, kind in columns.items()}
     kinds |= {name: pa.float64() for name in metrics}
     kinds |= PROBE if "num_draws" in columns else {}
+    kinds |= MEMORY if memory else {}
     for name in ("step", "num_samples"):
         kinds[f"history.{name}"] = pa.list_(pa.int64())
     for name in ("loss", "train_loss", *metrics):
@@ -167,12 +176,13 @@ def probe_path(folder: Path, run_id: str) -> Path:
     return Path(folder) / PROBES / f"{run_id}.safetensors"
 
 
-def count_noise_scales(folder: Path, run_ids: Iterable[str]) -> int:
-    """How many of some runs were trained with noise scales measured."""
+def count_measured(folder: Path, run_ids: Iterable[str], option: str) -> int:
+    """How many of some runs were trained with an option of metrics: noise_scale or memory."""
+    column = {"noise_scale": "history.noise_scale", "memory": "memory.loss"}[option]
     table = read_table(Path(folder))
-    if table is None or "history.noise_scale" not in table.column_names:
+    if table is None or column not in table.column_names:
         return 0
-    measured = table.filter(pc.is_valid(table["history.noise_scale"]))["run_id"].to_pylist()
+    measured = table.filter(pc.is_valid(table[column]))["run_id"].to_pylist()
     return len(set(measured) & set(run_ids))
 
 

@@ -12,9 +12,9 @@ ROOT = Path(__file__).resolve().parents[1]
 ORDER = [
     "corpus", "protocols", "config", "imports", "machine", "store", "log", "leases", "unfinished", "index", "records",
     "sweep", "rounds", "plan", "plan_file", "schedules", "parameters", "optimizers", "models", "tasks", "metrics",
-    "noise_scale", "groups", "overwriting", "recording", "lanes", "program", "train", "one_step", "curvature", "draws",
-    "probe", "stackable", "checkpoint", "weights", "process", "estimate", "measure", "job", "worker", "tracking",
-    "mirror", "launchers", "status", "dry_run", "progress", "launch", "compose", "__main__",
+    "noise_scale", "groups", "overwriting", "recording", "lanes", "program", "train", "memory", "one_step", "curvature",
+    "draws", "probe", "stackable", "checkpoint", "weights", "process", "estimate", "measure", "job", "worker",
+    "tracking", "mirror", "launchers", "status", "dry_run", "progress", "launch", "compose", "__main__",
 ]  # fmt: skip
 
 
