@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 
 from analysis.answer import Answer
 from analysis.embedding_rms import analyse_embedding_rms
+from analysis.memory import analyse_memory
 from analysis.one_step import is_probed
 from analysis.probes import analyse_probes
 from analysis.update_rms import analyse_update_rms
@@ -36,6 +37,7 @@ def choose_answer(name: str, frame: pd.DataFrame, kind: str | None = None) -> An
 
 ANSWERS: dict[str, Analyse] = {
     "embedding_rms": analyse_embedding_rms,
+    "memory": analyse_memory,
     "one_step": analyse_probes,
     "update_rms": analyse_update_rms,
     "weight_rms": analyse_weight_rms,
