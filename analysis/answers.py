@@ -12,6 +12,7 @@ from analysis.memory import analyse_memory
 from analysis.one_step import is_probed
 from analysis.probes import analyse_probes
 from analysis.update_rms import analyse_update_rms
+from analysis.weight_decay import analyse_weight_decay
 from analysis.weight_rms import analyse_weight_rms
 from analysis.weight_rms_path import analyse_weight_rms_path
 from harness.config import SWEEPS_DIR, check_choice
@@ -40,6 +41,7 @@ ANSWERS: dict[str, Analyse] = {
     "memory": analyse_memory,
     "one_step": analyse_probes,
     "update_rms": analyse_update_rms,
+    "weight_decay": analyse_weight_decay,
     "weight_rms": analyse_weight_rms,
     "weight_rms_path": analyse_weight_rms_path,
 }

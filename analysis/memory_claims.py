@@ -22,9 +22,9 @@ def judge_memory(table: pd.DataFrame, cells: pd.DataFrame) -> list[Verdict]:
     Source: kexue.fm/archives/11459.
     """
     rule = (
-        "memory against w_j through the origin, one amplitude for all kappa, chi^2 by the scatter of unseen samples: the "
-        "multiple of weight decay that it falls by; confirmed if the slope over seeds is above 0, the multiple's 95 % "
-        f"interval contains 1 and no kappa's chi^2 is less likely than {UNLIKELY:g} (times the number of kappas); "
+        "memory against w_j through the origin, one amplitude for all kappa, chi^2 by the scatter of unseen samples: "
+        "the multiple of weight decay that it falls by; confirmed if the slope over seeds is above 0, the multiple's "
+        f"95 % interval contains 1 and no kappa's chi^2 is less likely than {UNLIKELY:g} (times the number of kappas); "
         "refuted if the interval excludes 1, the shape is less likely or the slope is below 0"
     )
     verdicts = []
@@ -125,8 +125,8 @@ def judge_curvature(cells: pd.DataFrame) -> list[Verdict]:
     """
     rule = (
         "rate rho that adds to weight decay, one for all schedules and kappa: that at the largest batch size over that "
-        "at the smallest, over the root of their ratio; confirmed if its 95 % interval contains 1 and excludes the root's "
-        "inverse, refuted if it excludes 1"
+        "at the smallest, over the root of their ratio; confirmed if its 95 % interval contains 1 and excludes the "
+        "root's inverse, refuted if it excludes 1"
     )
     verdicts = []
     for task, own in cells.groupby("task.name", sort=False):

@@ -21,7 +21,7 @@ def draw_memory(table: pd.DataFrame, cells: pd.DataFrame, title: str, style: Sty
     """
     caption = (
         f"protocol fixed_steps · {table['run_id'].nunique()} runs of AdamW · points: loss on unseen samples less that "
-        "on the run's own, final model, mean over seeds ± s.e. · lines: the law lr e^κ with one amplitude a panel, dashed "
+        "on the run's own, final model, mean over seeds ± s.e. · lines: the law lr e^κ, one amplitude a panel, dashed "
         "with a rate ρ beside weight decay, one for all schedules of a task and batch size"
     )
     groups = list(cells.groupby(["task.name", "batch_size"], sort=False))
