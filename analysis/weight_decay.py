@@ -16,8 +16,8 @@ from analysis.optimum import Optimum, covariance_of, find_optima
 from analysis.runs import Runs
 from harness.records import ENDED
 
-KEPT = ("run_id", "status", "protocol", "seed", "batch_size", "num_steps", "task.name", "task.num_heldout", "model.name",
-        "schedule.name", "optimizer.name", "optimizer.lr", "optimizer.weight_decay", "loss")  # fmt: skip
+KEPT = ("run_id", "status", "protocol", "seed", "batch_size", "num_steps", "task.name", "task.num_heldout",
+        "model.name", "schedule.name", "optimizer.name", "optimizer.lr", "optimizer.weight_decay", "loss")  # fmt: skip
 AXES = {"num_steps": "steps", "lr": "lr"}
 
 
@@ -45,12 +45,10 @@ def locate_optima(rows: pd.DataFrame) -> list[Optimum]:
     """The optimum of every cell by the estimator of learning rates (optimum.py), pointed at weight decay: a cell is a
     number of steps in place of a batch size, a group an lr. Its `lr` is a weight decay here.
     """
-    columns = {
-        "batch_size": rows["num_steps"].astype(int),
-        "optimizer.lr": rows["optimizer.weight_decay"].astype(float),
-    }
-    loss = rows["loss"].where(rows["status"] == "done", np.inf)
-    pointed = rows.assign(**columns, lr=rows["optimizer.lr"], censored=False, **{OBJECTIVE: loss})
+    pointed = rows.assign(lr=rows["optimizer.lr"], censored=False)
+    pointed["batch_size"] = rows["num_steps"].astype(int)
+    pointed["optimizer.lr"] = rows["optimizer.weight_decay"].astype(float)
+    pointed[OBJECTIVE] = rows["loss"].where(rows["status"] == "done", np.inf)
     return find_optima(Runs(pointed, ("lr",), "fixed_steps", ()))
 
 
@@ -118,8 +116,8 @@ def judge_kappa(slopes: dict[str, tuple[float, float, float]]) -> list[Verdict]:
     Source: kexue.fm/archives/11459; Wang & Aitchison, arXiv 2405.13698.
     """
     rule = (
-        "exponent of the best weight decay in steps, and in lr, fitted together over the located cells (those at an edge "
-        "are left out); confirmed if its 95 % interval contains -1 and excludes 0, refuted if it excludes -1"
+        "exponent of the best weight decay in steps, and in lr, fitted together over the located cells (those at "
+        "an edge are left out); confirmed if its 95 % interval contains -1 and excludes 0, refuted if it excludes -1"
     )
     verdicts = []
     for axis, name in AXES.items():

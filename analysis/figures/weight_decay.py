@@ -27,8 +27,8 @@ def draw_weight_decay(
     """
     caption = (
         f"protocol fixed_steps · {len(rows)} runs of AdamW, mean over seeds, less the cell's least · × best weight "
-        "decay with its 95 % interval, hollow: at an edge of the grid, the optimum lies beyond · line: lr weight_decay T "
-        "constant"
+        "decay with its 95 % interval, hollow: at an edge of the grid, the optimum lies beyond · line: lr weight_decay "
+        "T constant"
     )
     fig, ((left, right),) = lay_out(1, textwrap.fill(title, 100), caption, (0.85, 6.6), style, width=12.6)
     colours = dict(zip(sorted(table["lr"].unique()), PALETTE, strict=False))
