@@ -8,9 +8,10 @@ import pandas as pd
 
 from analysis.answer import Answer
 from analysis.figures.memory import draw_memory
-from analysis.memory_claims import judge_curvature, judge_memory, judge_uniform
-from analysis.memory_fit import Cell, fit_extra, fit_multiple
+from analysis.memory_claims import halve, judge_curvature, judge_memory, judge_uniform
+from analysis.memory_fit import Cell, Rate, fit_extra, fit_multiple
 from analysis.weight_rms_path import follow_schedule, name_schedule
+from harness.schedules import SCHEDULES
 
 KEPT = ("run_id", "status", "protocol", "seed", "batch_size", "num_steps", "task.name", "model.name", "optimizer.name",
         "optimizer.lr", "optimizer.beta1", "optimizer.beta2", "optimizer.weight_decay", "loss")  # fmt: skip
@@ -36,10 +37,11 @@ def analyse_memory(sweep: str, frame: pd.DataFrame, question: str = "", folder: 
     cells = average_seeds(table)
     title = question or sweep
     note = (
-        "memory: loss on unseen samples less that on a bin's own, of the final model; multiple: of weight decay that "
-        "memory falls by (law: 1); first/second: memory of the first half of the run over that of the second"
+        "case: task, batch size; memory: loss on unseen samples less that on a bin's own, of the final model; multiple "
+        "of weight decay that memory falls by (law: 1); ρ: what forgets beside weight decay, one for all schedules; "
+        "first/second: memory of the first half of the run over that of the second"
     )
-    verdicts = [*judge_memory(table, cells), *judge_uniform(table), *judge_curvature(cells)]
+    verdicts = [*judge_memory(table, cells), *judge_uniform(table, cells), *judge_curvature(cells)]
     figures = {"": partial(draw_memory, table, cells, title)}
     return Answer(sweep, title, "fixed_steps", rows, score_memory(cells), note, verdicts, figures)
 
@@ -81,7 +83,10 @@ def average_seeds(table: pd.DataFrame) -> pd.DataFrame:
         shares = np.sort(own["share"].unique())
         line = dict(zip(keys, key, strict=True))
         lines.append(line | {"kappa": first["kappa"], "seeds": seeds, "shares": shares, "cell": cell})
-    return pd.DataFrame(lines)
+    cells = pd.DataFrame(lines)
+    order = [list(SCHEDULES).index(name) if name in SCHEDULES else len(SCHEDULES) for name in cells["schedule"]]
+    cells = cells.assign(order=order).sort_values(["task.name", "batch_size", "order", "kappa"], kind="stable")
+    return cells.drop(columns="order").reset_index(drop=True)
 
 
 def score_memory(cells: pd.DataFrame) -> pd.DataFrame:
@@ -89,20 +94,24 @@ def score_memory(cells: pd.DataFrame) -> pd.DataFrame:
     lines = []
     for _, row in cells.iterrows():
         cell = row["cell"]
-        rate, half = fit_multiple([cell]), len(cell.measured_J) // 2
-        weights_J = cell.weights(cell.decay_T)
+        half = len(cell.measured_J) // 2
         lines.append({
-            "task": row["task.name"], "batch": row["batch_size"], "schedule": row["schedule"], "kappa": row["kappa"],
-            "seeds": row["seeds"], "mean memory": cell.measured_J.mean(), "noise of a bin": cell.noise,
-            "correlation": float(np.corrcoef(cell.measured_J, weights_J)[0, 1]),
-            "multiple": rate.value, "low": rate.low, "high": rate.high,
+            "case": name_case(row), "schedule": row["schedule"], "kappa": row["kappa"], "seeds": row["seeds"],
+            "memory": cell.measured_J.mean(), "noise": cell.noise,
+            "correlation": float(np.corrcoef(cell.measured_J, cell.weights(cell.decay_T))[0, 1]),
+            "multiple": show_rate(fit_multiple([cell])),
             "first/second": cell.measured_J[:half].sum() / cell.measured_J[half:].sum(),
-            "law": weights_J[:half].sum() / weights_J[half:].sum(),
+            "law": halve(cell),
         })  # fmt: skip
-    for (task, size), own in cells.groupby(["task.name", "batch_size"], sort=False):
-        extra = fit_extra(list(own["cell"]))
-        lines.append({
-            "task": task, "batch": size, "schedule": f"all: weight decay + {extra.value:.3g}",
-            "seeds": own["seeds"].max(), "correlation": np.nan, "low": extra.low, "high": extra.high,
-        })  # fmt: skip
+    for _, own in cells.groupby(["task.name", "batch_size"], sort=False):
+        line = {"case": name_case(own.iloc[0]), "schedule": "all, ρ added", "seeds": own["seeds"].max()}
+        lines.append(line | {"multiple": f"ρ {show_rate(fit_extra(list(own['cell'])))}"})
     return pd.DataFrame(lines)
+
+
+def name_case(row: pd.Series) -> str:
+    return f"{row['task.name']}, {row['batch_size']}"
+
+
+def show_rate(rate: Rate) -> str:
+    return f"{rate.value:.3g} [{rate.low:.3g}, {rate.high:.3g}]"

@@ -13,7 +13,7 @@ from scipy import optimize, stats
 from analysis.laws.memory import batch_weights
 
 Array = NDArray[np.float64]
-FARTHEST = 2000.0  # of a rate that is looked for
+SHRINKS = 0.9  # most that a step may shrink weights by where rates are looked for
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Cell:
         """Mean of batch_weights over the steps of every bin, with another weight decay."""
         count = len(self.measured_J)
         edges = [round(i * len(self.lr_T) / count) for i in range(count)]
-        sums_J = np.add.reduceat(batch_weights(self.lr_T, decay_T, self.beta1), edges)
+        sums_J = np.add.reduceat(batch_weights(self.lr_T, decay_T, self.beta1, corrected=True), edges)
         return np.asarray(sums_J / np.diff([*edges, len(self.lr_T)]))
 
 
@@ -91,7 +91,8 @@ def fit_shape(cells: Sequence[Cell], decays: Sequence[Array]) -> Shape:
 
 def fit_multiple(cells: Sequence[Cell]) -> Rate:
     """The multiple of weight decay that memory falls by, which the law has at 1."""
-    return fit_rate(cells, lambda rate: [rate * cell.decay_T for cell in cells], scale=1.0)
+    most = min(SHRINKS / float((cell.lr_T * cell.decay_T).max()) for cell in cells)
+    return fit_rate(cells, lambda rate: [rate * cell.decay_T for cell in cells], scale=1.0, most=most)
 
 
 def fit_extra(cells: Sequence[Cell]) -> Rate:
@@ -103,15 +104,17 @@ def fit_extra(cells: Sequence[Cell]) -> Rate:
     Source: derived for this project.
     """
     scale = float(np.median([cell.decay_T.mean() for cell in cells]))
-    return fit_rate(cells, lambda rate: [rate + cell.decay_T for cell in cells], scale=scale)
+    most = min(float((SHRINKS / cell.lr_T - cell.decay_T).min()) for cell in cells)
+    return fit_rate(cells, lambda rate: [rate + cell.decay_T for cell in cells], scale=scale, most=most)
 
 
-def fit_rate(cells: Sequence[Cell], decays: Callable[[float], list[Array]], scale: float) -> Rate:
+def fit_rate(cells: Sequence[Cell], decays: Callable[[float], list[Array]], scale: float, most: float) -> Rate:
     """Least chi^2 over a rate; interval where it has risen by 3.84, times chi^2 a degree of freedom where that is > 1.
 
     Args:
         decays: rate -> weight decays of every cell.
-        scale: of rates, > 0: sought evenly in asinh(rate / scale).
+        scale: of rates, > 0: sought evenly in asinh(rate / scale), from -scale on.
+        most: largest that is looked for; the interval is open where it would lie beyond.
     """
 
     def rate_of(x: float) -> float:
@@ -120,8 +123,8 @@ def fit_rate(cells: Sequence[Cell], decays: Callable[[float], list[Array]], scal
     def chi2_at(x: float) -> float:
         return fit_shape(cells, decays(rate_of(x))).chi2
 
-    least, most = -float(np.arcsinh(1.0)), float(np.arcsinh(FARTHEST / scale))
-    grid = np.linspace(least, most, 25)
+    least, last = -float(np.arcsinh(1.0)), float(np.arcsinh(most / scale))
+    grid = np.linspace(least, last, 25)
     start = int(np.argmin([chi2_at(x) for x in grid]))
     around = (grid[max(start - 1, 0)], grid[min(start + 1, len(grid) - 1)])
     best = float(optimize.minimize_scalar(chi2_at, bounds=around, method="bounded", options={"xatol": 1e-4}).x)
@@ -132,5 +135,5 @@ def fit_rate(cells: Sequence[Cell], decays: Callable[[float], list[Array]], scal
         return chi2_at(x) - limit
 
     low = rate_of(optimize.brentq(excess, least, best, xtol=1e-3)) if excess(least) > 0 else -np.inf
-    high = rate_of(optimize.brentq(excess, best, most, xtol=1e-3)) if excess(most) > 0 else np.inf
+    high = rate_of(optimize.brentq(excess, best, last, xtol=1e-3)) if excess(last) > 0 else np.inf
     return Rate(rate_of(best), low, high, shape)

@@ -26,9 +26,9 @@ def draw_memory(table: pd.DataFrame, cells: pd.DataFrame, title: str, style: Sty
     )
     groups = list(cells.groupby(["task.name", "batch_size"], sort=False))
     schedules = list(cells["schedule"].unique())
-    lefts = [0.8 + 4.9 * i for i in range(min(2, len(schedules)))]
+    lefts = [0.85, 7.35][: len(schedules)]
     rows = -(-len(schedules) // len(lefts))
-    fig, grid = lay_out(rows * len(groups), textwrap.fill(title, 100), caption, lefts, style, width=5.1 * len(lefts))
+    fig, grid = lay_out(rows * len(groups), textwrap.fill(title, 120), caption, lefts, style, width=14.0)
     axes = [ax for row in grid for ax in row]
     for k, ((task, size), own) in enumerate(groups):
         extra = fit_extra(list(own["cell"]))
