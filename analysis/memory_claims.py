@@ -37,7 +37,7 @@ def judge_memory(table: pd.DataFrame, cells: pd.DataFrame) -> list[Verdict]:
             "slope_high": high, "chi2": law.chi2, "dof": float(law.dof), "probability": law.worst,
             "correlation": correlate(own), "num_points": float(law.dof + 1),
         }  # fmt: skip
-        fits = "" if np.isfinite([rate.low, rate.high]).all() else f"multiple {rate.value:.3g}, not bounded; "
+        fits = "" if np.isfinite([rate.low, rate.high]).all() else f"multiple {rate.value:.3g} or beyond; "
         fits += f"slope {slope:.3g} [{low:.3g}, {high:.3g}], χ² {law.chi2:.0f} of {law.dof}"
         if high < 0 or law.worst < UNLIKELY or not rate.low <= 1 <= rate.high:
             verdict = "refuted"

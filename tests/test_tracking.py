@@ -45,12 +45,13 @@ def write_rows(folder, configs, status="done", ended="2026-01-01T00:00:00"):
         {
             "run_id": run_id(c), "sweep": "s", "status": status, "message": "", "loss": 2 / 3, "num_params": 11,
             "grad_norm": 0.5, **flatten(c), **{f"history.{k}": v for k, v in CURVE.items()},
-            "history.grad_norm": [1.0, 0.75, 0.5], "history.noise_scale": [None, 40.0, None], "provenance.ended": ended,
+            "history.grad_norm": [1.0, 0.75, 0.5], "history.noise_scale": [None, 40.0, None], "memory.loss": [7.0, 8.0],
+            "memory.step": [5, 6], "memory.unseen_loss": [7.5, 8.5], "provenance.ended": ended,
             "provenance.host": "secret-host",
         }
         for c in configs
     ]  # fmt: skip
-    write_records(folder, "stack", rows, columns=columns, metrics=["grad_norm", "noise_scale"])
+    write_records(folder, "stack", rows, columns=columns, metrics=["grad_norm", "noise_scale"], memory=True)
 
 
 def mirror(folder, cwd, **environment):
@@ -75,6 +76,7 @@ def test_a_mirrored_run_is_its_record(make_run, tmp_path):
     assert (run.run_group, run.job_type, run.project) == ("s", "fixed_samples", "scaling-harness")
     assert {"done", "adam", "ngram", "python_source"} <= set(run.tags)
     sent = items(run.config.update)
+    assert "memory" not in sent
     assert sent["optimizer"] == dict(config.optimizer)
     assert (sent["batch_size"], sent["seed"], sent["num_samples"]) == (8, 0, 1024)
     assert (sent["run_id"], sent["sweep"], sent["protocol"]) == (run_id(config), "s", "fixed_samples")

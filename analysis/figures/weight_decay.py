@@ -26,9 +26,9 @@ def draw_weight_decay(
         rows, table, slopes: of analysis/weight_decay.py.
     """
     caption = (
-        f"protocol fixed_steps · {len(rows)} runs of AdamW, mean over seeds, less the cell's least · × best weight "
-        "decay with its 95 % interval, hollow: at an edge of the grid, the optimum lies beyond · line: lr weight_decay "
-        "T constant"
+        f"protocol fixed_steps · {len(rows)} runs of AdamW · left: mean over seeds less the least, × the best weight "
+        "decay · right: with 95 % intervals, hollow where it lies at an edge of the grid or beyond; line: lr × weight "
+        "decay × steps = κ"
     )
     fig, ((left, right),) = lay_out(1, textwrap.fill(title, 100), caption, (0.85, 6.6), style, width=12.6)
     colours = dict(zip(sorted(table["lr"].unique()), PALETTE, strict=False))
@@ -72,7 +72,6 @@ def draw_curves(
         top = max(top, float(excess.quantile(0.6)))
         ax.plot(curve.index, excess, "-", lw=1, marker=mark, ms=4, mfc="none", color=colour)
     for _, cell in table[table["status"] == "interior"].iterrows():
-        ax.plot([cell["low"], cell["high"]], [-0.04 * top] * 2, lw=1, color=colours[cell["lr"]])
         ax.plot(cell["weight_decay"], -0.04 * top, "x", ms=6, color=colours[cell["lr"]])
     ax.set_ylim(-0.08 * top, top)
     ax.set_title("loss by weight decay")
