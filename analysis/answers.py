@@ -9,10 +9,12 @@ from omegaconf import OmegaConf
 from analysis.amos import analyse_amos
 from analysis.answer import Answer
 from analysis.embedding_rms import analyse_embedding_rms
+from analysis.memory import analyse_memory
 from analysis.one_step import is_probed
 from analysis.probes import analyse_probes
 from analysis.second_moment import analyse_second_moment
 from analysis.update_rms import analyse_update_rms
+from analysis.weight_decay import analyse_weight_decay
 from analysis.weight_rms import analyse_weight_rms
 from analysis.weight_rms_path import analyse_weight_rms_path
 from harness.config import SWEEPS_DIR, check_choice
@@ -39,9 +41,11 @@ def choose_answer(name: str, frame: pd.DataFrame, kind: str | None = None) -> An
 ANSWERS: dict[str, Analyse] = {
     "amos": analyse_amos,
     "embedding_rms": analyse_embedding_rms,
+    "memory": analyse_memory,
     "one_step": analyse_probes,
     "second_moment": analyse_second_moment,
     "update_rms": analyse_update_rms,
+    "weight_decay": analyse_weight_decay,
     "weight_rms": analyse_weight_rms,
     "weight_rms_path": analyse_weight_rms_path,
 }

@@ -16,7 +16,7 @@ NOT_GROUPS = {
     "noise_scale_update_rms", "steps_to_target", "samples_to_target", "censored",
     *HORIZONS,
 }  # fmt: skip
-MEASURED_PREFIXES = ("provenance.", "history.", "summary.", *(f"{name}." for name in PER_TENSOR))
+MEASURED_PREFIXES = ("provenance.", "history.", "summary.", "memory.", *(f"{name}." for name in PER_TENSOR))
 
 
 def find_groups(frame: pd.DataFrame, notes: list[str]) -> tuple[str, ...]:

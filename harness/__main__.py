@@ -79,7 +79,7 @@ def run(settings: dict[str, Any], sweep: Sweep) -> int:
         text = f"{say_count(lacking, 'run was', 'runs were')} trained before without save_weights and"
         text += f" {'has' if lacking == 1 else 'have'} none"
         print(f"{text}: refresh=true trains again and saves them", file=sys.stderr)
-    for option in ("noise_scale", "per_tensor"):
+    for option in ("noise_scale", "per_tensor", "memory"):
         if not settings["metrics"][option] or failed:
             continue
         lacking = len(wanted.runs) - count_measured(folder, wanted.runs, option)

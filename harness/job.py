@@ -21,6 +21,7 @@ from harness.leases import Lease, is_held
 from harness.log import log_event
 from harness.machine import is_out_of_memory
 from harness.measure import note_fact
+from harness.memory import measure_memory
 from harness.metrics import METRICS
 from harness.noise_scale import NOISE_SCALES
 from harness.per_tensor import describe_left_out
@@ -198,6 +199,9 @@ def train_rows(job: Job) -> list[dict[str, Any]]:
             raise Lost
         probes = probe_runs(job, program, progress, rows, partial(end_if_asked, progress))
         rows = [row | probed for row, probed in zip(rows, probes, strict=True)]
+    if plan.memory:
+        seen = measure_memory(program, stack, progress.params_RN)
+        rows = [row | own if row["status"] == "done" else row for row, own in zip(rows, seen, strict=True)]
     if plan.save_weights:
         if not is_held(job.lease):
             raise Lost
@@ -271,7 +275,10 @@ def write_rows(
     name, attempt = job.planned.name, job.attempt
     metrics = dict.fromkeys((*METRICS, *(NOISE_SCALES if job.plan.noise_scale else ())))
     metrics |= dict.fromkeys(name for row in rows for name in measured_names(row))  # those of tensors: by the model
-    if write_records(job.folder, name, named, columns=columns, metrics=metrics, attempt=attempt) is None:
+    path = write_records(
+        job.folder, name, named, columns=columns, metrics=metrics, attempt=attempt, memory=job.plan.memory
+    )
+    if path is None:
         raise Lost  # we were asleep between the two lines, and whoever took over has published
 
 

@@ -73,6 +73,7 @@ class Plan:
     stacks: tuple[Stack, ...]
     noise_scale: bool = False  # measured along the way, harness/noise_scale.py
     per_tensor: bool = False  # likewise, harness/per_tensor.py
+    memory: bool = False  # at the end, harness/memory.py
     save_weights: bool = False  # final parameters of every run, harness/weights.py
 
     @cached_property
@@ -133,7 +134,10 @@ def make_plan(
         costs += [(cost(stack) / (3 if stack.compiled and k else 1), stack) for k, stack in enumerate(stacks)]
     costs.sort(key=lambda pair: -pair[0])
     ordered = tuple(stack for _, stack in costs)
-    options = {name: bool(metrics.get(name)) for name in ("noise_scale", "per_tensor")} | {"save_weights": save_weights}
+    options = {name: bool(metrics.get(name)) for name in ("noise_scale", "per_tensor", "memory")}
+    options["save_weights"] = save_weights
+    if options["memory"] and any(config.protocol == "steps_to_target" for config in runs.values()):
+        raise ValueError("metrics.memory=true needs runs of one length, not protocol=steps_to_target: say fixed_steps")
     plan = Plan(sweep, device, metrics["num_evals"], metrics["num_examples"], since, ordered, **options)
     assert plan.columns is not None  # raises where records could not hold the runs
     return plan

@@ -17,7 +17,12 @@ from harness.plan import Plan, Stack
 from harness.store import publish
 
 HEAD = ("sweep", "device", "num_evals", "num_examples", "since")  # of a plan's file, before its stacks
-OPTIONS = ("noise_scale", "per_tensor", "save_weights")  # in its head too; false where an older plan lacks them
+OPTIONS = (
+    "noise_scale",
+    "per_tensor",
+    "memory",
+    "save_weights",
+)  # in its head too; false where an older plan lacks them
 
 
 def name_request(
@@ -35,7 +40,7 @@ def name_request(
     Args:
         how: further settings that a plan follows; those that are null or false count as not there.
     """
-    how |= {name: metrics.get(name) for name in ("noise_scale", "per_tensor")}
+    how |= {name: metrics.get(name) for name in ("noise_scale", "per_tensor", "memory")}
     how = {key: value for key, value in how.items() if value is not None and value is not False}
     asked = [sweep, list(run_ids), device, width, metrics["num_evals"], metrics["num_examples"], since, how]
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]

@@ -47,8 +47,8 @@ class Program:
     `hyper` holds the runs' numbers, one a run; `at` holds what changes with the step: its number, from 1, and what the
     schedule multiplies hyperparameters with, one a run. `measured_step` is the same and measures, `tensors_step` also
     tensor by tensor, harness/per_tensor.py. `direction` is harness/autocorrelation.py's (old_RN, new_RN, hyper, at) ->
-    -lr u_RN. `noise_parts` gives what noise scales are made of, harness/noise_scale.py; None for a module that cannot
-    be stacked.
+    -lr u_RN. `examine` evaluates any number of runs, without machine code. `noise_parts` gives what noise scales are
+    made of, harness/noise_scale.py; None for a module that cannot be stacked.
     """
 
     task: Task
@@ -59,6 +59,7 @@ class Program:
     tensors_step: Callable[..., tuple]
     direction: Callable[[Tensor, Tensor, Numbers, Numbers], Tensor]
     evaluate: Callable[[Tensor, Batch], Tensor]
+    examine: Callable[[Tensor, Batch], Tensor]
     noise_parts: Callable[[Tensor, Batch], dict[str, Tensor]] | None
 
 
@@ -108,7 +109,7 @@ def make_program(
     step = step_with(lambda *given: {})
     measured_step, tensors_step = (torch.no_grad()(step_with(measure)) for measure in (measure_whole, measure_all))
     direction_of_all = torch.no_grad()(each(direction_of_one_run, in_dims=(0, 0, 0, moving)))
-    evaluate_all = torch.no_grad()(each(evaluate, in_dims=(0, None)))
+    examine = evaluate_all = torch.no_grad()(each(evaluate, in_dims=(0, None)))
     if stack.compiled and runs_dir is not None:
         step = compiled_step(step, states, stack, runs_dir, device, note)
         evaluate_all = compiled_evaluation(evaluate_all, runs_dir, note)
@@ -118,7 +119,7 @@ def make_program(
         step = torch.no_grad()(step)
     parts = None if stack.alone else noise_parts(loss, layout, stack.micro_batch, batch_dim)
     return Program(
-        task, layout, optimizer, step, measured_step, tensors_step, direction_of_all, evaluate_all, parts
+        task, layout, optimizer, step, measured_step, tensors_step, direction_of_all, evaluate_all, examine, parts
     )  # fmt: skip
 
 

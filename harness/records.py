@@ -67,6 +67,12 @@ PER_TENSOR = (
     "update_rms", "weight_rms", "max_weight", "second_moment_rms", "live_rms", "live_share", "zero_grad_share",
     "radial", "spectral_norm", "rank_one_error", "rank_one_share", *(f"update_autocorrelation_{lag}" for lag in LAGS),
 )  # fmt: skip
+# Of metrics.memory, harness/memory.py: an entry a bin of steps
+MEMORY: dict[str, pa.DataType] = {
+    "memory.step": pa.list_(pa.int64()),
+    "memory.loss": pa.list_(pa.float64()),
+    "memory.unseen_loss": pa.list_(pa.float64()),
+}
 PROVENANCE: dict[str, pa.DataType] = {
     f"provenance.{name}": kind
     for name, kind in {
@@ -107,6 +113,7 @@ def write_records(
     columns: Mapping[str, type],
     metrics: Iterable[str],
     attempt: int | None = None,
+    memory: bool = False,
 ) -> Path | None:
     """One file for a stack's rows; a later attempt at the same stack gets the next number.
 
@@ -117,12 +124,14 @@ def write_records(
         rows: column -> value, one mapping a run; a column that a row lacks is null.
         columns: config columns of the whole sweep with their types, so that all its files share one schema.
         metrics: names measured along training, each a final value and a `history.*` list.
+        memory: whether it has the columns of metrics.memory.
 
     Raises: StoreError when it cannot be written.
     """
     kinds = RESULTS | {name: ARROW_TYPES[kind] for name, kind in columns.items()}
     kinds |= {name: pa.float64() for name in metrics}
     kinds |= PROBE if "num_draws" in columns else {}
+    kinds |= MEMORY if memory else {}
     for name in ("step", "num_samples"):
         kinds[f"history.{name}"] = pa.list_(pa.int64())
     for name in ("loss", "train_loss", *metrics):
@@ -174,8 +183,8 @@ def probe_path(folder: Path, run_id: str) -> Path:
 
 
 def count_measured(folder: Path, run_ids: Iterable[str], option: str) -> int:
-    """How many of some runs were trained with an option of metrics: noise_scale or per_tensor."""
-    begin = {"noise_scale": "history.noise_scale", "per_tensor": "history.weight_rms."}[option]
+    """How many of some runs were trained with an option of metrics: noise_scale, per_tensor or memory."""
+    begin = {"noise_scale": "history.noise_scale", "per_tensor": "history.weight_rms.", "memory": "memory.loss"}[option]
     table = read_table(Path(folder))
     columns = [] if table is None else [name for name in table.column_names if name.startswith(begin)]
     measured: set[str] = set()

@@ -9,6 +9,8 @@ import wandb
 from harness.config import PATHS, nest
 from harness.records import PROVENANCE, RESULTS
 
+LISTS = ("history.", "memory.")  # columns that are no part of a run's config
+
 
 def choose_mode(mode: str) -> str:
     """WANDB_MODE where it is set, else what was asked for, else online where there is an account."""
@@ -22,6 +24,7 @@ def choose_mode(mode: str) -> str:
 def send_run(row: Mapping[str, Any], *, mode: str, project: str, entity: str | None) -> None:
     """One record -> one W&B run: the nested config, the learning curve against samples and steps, and the summary.
 
+    What metrics.memory measured stays in the records: lists by position in the run are no summary of it.
     Its id is sweep plus run_id, since two sweeps may share a run; sending it again goes on with the same run.
     """
     curve = {name.removeprefix("history."): values for name, values in row.items() if name.startswith("history.")}
@@ -30,7 +33,7 @@ def send_run(row: Mapping[str, Any], *, mode: str, project: str, entity: str | N
     summary = {name: row[name] for name in outcome if row.get(name)}
     summary |= {name: row[name] for name in measured if row.get(name) is not None}
     left_out = {*RESULTS, *PROVENANCE, *PATHS, *measured} - {"run_id", "sweep"}
-    config = {name: value for name, value in row.items() if name not in left_out and not name.startswith("history.")}
+    config = {name: value for name, value in row.items() if name not in left_out and not name.startswith(LISTS)}
     with wandb.init(
         id=f"{row['sweep']}-{row['run_id']}",
         name=run_name(row),

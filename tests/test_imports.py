@@ -13,8 +13,8 @@ ORDER = [
     "corpus", "protocols", "config", "imports", "machine", "store", "log", "leases", "unfinished", "index", "records",
     "sweep", "rounds", "plan", "plan_file", "schedules", "parameters", "optimizers", "models", "tasks", "metrics",
     "noise_scale", "per_tensor", "autocorrelation", "groups", "overwriting", "recording", "lanes", "program", "train",
-    "one_step", "curvature", "draws", "probe", "stackable", "checkpoint", "weights", "process", "estimate", "measure",
-    "job", "worker", "tracking", "mirror", "launchers", "status", "dry_run", "progress", "launch", "compose",
+    "memory", "one_step", "curvature", "draws", "probe", "stackable", "checkpoint", "weights", "process", "estimate",
+    "measure", "job", "worker", "tracking", "mirror", "launchers", "status", "dry_run", "progress", "launch", "compose",
     "__main__",
 ]  # fmt: skip
 

@@ -54,11 +54,13 @@ def write_rows(folder, configs, status="done", ended="2026-01-01T00:00:00"):
             "grad_norm": 0.5, **flatten(c), **{f"history.{k}": v for k, v in CURVE.items()},
             "history.grad_norm": [1.0, 0.75, 0.5], "history.noise_scale": [None, 40.0, None], "provenance.ended": ended,
             "radial.hidden.weight": 0.25, "history.radial.hidden.weight": [None, 0.125, 0.25],
+            "memory.loss": [7.0, 8.0], "memory.step": [5, 6], "memory.unseen_loss": [7.5, 8.5],
             "provenance.host": "secret-host",
         }
         for c in configs
     ]  # fmt: skip
-    write_records(folder, "stack", rows, columns=columns, metrics=["grad_norm", "noise_scale", "radial.hidden.weight"])
+    metrics = ["grad_norm", "noise_scale", "radial.hidden.weight"]
+    write_records(folder, "stack", rows, columns=columns, metrics=metrics, memory=True)
 
 
 def mirror(folder, cwd, **environment):
@@ -83,6 +85,7 @@ def test_a_mirrored_run_is_its_record(make_run, tmp_path):
     assert (run.run_group, run.job_type, run.project) == ("s", "fixed_samples", "scaling-harness")
     assert {"done", "adam", "ngram", "python_source"} <= set(run.tags)
     sent = items(run.config.update)
+    assert "memory" not in sent
     assert sent["optimizer"] == dict(config.optimizer)
     assert (sent["batch_size"], sent["seed"], sent["num_samples"]) == (8, 0, 1024)
     assert (sent["run_id"], sent["sweep"], sent["protocol"]) == (run_id(config), "s", "fixed_samples")

@@ -49,7 +49,15 @@ def teacher_student(task: Part, model: Part, device: torch.device, runs_dir: Pat
     def criterion(outputs_B1: Tensor, targets_B: Tensor) -> Tensor:
         return (outputs_B1.squeeze(-1) - targets_B).square().mean()
 
-    return module_task(task, model, device, criterion, sample=sample, heldout=heldout, **shape)
+    teacher = torch.from_numpy(first_KI).to(device), torch.from_numpy(last_K).to(device)
+
+    def floor(batch: Batch) -> Tensor:
+        inputs_BI, targets_B = (part.double() for part in batch)
+        noise_B = targets_B - torch.tanh(inputs_BI @ teacher[0].T) @ teacher[1]
+        return noise_B.square().mean()
+
+    made = module_task(task, model, device, criterion, sample=sample, heldout=heldout, **shape)
+    return made._replace(floor=floor)
 
 
 def draw_teacher(task: Part, scale_I: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -22,3 +22,5 @@ class Task(NamedTuple):
     # The held-out loss in two parts, where there is a module: outputs(params, batch) and criterion(outputs, targets)
     outputs: Callable[[Mapping[str, Tensor], Batch], Tensor] | None = None
     criterion: Callable[[Tensor, Tensor], Tensor] | None = None
+    # What the noise of a batch's own labels costs whoever predicts best, where the task knows it
+    floor: Callable[[Batch], Tensor] | None = None
