@@ -177,7 +177,7 @@ def read_axis(path: str, axis: object) -> list[Any]:
     if not isinstance(axis, list) or not axis:
         raise ValueError(f"{where} is not an axis: give {AXIS_FORMS}")
     form, numbers = axis[0], axis[1:]
-    if form == "adaptive":
+    if form == "adaptive" and (path == ADAPTIVE or any(isinstance(x, int | float) for x in numbers)):
         return read_start(path, where, numbers)
     if form not in ("logspace", "log2"):
         if isinstance(form, str) and not is_choice(path) and any(isinstance(x, int | float) for x in numbers):
