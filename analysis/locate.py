@@ -10,6 +10,7 @@ from analysis.local_fit import Minimum, fit_minimum
 # Octaves from the lowest point that fits take in: five and three points .75 octave apart, as calibrated on lr_vs_bs
 CUBIC_REACH, PARABOLA_REACH = 1.5, 0.75
 MISFIT = 5.0  # ratio of variances
+WALL = 4.0  # times the rise to the worst learning rate below the lowest point: beyond, a loss is that of a wall
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ def locate(cell: Cell) -> Located:
     if len(finite) < MIN_LRS:
         note = f"{len(finite)} learning rates do not locate an optimum: it needs at least {MIN_LRS}"
         return Located(cell, None, None, "", i, note)
+    finite &= ~(find_wall(mean_L, i))
     start, stop = i, i
     while start > 0 and finite[start - 1]:
         start -= 1
@@ -68,6 +70,19 @@ def locate(cell: Cell) -> Located:
         note = "3-point parabola: its own error is taken to be as on lr_vs_bs, 5 learning rates would measure it"
         return Located(cell, parabola, None, "", i, note)
     return Located(cell, None, None, "", i, "the loss curve has no minimum near its lowest point")
+
+
+def find_wall(mean_L: np.ndarray, i: int) -> np.ndarray:
+    """Learning rates above the lowest point whose loss, though finite, is that of runs that broke.
+
+    A rise WALL times that to the worst of the lower learning rates, which lead towards an untrained model: no
+    polynomial through such a point tells where the minimum is. They count as diverged.
+    """
+    below = mean_L[:i][np.isfinite(mean_L[:i])]
+    if not len(below):
+        return np.zeros(len(mean_L), dtype=bool)
+    limit = mean_L[i] + WALL * (below.max() - mean_L[i])
+    return (np.arange(len(mean_L)) > i) & (mean_L > limit)
 
 
 def misfits(x_L: np.ndarray, loss_LS: np.ndarray) -> bool:

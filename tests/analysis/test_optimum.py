@@ -116,6 +116,17 @@ def test_following_the_advice_at_an_edge_gives_an_interior_optimum():
     assert all(o.status == "interior" for o in optima_of(plant_table(lambda b: 2.0**-1.9, lrs=longer, sd=0.01)))
 
 
+@pytest.mark.parametrize("wall", [30.0, 1e4])
+def test_a_wall_of_runs_that_broke_with_a_finite_loss_is_no_part_of_the_curve(wall):
+    x = np.arange(-9.0, -1.0, 0.75)
+    losses = np.repeat(2.0 + 0.05 * (x[:, None] + 4.0) ** 2, 2, axis=1)
+    losses[x > -3.0] = wall
+    (optimum,) = estimate_group([locate(make_cell(losses, x))])
+    assert optimum.status == "interior"
+    assert abs(np.log2(optimum.lr) + 4.0) < 0.05
+    assert optimum.loss == pytest.approx(2.0, abs=0.01)
+
+
 def test_divergence_bounds_the_window_and_never_wins():
     frame = plant_table(lambda b: 2.0**-5, sd=0.02)
     bad = (frame["optimizer.lr"] > 2**-4) & (frame["seed"] == 1)
