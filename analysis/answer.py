@@ -104,6 +104,6 @@ def commit_rows(answer: Answer) -> str:
     rows = answer.rows
     kept = [column for column in rows.columns if is_committed(rows[column])]
     target = SWEEPS_DIR / f"{answer.sweep}.csv"
-    publish(target, lambda path: rows[kept].to_csv(path, index=False, lineterminator="\n", float_format="%.6g"))
+    publish(target, lambda path: rows[kept].to_csv(path, index=False, lineterminator="\n", float_format="%.9g"))
     runs = say_count(rows["run_id"].nunique(), "run")
     return f"wrote {target}: {say_count(len(rows), 'row')} of {runs}, {len(kept)} columns"
