@@ -10,7 +10,7 @@ from analysis.local_fit import Minimum, fit_minimum
 # Octaves from the lowest point that fits take in: five and three points .75 octave apart, as calibrated on lr_vs_bs
 CUBIC_REACH, PARABOLA_REACH = 1.5, 0.75
 MISFIT = 5.0  # ratio of variances
-WALL = 4.0  # times the rise to the worst learning rate below the lowest point: beyond, a loss is that of a wall
+WALL, DIP = 4.0, 1 / 3  # see meets_wall
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,6 @@ def locate(cell: Cell) -> Located:
     if len(finite) < MIN_LRS:
         note = f"{len(finite)} learning rates do not locate an optimum: it needs at least {MIN_LRS}"
         return Located(cell, None, None, "", i, note)
-    finite &= ~(find_wall(mean_L, i))
     start, stop = i, i
     while start > 0 and finite[start - 1]:
         start -= 1
@@ -54,16 +53,10 @@ def locate(cell: Cell) -> Located:
     if below < needed_below or above < needed_above:
         high = above < needed_above
         return Located(cell, None, None, "edge_high" if high else "edge_low", i, advise(cell, i, high, start, stop))
-    near = choose_window(cell.x_L, i, start, stop, PARABOLA_REACH, 3)
-    parabola = fit_minimum(cell.x_L[near], cell.loss_LS[near], degree=2)
-    cubic = None
-    if stop - start >= 4:
-        near = choose_window(cell.x_L, i, start, stop, CUBIC_REACH, 5)
-        reach = CUBIC_REACH
-        while misfits(cell.x_L[near], cell.loss_LS[near]):
-            reach /= 2
-            near = choose_window(cell.x_L, i, start, stop, reach, 5)
-        cubic = fit_minimum(cell.x_L[near], cell.loss_LS[near], degree=3)
+    cubic, parabola, last = fit_near(cell, i, start, stop)
+    while meets_wall(mean_L, i, start, last, cubic or parabola):
+        stop = last - 1
+        cubic, parabola, last = fit_near(cell, i, start, stop)
     if cubic is not None:
         return Located(cell, cubic, parabola, "", i, "")
     if parabola is not None:
@@ -72,17 +65,31 @@ def locate(cell: Cell) -> Located:
     return Located(cell, None, None, "", i, "the loss curve has no minimum near its lowest point")
 
 
-def find_wall(mean_L: np.ndarray, i: int) -> np.ndarray:
-    """Learning rates above the lowest point whose loss, though finite, is that of runs that broke.
+def fit_near(cell: Cell, i: int, start: int, stop: int) -> tuple[Minimum | None, Minimum | None, int]:
+    """The cubic and the parabola around point i, from points between start and stop, and the last point taken in."""
+    near = choose_window(cell.x_L, i, start, stop, PARABOLA_REACH, 3)
+    parabola = fit_minimum(cell.x_L[near], cell.loss_LS[near], degree=2)
+    if stop - start < 4:
+        return None, parabola, near.stop - 1
+    near = choose_window(cell.x_L, i, start, stop, CUBIC_REACH, 5)
+    reach = CUBIC_REACH
+    while misfits(cell.x_L[near], cell.loss_LS[near]):
+        reach /= 2
+        near = choose_window(cell.x_L, i, start, stop, reach, 5)
+    return fit_minimum(cell.x_L[near], cell.loss_LS[near], degree=3), parabola, near.stop - 1
 
-    A rise WALL times that to the worst of the lower learning rates, which lead towards an untrained model: no
-    polynomial through such a point tells where the minimum is. They count as diverged.
+
+def meets_wall(mean_L: np.ndarray, i: int, start: int, last: int, fitted: Minimum | None) -> bool:
+    """Whether a fit went through runs that broke though their loss is finite: no polynomial follows such a wall.
+
+    In units of the fall from the worst of the lower learning rates to the lowest point, the last point rises by more
+    than WALL, and the fit has no minimum or one that lies lower by more than DIP.
     """
-    below = mean_L[:i][np.isfinite(mean_L[:i])]
-    if not len(below):
-        return np.zeros(len(mean_L), dtype=bool)
-    limit = mean_L[i] + WALL * (below.max() - mean_L[i])
-    return (np.arange(len(mean_L)) > i) & (mean_L > limit)
+    if last <= i + 1 or start >= i:
+        return False
+    fall = float(mean_L[start:i].max() - mean_L[i])
+    dips = fitted is None or mean_L[i] - fitted.loss > DIP * fall
+    return dips and bool(mean_L[last] - mean_L[i] > WALL * fall)
 
 
 def misfits(x_L: np.ndarray, loss_LS: np.ndarray) -> bool:
