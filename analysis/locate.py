@@ -10,7 +10,7 @@ from analysis.local_fit import Minimum, fit_minimum
 # Octaves from the lowest point that fits take in: five and three points .75 octave apart, as calibrated on lr_vs_bs
 CUBIC_REACH, PARABOLA_REACH = 1.5, 0.75
 MISFIT = 5.0  # ratio of variances
-WALL, DIP = 4.0, 1 / 3  # see meets_wall
+WALL, DIP = 2.0, 1 / 3  # see meets_wall
 
 
 @dataclass(frozen=True)
@@ -82,14 +82,14 @@ def fit_near(cell: Cell, i: int, start: int, stop: int) -> tuple[Minimum | None,
 def meets_wall(mean_L: np.ndarray, i: int, start: int, last: int, fitted: Minimum | None) -> bool:
     """Whether a fit went through runs that broke though their loss is finite: no polynomial follows such a wall.
 
-    In units of the fall from the worst of the lower learning rates to the lowest point, the last point rises by more
-    than WALL, and the fit has no minimum or one that lies lower by more than DIP.
+    The last point is WALL times as bad as the worst of the lower learning rates, which lead towards an untrained model,
+    and the fit has no minimum or one that lies lower by more than DIP of the fall from there.
     """
     if last <= i + 1 or start >= i:
         return False
-    fall = float(mean_L[start:i].max() - mean_L[i])
-    dips = fitted is None or mean_L[i] - fitted.loss > DIP * fall
-    return dips and bool(mean_L[last] - mean_L[i] > WALL * fall)
+    worst = float(mean_L[start:i].max())
+    dips = fitted is None or mean_L[i] - fitted.loss > DIP * (worst - mean_L[i])
+    return dips and bool(mean_L[last] > WALL * abs(worst))
 
 
 def misfits(x_L: np.ndarray, loss_LS: np.ndarray) -> bool:
