@@ -37,7 +37,7 @@ MODULES = (
     amos, embedding, epsilon, long_run, memory, second_moment, sign_factors, timescale, update_rms, weight_rms,
     weight_rms_mean_field, weight_rms_paths,
 )  # fmt: skip
-HELPERS = {"lags_of", "start_crossover"}
+HELPERS = {"lags_of", "start_crossover", "start_ratio"}
 FUNCTIONS = [
     function
     for module in MODULES
