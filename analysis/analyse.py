@@ -8,7 +8,7 @@ import pandas as pd
 
 from analysis.claims import Verdict, check_claims
 from analysis.critical_batch import CriticalBatch, measure_critical_batch, steps_to_json
-from analysis.epsilon import EpsilonAnswer, check_epsilon
+from analysis.epsilon import EpsilonAnswer, ask_epsilon, check_epsilon
 from analysis.fit import Comparison, Fit, compare, fit_laws
 from analysis.greedy import Greedy, check_greedy, greedy_to_json, measure_greedy
 from analysis.groups import key_group, label_group, read_constant, select_group
@@ -49,8 +49,8 @@ class Analysis:
     """What the runs of one sweep say.
 
     Attributes:
-        figure: optimum; groups where these differ at one batch size, which says nothing of laws; or curves where the
-            runs have fewer than 3 learning rates.
+        figure: optimum; eps where all groups ask about epsilon; groups where these differ at one batch size, which says
+            nothing of laws; or curves where the runs have fewer than 3 learning rates.
         caption: protocol, number of runs and seeds, model, task, in a line.
         epsilon: what groups that differ in epsilon alone say together.
     """
@@ -113,7 +113,8 @@ def analyse_runs(
         answers[-1] = replace(answers[-1], verdicts=answers[-1].verdicts + across)
     caption = write_caption(runs) + (f" · seed variance borrowed from {borrowed.source}" if borrowed else "")
     comparable = len(answers) > 1 and has_one_size(runs) and runs.frame["protocol"].nunique() == 1
-    return Analysis(sweep, question, runs, tuple(answers), "groups" if comparable else "optimum", caption, epsilon)
+    asked = "eps" if ask_epsilon([answer.group for answer in answers], epsilon) else "optimum"
+    return Analysis(sweep, question, runs, tuple(answers), "groups" if comparable else asked, caption, epsilon)
 
 
 def has_one_size(runs: Runs) -> bool:

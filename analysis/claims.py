@@ -1,8 +1,8 @@
 """Claims about the laws, each with a rule fixed before any run, and the verdict that the runs give.
 
 A verdict is `confirmed` where the 95 % interval contains the prediction and excludes the rival's, `refuted`
-where it excludes the prediction, `inconclusive` otherwise. No tolerance is added: the deviation is always
-reported beside the verdict.
+where it excludes the prediction, `inconclusive` otherwise. No tolerance is added to an interval: the deviation is
+always reported beside the verdict. A claim that names a tolerance itself (eps-slope, 5 %) is not confirmed beyond it.
 To add a claim: a function with its docstring, and an entry in CLAIMS.
 """
 

@@ -21,13 +21,15 @@ FIGURES: dict[str, Callable[[Analysis, Style], Figure]] = {
     "optimum": draw_optimum,
     "groups": draw_groups,
     "curves": draw_curves,
+    "eps": draw_epsilon,
 }
 # written as NAME-FIGURE beside the figure of a sweep: whether the runs have the data, and how
 FURTHER: dict[str, tuple[Callable[[Analysis], bool], Callable[[Analysis, Style], Figure]]] = {
     "curves": (has_histories, draw_histories),
-    "eps": (has_epsilon, draw_epsilon),
+    "eps": (lambda analysis: has_epsilon(analysis) and analysis.figure != "eps", draw_epsilon),
     "noise_scale": (has_noise_scales, draw_noise_scales),
     "extrapolation": (has_extrapolation, draw_extrapolation),
+    "optimum": (lambda analysis: analysis.figure == "eps", draw_optimum),
     "optimizers": (has_optimizers, draw_optimizers),
     "slopes": (has_protocols, draw_slopes),
     "steps-examples": (has_steps, draw_steps_examples),

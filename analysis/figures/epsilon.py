@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis.analyse import Analysis
-from analysis.epsilon import SHARPNESS, EpsilonAnswer
+from analysis.epsilon import SHARPNESS, TOLERANCE, EpsilonAnswer
 from analysis.figures.style import (
     FAINT,
     INK,
@@ -26,7 +26,6 @@ from analysis.laws.epsilon import epsilon_ratio
 
 PLACES = {False: ("outside", "1 + x", PALETTE[0], "-"), True: ("inside", "√(1 + x²)", PALETTE[1], "--")}
 APART = 1.03  # ratio by which the two places' points at one x stand apart
-TOLERANCE = 0.05  # shaded about the laws
 MAX_ROWS = 4
 
 
@@ -43,8 +42,9 @@ def draw_epsilon(analysis: Analysis, style: Style = SCREEN) -> Figure:
             rows.setdefault(repr(answer.group), []).append(answer)
     shown = list(rows.values())[:MAX_ROWS]
     marks = "hollow: step-limited, no part in the verdict" * any_limited(shown)
+    rest = f"{len(rows) - len(shown)} more groups are in {analysis.sweep}.json" * (len(rows) > len(shown))
     caption = " · ".join(
-        text for text in (analysis.caption, "x = ε√B/σ", "bars: 95 % intervals", "band: 5 %", marks) if text
+        text for text in (analysis.caption, "x = ε√B/σ", "bars: 95 % intervals", "band: 5 %", marks, rest) if text
     )
     title = textwrap.fill(analysis.question, 110)
     fig, panels = lay_out(len(shown), title, caption, (0.75, 5.95), style, width=12.8)
@@ -103,12 +103,12 @@ def draw_row(left: Axes, right: Axes, answers: Sequence[EpsilonAnswer]) -> None:
         ax.set_xlabel("x = ε√B/σ")
     left.set_ylabel("η*(ε) / η*(0)")
     right.set_ylabel("measured / law")
-    place_legend(right, "place of ε", handles)
+    place_legend(right, "place of ε, law, verdict", handles)
 
 
 def describe_place(answer: EpsilonAnswer, law: str) -> str:
-    """Place, law and sigma, a line each."""
+    """Place and law, sigma, and verdict, a line each."""
     sigma = f"σ = {answer.sigma.value:.3g}"
     if not answer.known:
         sigma += f" [{answer.sigma.low:.3g}, {answer.sigma.high:.3g}]"
-    return f"{PLACES[answer.inside][0]}: {law}\n{sigma}{', known' if answer.known else ''}"
+    return f"{PLACES[answer.inside][0]}: {law}\n{sigma}{', known' * answer.known}\n{answer.verdict.verdict}"

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from analysis.analyse import analyse_runs, to_json
-from analysis.figures import FURTHER
-from analysis.figures.style import PAPER, SCREEN
+from analysis.figures import FIGURES, FURTHER
+from analysis.figures.style import PALETTE, PAPER, SCREEN
 from analysis.optimum import Optimum
 from analysis.ratios import measure_ratios
 from harness.config import SWEEPS_DIR
@@ -24,13 +24,18 @@ SIGMA = 0.8
 LAWS = {1.0: lambda x: 1 + x, 2.0: lambda x: (1 + x**2) ** 0.5, 0.0: lambda x: 1.0}
 
 
-def plant_frame(p, *, inside=False, limited=1.0, known=False, sd=0.03, seed=0, **columns):
-    """Tables whose optimum is .02 sqrt(B / 16) times the law of p; `limited`: times that too where steps are few."""
+def plant_frame(p, *, inside=False, limited=1.0, odd=1.0, known=False, sd=0.03, seed=0, **columns):
+    """Tables whose optimum is .02 sqrt(B / 16) times the law of p; `limited`: times that too where steps are few;
+    `odd`: at batch size 64 and epsilon .5, x = 5."""
     frames = []
     for eps in EPSILONS:
         frame = plant_table(
             lambda b, eps=eps: (
-                0.02 * (b / 16) ** 0.5 * LAWS[p](eps * b**0.5 / SIGMA) * (limited if b > 256 and eps > 1e-6 else 1.0)
+                0.02
+                * (b / 16) ** 0.5
+                * LAWS[p](eps * b**0.5 / SIGMA)
+                * (limited if b > 256 and eps > 1e-6 else 1.0)
+                * (odd if (b, eps) == (64, 0.5) else 1.0)
             ),
             sd=sd,
             lrs=LRS,
@@ -77,6 +82,25 @@ def test_an_epsilon_without_effect_refutes_where_sigma_is_known_and_says_nothing
     found = judge(plant_frame(0.0))
     assert found.verdict.verdict == "inconclusive"
     assert {r.reason for r in found.ratios if not r.limited} == {"below 1.2"}
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_ratio_more_than_5_percent_off_the_law_keeps_a_known_sigma_from_being_confirmed(inside):
+    """The planted learning rates, .75 octaves apart, locate a ratio within 3 %."""
+    p = 2.0 if inside else 1.0
+    for odd in (0.92, 1.0, 1.08):
+        told = judge(plant_frame(p, inside=inside, known=True, odd=odd, sd=0.005)).verdict
+        assert "more than 5% off the law" in told.rule
+        assert told.numbers["low"] < p < told.numbers["high"]
+        if odd == 1.0:
+            assert (told.verdict, told.reason) == ("confirmed", "")
+            continue
+        assert told.verdict == "inconclusive"
+        assert told.numbers["worst_deviation"] == pytest.approx(odd - 1, abs=0.03)
+        said = f"the ratio at batch size 64 and eps 0.5 (x = 5) is {told.numbers['worst_deviation']:+.1%} off the law"
+        assert told.reason == said
+    fitted = judge(plant_frame(p, inside=inside, odd=1.08, sd=0.005)).verdict
+    assert "off the law" not in fitted.rule + fitted.reason
 
 
 def test_few_steps_are_named_and_take_no_part():
@@ -154,48 +178,112 @@ def test_the_figure_keeps_its_texts_apart(style):
     inside = plant_frame(2.0, inside=True)
     both = pd.concat([plant_frame(1.0, limited=0.6), inside[inside["optimizer.eps"] > 1e-6]], ignore_index=True)
     frame = pd.concat([both, plant_frame(1.0, known=True)], ignore_index=True)
-    applies, draw = FURTHER["eps"]
-    assert not applies(analyse_runs("planted", frame[frame["optimizer.eps"] < 1e-6]))
     analysis = analyse_runs("planted", frame, "How does epsilon move the best learning rate? " * 3)
-    assert applies(analysis)
     with mpl.rc_context(style.rc):
-        figure = draw(analysis, style)
+        figure = FIGURES[analysis.figure](analysis, style)
         check_boxes(figure)
     hollow = [line for ax in figure.axes for line in ax.lines if line.get_markerfacecolor() == "white"]
     assert len(hollow) == 2 * (4 + 8)  # in two panels a task, 4 epsilons at batch size 512, for one place and for two
 
 
+def plant_arms(*scales):
+    """Both places of epsilon where noise and epsilon are so many times as large: x is the same."""
+    inside = plant_frame(2.0, inside=True, known=True)
+    both = pd.concat([plant_frame(1.0, known=True), inside[inside["optimizer.eps"] > 1e-6]], ignore_index=True)
+    arms = []
+    for scale in scales:
+        eps = both["optimizer.eps"]
+        arms.append(both.assign(**{"task.std": scale * SIGMA, "optimizer.eps": eps.where(eps < 1e-6, scale * eps)}))
+    return pd.concat(arms, ignore_index=True)
+
+
+def test_the_main_figure_has_a_row_an_arm_with_every_ratio_at_its_x_and_both_laws():
+    analysis = analyse_runs("planted", plant_arms(1.0, 4.0), "?")
+    assert len(analysis.groups) == 18
+    assert analysis.figure == "eps"
+    figure = FIGURES["eps"](analysis, SCREEN)
+    assert len(figure.axes) == 4
+    for left, right, std in ((*figure.axes[:2], SIGMA), (*figure.axes[2:], 4 * SIGMA)):
+        assert f"std={std:g}" in left.get_title()
+        said = [text.get_text() for text in right.get_legend().get_texts()]
+        assert said[:2] == [
+            f"outside: 1 + x\nσ = {std:g}, known\nconfirmed", f"inside: √(1 + x²)\nσ = {std:g}, known\nconfirmed",
+        ]  # fmt: skip
+        for colour, law in ((PALETTE[0], LAWS[1.0]), (PALETTE[1], LAWS[2.0])):
+            (curve,) = (line for line in left.lines if len(line.get_xdata()) > 2 and line.get_color() == colour)
+            assert np.allclose(curve.get_ydata(), law(curve.get_xdata()))
+            expected = np.sort([eps * b**0.5 / SIGMA for eps in EPSILONS[1:] for b in BATCH_SIZES])
+            for ax, scale in ((left, law), (right, LAWS[0.0])):
+                marked = [p for p in ax.lines if p.get_markeredgecolor() == colour and p.get_marker() != "None"]
+                x, y = np.array([p.get_xydata()[0] for p in marked]).T
+                assert np.allclose(np.sort(x), expected, rtol=0.02)  # the two places stand 3 % apart
+                assert np.allclose(y, [scale(value) for value in x], rtol=0.05)
+
+
+def test_epsilon_is_the_main_figure_where_all_groups_ask_about_it_and_a_further_one_where_some_do():
+    frame = plant_arms(1.0)
+    frame = frame[frame["batch_size"] <= 64]  # no law is fitted to two
+    asked = analyse_runs("planted", frame)
+    assert (asked.figure, to_json(asked)["figure"]) == ("eps", "eps")
+    assert [name for name in ("eps", "optimum") if FURTHER[name][0](asked)] == ["optimum"]
+    sgd = frame[frame["optimizer.eps"] < 1e-6].assign(**{"optimizer.name": "sgd", "optimizer.eps": np.nan})
+    some = analyse_runs("planted", pd.concat([frame, sgd], ignore_index=True))
+    assert some.figure == "optimum"
+    assert [name for name in ("eps", "optimum") if FURTHER[name][0](some)] == ["eps"]
+    none = analyse_runs("planted", frame[frame["optimizer.eps"] < 1e-6])
+    assert none.figure == "optimum"
+    assert not any(FURTHER[name][0](none) for name in ("eps", "optimum"))
+
+
+def test_arms_without_room_are_told():
+    frame = plant_arms(1.0, 2.0, 3.0, 4.0, 5.0, 6.0)
+    frame = frame[frame["batch_size"] <= 64]  # no law is fitted to two
+    figure = FIGURES["eps"](analyse_runs("planted", frame[~frame["optimizer.eps_inside"].astype(bool)]), SCREEN)
+    assert len(figure.axes) == 8
+    assert "2 more groups are in planted.json" in " ".join(figure.texts[-1].get_text().split())
+
+
 @pytest.fixture(scope="module")
 def quadratic():
     frame = pd.read_csv(SWEEPS_DIR / "adam_eps.csv")
-    frame = frame[frame["task.name"] == "noisy_quadratic"]
-    assert set(frame["task.std"]) == {1.0}
-    return analyse_runs("adam_eps", frame).epsilon
+    found = analyse_runs("adam_eps", frame[frame["task.name"] == "noisy_quadratic"]).epsilon
+    return {(answer.group["task.std"], answer.inside): answer for answer in found}
 
 
 def test_the_quadratics_measured_ratios_are_the_closed_form_where_noise_rules(quadratic):
-    """At batch size 64 the gradients' mean is no longer small beside their noise, and ratios are up to 7 % less."""
-    assert [(a.inside, a.known, a.sigma.value) for a in quadratic] == [(False, True, 1.0), (True, True, 1.0)]
-    for answer in quadratic:
-        assert len(answer.ratios) == 12
+    """At std 1 and batch size 64 the gradients' mean is no longer small beside their noise, and ratios are up to 7 %
+    less."""
+    assert set(quadratic) == {(1.0, False), (1.0, True), (4.0, False), (4.0, True)}
+    for (std, inside), answer in quadratic.items():
+        assert (answer.known, answer.sigma.value, len(answer.ratios)) == (True, std, 12)
         for r in answer.ratios:
-            x = r.eps * r.batch_size**0.5
-            law = (1 + x**2) ** 0.5 if answer.inside else 1 + x
-            assert r.value == pytest.approx(law, rel=0.03 if r.batch_size < 64 else 0.07)
+            x = r.eps * r.batch_size**0.5 / std
+            law = (1 + x**2) ** 0.5 if inside else 1 + x
+            assert r.value == pytest.approx(law, rel=0.07 if (std, r.batch_size) == (1.0, 64) else 0.03)
+        assert {round(r.eps * r.batch_size**0.5 / std, 6) for r in answer.ratios} == {
+            round(eps * root, 6) for eps in (0.1, 0.3, 1.0, 5.0) for root in (2, 4, 8)
+        }
 
 
-@pytest.mark.parametrize(("batch_size", "eps"), [(16, 5.0), (64, 0.3), (64, 5.0)])
-def test_they_are_those_of_plain_loops(quadratic, batch_size, eps):
-    """Other random numbers, other fit; with noise 4 times as large the same loops come within 2 % of the law."""
-    for answer in quadratic:
-        (measured,) = (r.value for r in answer.ratios if (r.batch_size, r.eps) == (batch_size, eps))
-        x = eps * batch_size**0.5
-        law = (1 + x**2) ** 0.5 if answer.inside else 1 + x
-        for std, guess in ((1.0, 0.0154), (4.0, 0.0284)):
-            same = {"batch_size": batch_size, "num_steps": 8192 // batch_size, "num_seeds": 4, "std": std}
-            base = best_rate(guess * (batch_size / 16) ** 0.5, eps=0.0, inside=False, **same)
-            plain = best_rate(base * law, eps=eps * std, inside=answer.inside, **same) / base
-            if std == 1.0:
-                assert plain == pytest.approx(measured, rel=0.04)
-            else:
-                assert plain == pytest.approx(law, rel=0.025)
+def test_the_arm_that_is_more_than_5_percent_off_is_not_confirmed_and_the_one_with_more_noise_is(quadratic):
+    for (std, _), answer in quadratic.items():
+        told = answer.verdict
+        assert told.verdict == ("confirmed" if std == 4.0 else "inconclusive")
+        assert (abs(told.numbers["worst_deviation"]) > 0.05) == (std == 1.0)
+        assert told.reason.startswith("the ratio at batch size 64 " if std == 1.0 else "")
+
+
+@pytest.mark.parametrize(("batch_size", "x"), [(16, 20.0), (64, 2.4), (64, 40.0)])
+def test_they_are_those_of_plain_loops(quadratic, batch_size, x):
+    """Other random numbers, other fit."""
+    for (std, inside), answer in quadratic.items():
+        eps = x * std / batch_size**0.5
+        (measured,) = (r.value for r in answer.ratios if r.batch_size == batch_size and np.isclose(r.eps, eps))
+        law = (1 + x**2) ** 0.5 if inside else 1 + x
+        guess = {1.0: 0.0154, 4.0: 0.0284}[std] * (batch_size / 16) ** 0.5
+        same = {"batch_size": batch_size, "num_steps": 8192 // batch_size, "num_seeds": 4, "std": std}
+        base = best_rate(guess, eps=0.0, inside=False, **same)
+        plain = best_rate(base * law, eps=eps, inside=inside, **same) / base
+        assert plain == pytest.approx(measured, rel=0.04)
+        if std == 4.0:
+            assert plain == pytest.approx(law, rel=0.025)
