@@ -89,7 +89,8 @@ def test_a_ratio_more_than_5_percent_off_the_law_keeps_a_known_sigma_from_being_
     """The planted learning rates, .75 octaves apart, locate a ratio within 3 %."""
     p = 2.0 if inside else 1.0
     for odd in (0.92, 1.0, 1.08):
-        told = judge(plant_frame(p, inside=inside, known=True, odd=odd, sd=0.005)).verdict
+        frame = plant_frame(p, inside=inside, known=True, odd=odd, sd=0.005)
+        told = judge(frame[frame["batch_size"] <= 256]).verdict  # no law is fitted to three
         assert "more than 5% off the law" in told.rule
         assert told.numbers["low"] < p < told.numbers["high"]
         if odd == 1.0:
