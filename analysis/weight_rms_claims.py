@@ -119,7 +119,8 @@ def judge_exponents(rows: pd.DataFrame, group: dict[str, object]) -> Verdict:
     rule = (
         f"in networks exponents of RMS = c lr^p weight_decay^q over runs with lr weight_decay steps >= "
         f"{MIN_KAPPA_NETWORK:g}; confirmed if the 95 % intervals of p and q lie within {tolerance} of 1/2 and -1/2, "
-        f"refuted if one is off by more than {tolerance} and its interval excludes 1/2 or -1/2, else inconclusive; shown: p"
+        f"refuted if one is off by more than {tolerance} and its interval excludes 1/2 or -1/2, else "
+        "inconclusive; shown: p"
     )
     numbers: dict[str, float] = {"predicted": 0.5, "num_runs": float(len(rows))}
     fitted = fit_exponents(rows)

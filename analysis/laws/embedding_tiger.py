@@ -16,7 +16,7 @@ LAGS = 64  # hits over which signs may correlate: beta^G of them is below 1e-2 a
 
 
 def embedding_rms_tiger(lr: ArrayLike, weight_decay: ArrayLike, gap: ArrayLike) -> Array:
-    """RMS under Tiger of rows that are hit at equal gaps.
+    """RMS just before a hit under Tiger of rows that are hit at equal gaps, as if it were the same all along the gap.
 
         w <- w - lr z (sign(m) + weight_decay w),    z = RMS(w)
         y^2 = tanh(lr G y / 2),    y = weight_decay z > 0
@@ -29,8 +29,8 @@ def embedding_rms_tiger(lr: ArrayLike, weight_decay: ArrayLike, gap: ArrayLike) 
         weight_decay: > 0, one over the units of the weights.
         gap: G, steps from hit to hit, >= 1.
     Returns: z, in units of the weights: lr G / (2 weight_decay) for small lr G, 1 / weight_decay for large.
-    Valid when: hits at equal gaps with random signs, G >> 1 / (1 - beta); z is that of many rows at all phases of the
-        gap (of rows hit at once see embedding_rms_tiger_cycle); lr << 1; no row starts at 0, where it would stay.
+    Valid when: hits at equal gaps with random signs, G >> 1 / (1 - beta); lr << 1; no row starts at 0, where it would
+        stay; lr G << 1 or >> 1: between, up to 8 % too large for rows hit at once (embedding_rms_tiger_cycle).
     Source: kexue.fm/archives/9512 and 9736; derived for this project.
     """
     a = np.asarray(lr, dtype=float) * np.asarray(gap, dtype=float)

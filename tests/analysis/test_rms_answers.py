@@ -107,14 +107,13 @@ def plant_embeddings(factor=1.0):
             for g in x:
                 y = 1.0
                 for _ in range(5000):
-                    y = np.sqrt(
-                        np.tanh(0.016 * g * y / 2) if spacing == "regular" else 0.016 * g * y / (1 + 0.016 * g * y)
-                    )
+                    half = 0.016 * g * y / 2
+                    y = np.sqrt(np.tanh(half) if spacing == "regular" else 2 * half / (1 + 2 * half))
                 relative[g] = y / decay
             rows.append({
                 "task.name": "token_walk", "task.spacing": spacing, "optimizer.name": "tiger", "optimizer.lr": 0.016,
-                "optimizer.weight_decay": decay, "optimizer.momentum": 0.9, "num_steps": 16384, "optimizer.beta2": np.nan,
-                **{f"weight_rms.gap_{g}": factor * size for g, size in relative.items()},
+                "optimizer.weight_decay": decay, "optimizer.momentum": 0.9, "num_steps": 16384,
+                "optimizer.beta2": np.nan, **{f"weight_rms.gap_{g}": factor * size for g, size in relative.items()},
             })  # fmt: skip
             for name, sizes in (("signum", sign), ("adamw", adam)):
                 wrong = factor if name == "signum" else 1.0

@@ -35,7 +35,8 @@ from tests.reference.walks import (
 )
 
 MODULES = (
-    amos, embedding, embedding_tiger, epsilon, long_run, memory, second_moment, sign_factors, timescale, update_rms, weight_rms,
+    amos, embedding, embedding_tiger,
+    epsilon, long_run, memory, second_moment, sign_factors, timescale, update_rms, weight_rms,
     weight_rms_mean_field, weight_rms_paths,
 )  # fmt: skip
 HELPERS = {"halve", "lags_of", "solve_cycle", "start_crossover", "start_ratio"}
@@ -293,19 +294,19 @@ def test_sums_of_schedules():
     [
         (0.02, 50, 0.5, "at once", lambda *at: embedding_tiger.embedding_rms_tiger_cycle(*at)),
         (0.04, 32, 0.965, "at once", lambda *at: embedding_tiger.embedding_rms_tiger_cycle(*at, momentum=0.965)),
-        (0.02, 50, 0.5, "staggered", embedding_tiger.embedding_rms_tiger),
+        (0.004, 50, 0.5, "at once", embedding_tiger.embedding_rms_tiger),
         (0.02, 50, 0.5, "random", embedding_tiger.embedding_rms_tiger_random),
     ],
 )
 def test_size_of_rows_under_tiger(lr, gap, beta, hits, expected):
-    """The optimizer's own two lines in a loop, on 4,000 entries; the mean of squares over the last 40 gaps."""
+    """The optimizer's own two lines in a loop, on 4,000 entries; the mean of squares over the second half."""
     rng, decay = np.random.default_rng(15), 0.5
     w, m, squares = np.ones(N), np.zeros(N), []
-    for t in range(1, 60 * gap + 1):
-        if t > 20 * gap and (hits != "at once" or t % gap == 0):
+    gaps = 60 if lr > 0.01 else 400  # at least 8 times in which the start is forgotten
+    for t in range(1, gaps * gap + 1):
+        if t > gaps * gap / 2 and (hits != "at once" or t % gap == 0):
             squares.append((w**2).mean())
-        due = {"at once": t % gap == 0, "staggered": (t + np.arange(N)) % gap == 0}
-        hit = due[hits] if hits in due else rng.random(N) < 1 / gap
+        hit = t % gap == 0 if hits == "at once" else rng.random(N) < 1 / gap
         m = beta * m + (1 - beta) * (rng.normal(size=N) * hit if np.any(hit) else 0.0)
         w = w - lr * rms(w) * (np.sign(m) + decay * w)
     assert np.sqrt(np.mean(squares)) == pytest.approx(float(expected(lr, decay, gap)), rel=0.02)
