@@ -52,6 +52,7 @@ def analyse_embedding_rms(sweep: str, frame: pd.DataFrame, question: str = "", f
 def predict_embedding_rms(rows: pd.DataFrame) -> pd.DataFrame:
     """A row a run and gap: optimizer, spacing, lr, weight_decay, gap, measured, predicted, and whether it counts.
 
+    memory          steps that the average whose sign is taken, or Adam's second moment, remembers
     cycle           of Tiger at regular hits, of all rows at once: the form that follows their size within a gap
     ratio, cycle_ratio      measured over predicted and over cycle
     """
@@ -62,18 +63,16 @@ def predict_embedding_rms(rows: pd.DataFrame) -> pd.DataFrame:
         lr, decay = own["optimizer.lr"].to_numpy(float), own["optimizer.weight_decay"].to_numpy(float)
         adam = (own["optimizer.name"] == "adamw").to_numpy()
         random = (own["task.spacing"] == "random").to_numpy()
-        beta2 = own.get("optimizer.beta2", pd.Series(np.nan, own.index)).to_numpy(float)
-        betas = {
-            "beta1": np.where(adam, own["optimizer.beta1"].to_numpy(float), 0.0),
-            "beta2": np.where(adam, beta2, 0.5),
-        }
+        beta1, beta2, momentum = (
+            own.get(f"optimizer.{option}", pd.Series(np.nan, own.index)).to_numpy(float)
+            for option in ("beta1", "beta2", "momentum")
+        )
+        betas = {"beta1": np.where(adam, beta1, 0.0), "beta2": np.where(adam, beta2, 0.5)}
         by_adam = np.where(
             random, embedding_rms_adam_random(lr, decay, gap, **betas), embedding_rms_adam(lr, decay, gap, **betas)
         )
         by_sign = np.where(random, embedding_rms_sign_random(lr, decay, gap), embedding_rms_sign(lr, decay, gap))
-        slow = np.where(
-            np.isnan(beta2), own.get("optimizer.momentum", pd.Series(0.0, own.index)).to_numpy(float), beta2
-        )
+        slow = np.where(np.isnan(beta2), momentum, beta2)
         tiger = (own["optimizer.name"] == "tiger").to_numpy()
         least = np.maximum(MIN_GAP, np.where(tiger, 0.0, MEMORIES / (1 - slow)))
         steps = own["num_steps"].to_numpy(float)
@@ -88,7 +87,7 @@ def predict_embedding_rms(rows: pd.DataFrame) -> pd.DataFrame:
         parts.append(pd.DataFrame({
             "run_id": own["run_id"], "optimizer": [name_optimizer(row) for _, row in own.iterrows()],
             "spacing": own["task.spacing"], "lr": lr, "weight_decay": decay, "gap": gap, "measured": own[name],
-            "predicted": predicted, "cycle": cycle, "counts": (gap >= least) & settled,
+            "memory": 1 / (1 - slow), "predicted": predicted, "cycle": cycle, "counts": (gap >= least) & settled,
         }))  # fmt: skip
     table = pd.concat(parts, ignore_index=True).sort_values(["optimizer", "spacing", "run_id", "gap"], kind="stable")
     return table.assign(ratio=table["measured"] / table["predicted"], cycle_ratio=table["measured"] / table["cycle"])
@@ -161,11 +160,11 @@ def judge_tiger(counted: pd.DataFrame, group: dict[str, object]) -> list[Verdict
         if claim == "emb-tiger" or len(means):
             what = f"{what}, geometric mean over the runs of a gap of {MIN_GAP} steps or more"
             found = judge_every(claim, "fixed_steps", group, means, TOLERANCE, what, "gap")
-            verdicts.append(replace(found, reason=found.reason or name_gaps(means)))
+            verdicts.append(replace(found, reason=found.reason or name_gaps(means, counted["memory"].iloc[0])))
     return verdicts
 
 
-def name_gaps(means: pd.Series) -> str:
-    """The gaps that lie beyond the tolerance, or nothing."""
+def name_gaps(means: pd.Series, memory: float) -> str:
+    """The gaps that lie beyond the tolerance, in memories of the average too, or nothing."""
     off = means[np.abs(np.log(means)) > np.log1p(TOLERANCE)]
-    return ", ".join(f"{ratio:.2f} at gap {gap:g}" for gap, ratio in off.items())
+    return ", ".join(f"{ratio:.2f} at gap {gap:g} ({gap / memory:.1f} memories)" for gap, ratio in off.items())
