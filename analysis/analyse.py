@@ -227,7 +227,7 @@ def verdict_to_json(verdict: Verdict) -> dict[str, object]:
     """One verdict, with its group columns beside the fields."""
     fields: dict[str, object] = {
         "claim": verdict.claim, "protocol": verdict.protocol, "verdict": verdict.verdict,
-        "numbers": dict(verdict.numbers), "rule": verdict.rule, "reason": verdict.reason,
+        "numbers": dict(verdict.numbers), "spread": verdict.spread, "rule": verdict.rule, "reason": verdict.reason,
     }  # fmt: skip
     return add_group(fields, verdict.group)
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import matplotlib as mpl
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from rich.console import Console
@@ -14,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from analysis.analyse import clean, verdict_to_json
-from analysis.claims import COLOURS, Verdict, read_measured
+from analysis.claims import COLOURS, Verdict, show_measured
 from analysis.figures.style import SCREEN, Style
 from analysis.groups import label_group
 from analysis.write import is_committed, publish, save_figure
@@ -45,7 +44,7 @@ class Answer:
 
 
 def print_answer(answer: Answer) -> None:
-    """The scores, then a line a verdict, then every claim's rule once."""
+    """The scores, then a line a verdict, then every rule once."""
     console = Console(highlight=False)
     console = Console(highlight=False, width=None if console.is_terminal else 120)
     console.print(f"\n{answer.question}", markup=False)
@@ -70,18 +69,16 @@ def show_cell(x: object) -> str:
 
 def print_verdicts(answer: Answer, console: Console) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("claim", "of", "measured, 95 %", "verdict", "why"):
+    for name in ("claim", "of", "measured [95 %] or worst (range)", "verdict", "why"):
         table.add_column(name)
     for verdict in answer.verdicts:
-        value, low, high = read_measured(verdict)
-        measured = f"{value:.3g} [{low:.3g}, {high:.3g}]" if np.isfinite([value, low, high]).all() else "-"
         colour = COLOURS[verdict.verdict]
         table.add_row(
-            verdict.claim, escape(answer.label(verdict.group)), escape(measured),
+            verdict.claim, escape(answer.label(verdict.group)), escape(show_measured(verdict)),
             f"[{colour}]{verdict.verdict}[/{colour}]", escape(verdict.reason),
         )  # fmt: skip
     console.print(table)
-    for claim, rule in {verdict.claim: verdict.rule for verdict in answer.verdicts}.items():
+    for claim, rule in dict.fromkeys((verdict.claim, verdict.rule) for verdict in answer.verdicts):
         console.print(f"{claim}: {escape(rule)}", style="dim")
 
 

@@ -8,6 +8,7 @@ To add a claim: a function with its docstring, and an entry in CLAIMS.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -39,6 +40,7 @@ class Verdict:
         numbers: what was measured, what was predicted and the difference.
         rule: how the verdict follows from the numbers, in a sentence.
         reason: why it is inconclusive, or nothing.
+        spread: what `low` and `high` are: a 95 % interval of one number, or the range of which the number is the worst.
     """
 
     claim: str
@@ -48,6 +50,7 @@ class Verdict:
     numbers: Mapping[str, float]
     rule: str
     reason: str = ""
+    spread: Literal["interval", "range"] = "interval"
 
 
 def check_claims(runs: Runs, optima: Sequence[Optimum]) -> list[Verdict]:
@@ -167,9 +170,19 @@ def judge(low: float, high: float, predicted: float, *rivals: float) -> tuple[st
 
 
 def read_measured(verdict: Verdict) -> tuple[float, float, float]:
-    """The number that a verdict's rule judges, with its 95 % interval; NaN where it was not measured."""
+    """The number that a verdict's rule judges, with the ends of its spread; NaN where it was not measured."""
     value = next((verdict.numbers[name] for name in MEASURED if name in verdict.numbers), np.nan)
     return value, verdict.numbers.get("low", np.nan), verdict.numbers.get("high", np.nan)
+
+
+def show_measured(verdict: Verdict) -> str:
+    """What was measured, in a cell: `0.98 [0.97, 0.99]`, a 95 % interval; `worst 0.96 (0.96 to 1.04)`, a range."""
+    value, low, high = read_measured(verdict)
+    if not np.isfinite([value, low, high]).all():
+        return "-"
+    if verdict.spread == "range":
+        return f"worst {value:.3g} ({low:.3g} to {high:.3g})"
+    return f"{value:.3g} [{low:.3g}, {high:.3g}]"
 
 
 def is_above(value: object | None, limit: float) -> bool:

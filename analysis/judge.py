@@ -43,22 +43,25 @@ def judge_ratio(
 
 
 def judge_every(
-    claim: str, protocol: str, group: Mapping[str, object], ratio: pd.Series, tolerance: float, what: str, case: str
-) -> Verdict:
+    claim: str, protocol: str, group: Mapping[str, object], ratio: pd.Series, tolerance: float | tuple[float, float],
+    what: str, case: str,
+) -> Verdict:  # fmt: skip
     """Confirmed where every ratio is within the tolerance of 1, refuted where one is not: for ratios without noise.
 
     Args:
-        ratio, tolerance, what, case: as in judge_ratio.
+        ratio, what, case: as in judge_ratio.
+        tolerance: as in judge_ratio, or the least and the largest ratio that fit.
     """
-    rule = (
-        f"{what}: the worst {case}, and the range; confirmed if all lie within a factor {1 + tolerance:g} of 1, "
-        "refuted if one does not"
-    )
+    if isinstance(tolerance, tuple):
+        (least, most), within = tolerance, "from {:g} to {:g}".format(*tolerance)
+    else:
+        least, most, within = 1 / (1 + tolerance), 1 + tolerance, f"within a factor {1 + tolerance:g} of 1"
+    rule = f"{what}: the worst {case}, and the range; confirmed if all lie {within}, refuted if one does not"
     known = ratio[np.isfinite(ratio) & (ratio > 0)]
     numbers = {"predicted": 1.0, "num_points": float(len(known))}
     if known.empty:
         return Verdict(claim, protocol, group, "inconclusive", numbers, rule, f"no {case}")
     worst = float(known.iloc[int(np.argmax(np.abs(np.log(known.to_numpy(float)))))])
     numbers |= {"ratio": worst, "low": float(known.min()), "high": float(known.max())}
-    fits = abs(np.log(worst)) <= np.log1p(tolerance)
-    return Verdict(claim, protocol, group, "confirmed" if fits else "refuted", numbers, rule)
+    fits = least <= known.min() and known.max() <= most
+    return Verdict(claim, protocol, group, "confirmed" if fits else "refuted", numbers, rule, spread="range")

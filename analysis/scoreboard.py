@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
-import numpy as np
 import pandas as pd
 from rich.console import Console
 from rich.markup import escape
@@ -16,14 +15,15 @@ from rich.table import Table
 
 from analysis.analyse import analyse_runs, clean
 from analysis.answers import choose_answer
-from analysis.claims import COLOURS, Verdict, read_measured
+from analysis.claims import COLOURS, Verdict, show_measured
 from analysis.figures.scoreboard import draw_scoreboard
 from analysis.figures.style import STYLES
 from analysis.groups import label_group
 from analysis.write import save_figure
 from harness.config import SWEEPS_DIR
 
-COLUMNS = ("claim", "sweep", "group", "protocol", "predicted", "measured, 95 % interval", "verdict", "why")
+MEASURED = "measured [95 % interval] or worst (range)"
+COLUMNS = ("claim", "sweep", "group", "protocol", "predicted", MEASURED, "verdict", "why")
 WIDE = 140  # characters from which on all columns are legible
 
 
@@ -43,12 +43,10 @@ def judge_sweeps(paths: Sequence[Path]) -> Iterator[tuple[str, Verdict]]:
 def write_row(sweep: str, verdict: Verdict) -> tuple[str, ...]:
     """One line of the scoreboard."""
     numbers = verdict.numbers
-    value, low, high = read_measured(verdict)
-    measured = f"{value:.3g} [{low:.3g}, {high:.3g}]" if np.isfinite([value, low, high]).all() else "-"
     group = label_group(verdict.group)
     return (
-        verdict.claim, sweep, group, verdict.protocol, f"{numbers['predicted']:.3g}", measured, verdict.verdict,
-        verdict.reason,
+        verdict.claim, sweep, group, verdict.protocol, f"{numbers['predicted']:.3g}", show_measured(verdict),
+        verdict.verdict, verdict.reason,
     )  # fmt: skip
 
 
@@ -99,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             out.mkdir(parents=True, exist_ok=True)
             content = [
                 {"sweep": sweep, "claim": v.claim, "group": dict(v.group), "protocol": v.protocol, "verdict": v.verdict,
-                 "numbers": dict(v.numbers), "rule": v.rule, "reason": v.reason}
+                 "numbers": dict(v.numbers), "spread": v.spread, "rule": v.rule, "reason": v.reason}
                 for sweep, v in judged
             ]  # fmt: skip
             (out / "scoreboard.md").write_text(write_markdown(rows), encoding="utf-8")

@@ -8,13 +8,21 @@ import pandas as pd
 
 from analysis.answer import Answer
 from analysis.figures.weight_rms import draw_drift, draw_weight_rms
+from analysis.figures.weight_rms_exponents import draw_exponents
 from analysis.laws.sign_factors import lion_factor, signum_factor, signum_factor_article, signum_factor_ln2
 from analysis.laws.weight_rms import weight_rms, weight_rms_static
-from analysis.weight_rms_claims import judge_weight_rms
+from analysis.weight_rms_claims import (
+    EXPONENT_TOLERANCE,
+    MIN_KAPPA,
+    MIN_KAPPA_NETWORK,
+    judge_weight_rms,
+    tabulate_exponents,
+)
 
 WALK = "random_walk"
-MIN_KAPPA = 1.5  # lr weight_decay num_steps, from which on the start is forgotten: e^-2kappa < 5 % of the square
 DIAGNOSTICS = ("live_share", "zero_grad_share", "radial", "live_rms")
+LAG = 16  # steps over which noise's updates hardly agree: beta1^16
+LIVE = ", live rows"
 
 
 def analyse_weight_rms(sweep: str, frame: pd.DataFrame, question: str = "", folder: Path | None = None) -> Answer:
@@ -31,8 +39,17 @@ def analyse_weight_rms(sweep: str, frame: pd.DataFrame, question: str = "", fold
     figures = {"": partial(draw_weight_rms, table, title)}
     if (table["signal"] > 0).any():
         figures["drift"] = partial(draw_drift, table, title)
-    note = f"ratio: RMS over sqrt(lr / (2 weight_decay) F), F the optimizer's; lr weight_decay steps >= {MIN_KAPPA}"
-    return Answer(sweep, title, "fixed_steps", rows, score_tensors(table), note, judge_weight_rms(table), figures)
+    exponents = tabulate_exponents(table)
+    if len(exponents):
+        figures["exponents"] = partial(draw_exponents, exponents, EXPONENT_TOLERANCE, title)
+    note = (
+        "ratio: median of RMS over sqrt(lr / (2 weight_decay) F), F the optimizer's; p, q: exponents of RMS in lr and "
+        "in weight decay, law 1/2 and -1/2; zeros: share of zero gradients; dead: highest RMS of rows that "
+        "never had a gradient; radial: g/sqrt(v) along the weights; lr weight_decay steps >= "
+        f"{MIN_KAPPA}, in networks {MIN_KAPPA_NETWORK:g}"
+    )
+    scores = score_tensors(table, exponents)
+    return Answer(sweep, title, "fixed_steps", rows, scores, note, judge_weight_rms(table), figures)
 
 
 def predict_weight_rms(rows: pd.DataFrame) -> pd.DataFrame:
@@ -41,7 +58,13 @@ def predict_weight_rms(rows: pd.DataFrame) -> pd.DataFrame:
     equilibrium     sqrt(lr / (2 weight_decay) F)
     static          on a random walk: with the signal and with what is left of the start
     article, ln2    of Signum: other factors F
-    ..._ratio       measured over each; live_ratio: of the entries that ever had a gradient
+    ..._ratio       measured over each
+    dead_rms        of entries that never had a gradient
+    agreement       correlation of updates LAG steps apart; noise_agreement: that of Adam's on noise
+    settled         whether the run was long enough to forget its start
+
+    Where a tensor has entries that never had a gradient (rows of an embedding whose token there is not), those that had
+    are apart as well: tensor `NAME, live rows`.
     """
     tensors = sorted(name.removeprefix("weight_rms.") for name in rows.columns if name.startswith("weight_rms."))
     parts = []
@@ -61,6 +84,10 @@ def predict_weight_rms(rows: pd.DataFrame) -> pd.DataFrame:
         })  # fmt: skip
         for name in DIAGNOSTICS:
             part[name] = read(own, f"{name}.{tensor}")
+        part["agreement"], part["noise_agreement"] = (
+            read(own, f"update_autocorrelation_{LAG}.{tensor}"),
+            part["beta1"] ** LAG,
+        )
         start = read(own, "task.start").to_numpy(float)
         signal = part["signal"].to_numpy(float)
         part["equilibrium"] = weight_rms(lr, decay, update_square=[factor_of(row) for _, row in part.iterrows()])
@@ -70,12 +97,21 @@ def predict_weight_rms(rows: pd.DataFrame) -> pd.DataFrame:
         beta1 = part["beta1"].to_numpy(float)
         for name, factor in (("article", signum_factor_article), ("ln2", signum_factor_ln2)):
             part[name] = np.where(signs, weight_rms(lr, decay, update_square=factor(beta1)), np.nan)
-        parts.append(part)
+        parts += [part, take_live(part)]
+        left = part["measured"] ** 2 - part["live_share"] * part["live_rms"] ** 2
+        part["dead_rms"] = np.sqrt(left.clip(lower=0) / (1 - part["live_share"]).where(part["live_share"] < 1))
     table = pd.concat(parts, ignore_index=True)
     for name in ("equilibrium", "static", "article", "ln2"):
         table[f"{name}_ratio"] = table["measured"] / table[name]
-    table["live_ratio"] = table["live_rms"] / table["equilibrium"]
+    table["settled"] = table["kappa"] >= np.where(table["walk"], MIN_KAPPA, MIN_KAPPA_NETWORK)
     return table
+
+
+def take_live(part: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a network's tensor once more, of entries that had a gradient alone; none where all had."""
+    part = part[~part["walk"] & (part["live_share"] < 1)]
+    zeros = 1 - (1 - part["zero_grad_share"]) / part["live_share"]
+    return part.assign(tensor=part["tensor"] + LIVE, measured=part["live_rms"], zero_grad_share=zeros, live_share=1.0)
 
 
 def read(rows: pd.DataFrame, name: str) -> pd.Series:
@@ -103,20 +139,23 @@ def factor_of(row: pd.Series) -> float:
     return float("nan")
 
 
-def select_settled(table: pd.DataFrame) -> pd.DataFrame:
-    """Runs long enough to have forgotten their start."""
-    return table[table["kappa"] >= MIN_KAPPA]
-
-
-def score_tensors(table: pd.DataFrame) -> pd.DataFrame:
-    """A line a case, optimizer and tensor: median and range of the ratio, of live entries too, and diagnostics."""
+def score_tensors(table: pd.DataFrame, exponents: pd.DataFrame) -> pd.DataFrame:
+    """A line a case, optimizer and tensor: median and range of the ratio, exponents and diagnostics."""
     lines = []
-    for (case, optimizer, tensor), rows in select_settled(table).groupby(["case", "optimizer", "tensor"], sort=False):
+    for (case, optimizer, tensor), rows in table[table["settled"]].groupby(["case", "optimizer", "tensor"], sort=False):
         ratio = (rows["static_ratio"] if rows["static_ratio"].notna().all() else rows["equilibrium_ratio"]).dropna()
+        fit = exponents[(exponents["case"] == case) & (exponents["tensor"] == tensor)]
         lines.append({
-            "case": case, "optimizer": optimizer, "tensor": tensor, "runs": len(rows), "median": ratio.median(),
-            "lowest": ratio.min(), "highest": ratio.max(), "live": rows["live_ratio"].median(),
-            "live_share": rows["live_share"].median(), "zero_grads": rows["zero_grad_share"].median(),
-            "radial": rows["radial"].median(),
+            "case": case, "of": optimizer if rows["walk"].all() else tensor, "runs": len(rows), "ratio": ratio.median(),
+            "range": f"{ratio.min():.3g} to {ratio.max():.3g}", "p": show_exponent(fit, ""),
+            "q": show_exponent(fit, "weight_decay_"), "zeros": rows["zero_grad_share"].median(),
+            "dead": rows["dead_rms"].max(), "radial": rows["radial"].median(),
         })  # fmt: skip
     return pd.DataFrame(lines)
+
+
+def show_exponent(fit: pd.DataFrame, name: str) -> str | None:
+    """An exponent with its interval, of one row of tabulate_exponents; nothing of none."""
+    if fit.empty:
+        return None
+    return "{:.2f} [{:.2f}, {:.2f}]".format(*(fit[f"{name}{end}"].iloc[0] for end in ("exponent", "low", "high")))

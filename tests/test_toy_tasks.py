@@ -121,6 +121,26 @@ def test_a_random_walk_may_be_a_matrix_whose_noise_changes_at_a_sample(make_toy)
     torch.testing.assert_close(found, after[5].reshape(2, 3))
 
 
+def test_rows_of_rare_tokens_walk_from_their_start_under_tiger(make_toy):
+    """Gradients at every second and every sample, by hand; the size of each tensor in its own step and decay."""
+    rows = {"name": "token_walk", "num_gaps": 2, "factor": 2, "rows": 3, "width": 2, "spacing": "regular", "start": 0.7,
+            "num_heldout": 1}  # fmt: skip
+    tiger = {"name": "tiger", "lr": 0.05, "momentum": 0.9, "accumulate": 1, "shrink": 0.99, "weight_decay": 0.4}
+    config = make_toy(rows, optimizer=tiger, batch_size=1, num_samples=30, schedule={"name": "constant", "warmup": 0.0})
+    stack = Stack({run_id(config): config})
+    *_, progress = train(make_program(stack, CPU), stack, num_evals=2, num_examples=1)
+    task = make_task(config, CPU)
+    (coefficients,) = (value.numpy() for value in task.sample(config.seed, 0, 30))
+    w, m = np.full((2, 3, 2), 0.7), np.zeros((2, 3, 2))
+    for t in range(30):
+        assert (coefficients[t, 1] == 0).all() == (t % 2 == 0)  # tensor gap_2 is hit at samples 2, 4, ...
+        m = 0.9 * m + 0.1 * coefficients[t]
+        size = np.sqrt((w**2).mean((1, 2), keepdims=True))
+        w = w - 0.05 * size * (np.sign(m) + 0.4 * w)
+    assert progress.params_RN[0].numpy() == pytest.approx(w.ravel(), rel=1e-12)
+    assert (make_task(make_toy({**rows, "start": None}), CPU).init(0)["gap_1"] == 0).all()
+
+
 def test_the_student_learns_the_docstrings_teacher(make_toy):
     noisy, clean = (
         make_task(make_toy({**TEACHER, "label_noise": std}, STUDENT), CPU) for std in (0.5, 0.0)

@@ -21,7 +21,7 @@ def draw_embedding_rms(table: pd.DataFrame, title: str, style: Style = SCREEN) -
     pairs = sorted({(lr, decay) for lr, decay in zip(table["lr"], table["weight_decay"], strict=True)})
     caption = (
         f"protocol fixed_steps · {table['run_id'].nunique()} runs on token_walk · lines: forms in the gap, dotted at "
-        "random hits"
+        "random hits, dashed of Tiger's rows as they change within a gap"
     )
     fig, grid = lay_out(-(-len(names) // 2), textwrap.fill(title, 120), caption, (0.75, 7.3), style, width=14.0)
     axes = [ax for row in grid for ax in row]
@@ -34,6 +34,8 @@ def draw_embedding_rms(table: pd.DataFrame, title: str, style: Style = SCREEN) -
                 rows = rows.sort_values("gap")
                 ax.plot(rows["gap"], rows["measured"], marker, ms=4.5, color=colour, mfc="none")
                 ax.plot(rows["gap"], rows["predicted"], line, lw=1, color=colour)
+                if rows["cycle"].notna().any():
+                    ax.plot(rows["gap"], rows["cycle"], "--", lw=1, color=colour)
         ax.set_xscale("log")
         ax.set_yscale("log")
         gaps = sorted(own["gap"].unique())

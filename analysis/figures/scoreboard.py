@@ -50,7 +50,7 @@ def draw_scoreboard(judged: Sequence[tuple[str, Verdict]], style: Style = SCREEN
             continue
         ratio, low, high = (value / predicted for value in measured)
         ends = [float(np.clip(value, 1 / SPREAD, SPREAD)) for value in (low, high)]
-        ax.plot(ends, [row, row], "-", color=colour, lw=2.0, zorder=2)
+        ax.plot(ends, [row, row], ":" if verdict.spread == "range" else "-", color=colour, lw=2.0, zorder=2)
         for end, value, arrow in ((ends[0], low, "<"), (ends[1], high, ">")):
             if end != value:
                 ax.plot(end, row, arrow, ms=4, color=colour, zorder=3)
@@ -63,7 +63,7 @@ def draw_scoreboard(judged: Sequence[tuple[str, Verdict]], style: Style = SCREEN
     ax.set_ylim(len(judged) - 0.5, -0.5)
     ax.set_yticks(range(len(judged)), [name_row(sweep, verdict) for sweep, verdict in judged])
     ax.grid(visible=False, axis="y")
-    ax.set_xlabel("measured over predicted, with 95 % interval", loc="right")
+    ax.set_xlabel("measured over predicted, with 95 % interval; dotted: worst, and range", loc="right")
     handles = [
         Line2D([], [], color=colour, marker=marker, ms=5, label=f"{name}, {sum(v.verdict == name for _, v in judged)}")
         for name, (colour, marker) in LOOKS.items()

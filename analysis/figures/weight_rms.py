@@ -21,7 +21,7 @@ from analysis.figures.style import (
     use_round_numbers,
 )
 
-MIN_KAPPA = 1.5
+LIVE = ", live rows"
 PANELS = 4
 
 
@@ -31,11 +31,11 @@ def draw_weight_rms(table: pd.DataFrame, title: str, style: Style = SCREEN) -> F
     Args:
         table: of analysis/weight_rms.py.
     """
-    shown = table[(table["kappa"] >= MIN_KAPPA) & ~(table["signal"] > 0)]
+    shown = table[table["settled"] & ~(table["signal"] > 0)]
     cases = list(shown["case"].unique())[: 2 * PANELS]
     caption = (
-        f"protocol fixed_steps · {shown['run_id'].nunique()} runs, lr weight_decay steps ≥ {MIN_KAPPA} · dotted: "
-        "the law, bars: on walks, with the optimizer's own factor · hollow: entries that ever had a gradient"
+        f"protocol fixed_steps · {shown['run_id'].nunique()} runs that have forgotten their start · dotted: the law, "
+        "bars: on walks, with the optimizer's own factor · hollow: rows that ever had a gradient"
     )
     lines = -(-len(cases) // 2)
     fig, grid = lay_out(lines, textwrap.fill(title, 120), caption, (0.75, 7.3), style, width=14.0)
@@ -55,12 +55,11 @@ def draw_case(ax: Axes, rows: pd.DataFrame, case: str) -> None:
     handles = []
     for name, colour, marker in zip(names, PALETTE, MARKERS, strict=False):
         own = rows[key] == name
-        ax.plot(x[own], rows["measured"][own], marker, ms=4, color=colour, ls="")
-        live = own & rows["live_ratio"].notna() & (rows["live_share"] < 1)
-        ax.plot(x[live], rows["live_rms"][live], marker, ms=6, color=colour, mfc="none", ls="")
+        look = {"ms": 6, "mfc": "none"} if str(name).endswith(LIVE) else {"ms": 4}
+        ax.plot(x[own], rows["measured"][own], marker, color=colour, ls="", **look)
         if walk:
             ax.plot(x[own], rows["equilibrium"][own], "_", ms=13, mew=1, color=colour)
-        handles.append(Line2D([], [], color=colour, marker=marker, ls="", ms=4, label=textwrap.fill(str(name), 24)))
+        handles.append(Line2D([], [], color=colour, marker=marker, ls="", label=textwrap.fill(str(name), 24), **look))
     ends = np.array([x.min() / 1.2, x.max() * 1.2])
     if not walk:
         ax.plot(ends, ends, ":", lw=1.2, color=INK)
@@ -77,7 +76,7 @@ def draw_case(ax: Axes, rows: pd.DataFrame, case: str) -> None:
 
 def draw_drift(table: pd.DataFrame, title: str, style: Style = SCREEN) -> Figure:
     """RMS over sqrt(lr / (2 weight_decay)) against s over lr weight_decay / 2, where the walk's noise gives way."""
-    rows = table[(table["signal"] > 0) & (table["kappa"] >= MIN_KAPPA) & (table["optimizer"] == "adamw")]
+    rows = table[(table["signal"] > 0) & table["settled"] & (table["optimizer"] == "adamw")]
     caption = f"protocol fixed_steps · {len(rows)} runs of AdamW on random_walk with a drift · line: the law at small s"
     fig, [[ax, *_]] = lay_out(1, textwrap.fill(title, 65), caption, (0.85,), style, width=7.5)
     x = 2 * rows["signal"] / (rows["lr"] * rows["weight_decay"])

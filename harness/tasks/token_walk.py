@@ -21,7 +21,9 @@ def token_walk(task: Part, model: Part, device: torch.device, runs_dir: Path | N
         loss(w, batch) = sum_r w_r . mean_b h_br c_br,      c ~ N(0, I),  h = 1 where sample b hits row r, else 0
 
     Tensor `gap_G` holds the rows of tokens that are hit once in G samples, G = 1, factor, factor^2, ... (num_gaps of
-    them): with as many tokens in each, frequencies fall as in Zipf's law. Weights start at zero, held-out loss is zero.
+    them): with as many tokens in each, frequencies fall as in Zipf's law. Held-out loss is zero.
+
+    start: every weight's, 0 where it is null. Tiger needs another: its steps are a share of the rows' size.
 
     spacing: regular      at samples G, 2 G, ...: all rows of a gap at once. Weights before step k G (batch size 1) are
                           those just before a hit
@@ -34,9 +36,10 @@ def token_walk(task: Part, model: Part, device: torch.device, runs_dir: Path | N
     gaps = [factor**k for k in range(int(str(task["num_gaps"])))]
     per_gap = rows * width
     regular = task["spacing"] == "regular"
+    origin = float(str(task["start"])) if task.get("start") is not None else 0.0
 
     def init(seed: int) -> Params:
-        return {f"gap_{gap}": torch.zeros(rows, width, dtype=torch.float64) for gap in gaps}
+        return {f"gap_{gap}": torch.full((rows, width), origin, dtype=torch.float64) for gap in gaps}
 
     def sample(seed: int, start: int, n: int) -> Batch:
         coefficients = draw_normal(seed, TRAINING, start, n, per_gap * len(gaps)).reshape(n, len(gaps), rows, width)

@@ -9,6 +9,7 @@ import pytest
 from analysis.laws import (
     amos,
     embedding,
+    embedding_tiger,
     epsilon,
     long_run,
     memory,
@@ -34,10 +35,11 @@ from tests.reference.walks import (
 )
 
 MODULES = (
-    amos, embedding, epsilon, long_run, memory, second_moment, sign_factors, timescale, update_rms, weight_rms,
+    amos, embedding, embedding_tiger,
+    epsilon, long_run, memory, second_moment, sign_factors, timescale, update_rms, weight_rms,
     weight_rms_mean_field, weight_rms_paths,
 )  # fmt: skip
-HELPERS = {"lags_of", "start_crossover", "start_ratio"}
+HELPERS = {"halve", "lags_of", "solve_cycle", "start_crossover", "start_ratio"}
 FUNCTIONS = [
     function
     for module in MODULES
@@ -282,3 +284,41 @@ def test_sums_of_schedules():
         *weight_rms_mean_field.linear_sums(LR, LR, DECAY, 300), start=0.4
     )
     assert constant == pytest.approx(weight_rms.weight_rms_static(LR, DECAY, 300, start=0.4), rel=5e-3)
+
+
+# --- rows of an embedding under Tiger
+
+
+@pytest.mark.parametrize(
+    ("lr", "gap", "beta", "hits", "expected"),
+    [
+        (0.02, 50, 0.5, "at once", lambda *at: embedding_tiger.embedding_rms_tiger_cycle(*at)),
+        (0.04, 32, 0.965, "at once", lambda *at: embedding_tiger.embedding_rms_tiger_cycle(*at, momentum=0.965)),
+        (0.004, 50, 0.5, "at once", embedding_tiger.embedding_rms_tiger),
+        (0.02, 50, 0.5, "random", embedding_tiger.embedding_rms_tiger_random),
+    ],
+)
+def test_size_of_rows_under_tiger(lr, gap, beta, hits, expected):
+    """The optimizer's own two lines in a loop, on 4,000 entries; the mean of squares over the second half."""
+    rng, decay = np.random.default_rng(15), 0.5
+    w, m, squares = np.ones(N), np.zeros(N), []
+    gaps = 60 if lr > 0.01 else 400  # at least 8 times in which the start is forgotten
+    for t in range(1, gaps * gap + 1):
+        if t > gaps * gap / 2 and (hits != "at once" or t % gap == 0):
+            squares.append((w**2).mean())
+        hit = t % gap == 0 if hits == "at once" else rng.random(N) < 1 / gap
+        m = beta * m + (1 - beta) * (rng.normal(size=N) * hit if np.any(hit) else 0.0)
+        w = w - lr * rms(w) * (np.sign(m) + decay * w)
+    assert np.sqrt(np.mean(squares)) == pytest.approx(float(expected(lr, decay, gap)), rel=0.02)
+
+
+def test_limits_of_tigers_rows():
+    for form in (embedding_tiger.embedding_rms_tiger, embedding_tiger.embedding_rms_tiger_cycle):
+        assert form(1e-5, 0.5, 64) == pytest.approx(1e-5 * 64 / 2 / 0.5, rel=1e-3)
+        assert form(0.1, 0.5, 2000) == pytest.approx(2)
+    assert embedding_tiger.embedding_rms_tiger_random(1e-5, 0.5, 64) == pytest.approx(1e-5 * 64 / 0.5, rel=1e-3)
+    y = float(embedding_tiger.embedding_rms_tiger(0.01, 0.5, 64)) * 0.5
+    assert y**2 == pytest.approx(np.tanh(0.01 * 64 * y / 2))
+    closed = embedding_tiger.embedding_rms_tiger(0.02, 1.0, np.array([25, 100, 400]))
+    at_once = embedding_tiger.embedding_rms_tiger_cycle(0.02, 1.0, np.array([25, 100, 400]))
+    assert closed / at_once == pytest.approx([1.019, 1.080, 1.000], abs=1e-3)  # by quadrature and a root, done apart
