@@ -8,8 +8,8 @@ import pandas as pd
 
 from analysis.answer import Answer
 from analysis.figures.memory import draw_memory
-from analysis.memory_claims import halve, judge_curvature, judge_memory, judge_uniform
-from analysis.memory_fit import Cell, Rate, fit_extra, fit_multiple
+from analysis.memory_claims import halve, judge_curvature, judge_memory, judge_uniform, show_rate
+from analysis.memory_fit import Cell, fit_extra, fit_multiple
 from analysis.weight_rms_path import follow_schedule, name_schedule
 from harness.schedules import SCHEDULES
 
@@ -36,14 +36,14 @@ def analyse_memory(sweep: str, frame: pd.DataFrame, question: str = "", folder: 
     kept = [name for name in rows.columns if name in KEPT or str(name).startswith(("schedule.", "bin."))]
     rows = rows[kept].astype({"bin.step": int, "bin.loss": float, "bin.unseen_loss": float}).reset_index(drop=True)
     table = measure_bins(rows)
-    cells = average_seeds(table)
+    cells = gather_seeds(table)
     title = question or sweep
     note = (
         "case: task, batch size; memory: loss on unseen samples less that on a bin's own, of the final model; multiple "
         "of weight decay that memory falls by (law: 1); ρ: what forgets beside weight decay, one for all schedules; "
         "first/second: memory of the first half of the run over that of the second"
     )
-    verdicts = [*judge_memory(table, cells), *judge_uniform(table, cells), *judge_curvature(cells)]
+    verdicts = [*judge_memory(cells), *judge_uniform(cells), *judge_curvature(cells)]
     figures = {"": partial(draw_memory, table, cells, title)}
     return Answer(sweep, title, "fixed_steps", rows, score_memory(cells), note, verdicts, figures)
 
@@ -64,8 +64,7 @@ def measure_bins(rows: pd.DataFrame) -> pd.DataFrame:
             "schedule": name_schedule(run), "weight_decay": float(run["optimizer.weight_decay"]),
             "kappa": float(np.sum(lr_T * decay_T)), "seed": int(run["seed"]), "step": ends,
             "share": (starts + ends) / 2 / ends[-1], "memory": unseen.mean() - own["bin.loss"].to_numpy(),
-            "noise": unseen.std(ddof=1),
-            "beta1": float(run["optimizer.beta1"]),
+            "noise": unseen.std(ddof=1), "beta1": float(run["optimizer.beta1"]),
         })  # fmt: skip
         for name, path_T in (("lr_T", lr_T), ("decay_T", decay_T)):
             part[name] = pd.Series([path_T] * len(own), dtype=object)
@@ -73,15 +72,18 @@ def measure_bins(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def average_seeds(table: pd.DataFrame) -> pd.DataFrame:
-    """A row a task, batch size, schedule and weight decay: kappa and the Cell of its mean over seeds."""
+def gather_seeds(table: pd.DataFrame) -> pd.DataFrame:
+    """A row a task, batch size, schedule and weight decay: kappa and the Cell of its seeds."""
     lines = []
     keys = ["task.name", "batch_size", "schedule", "weight_decay"]
     for key, own in table.groupby(keys, sort=False):
         first, seeds = own.iloc[0], own["seed"].nunique()
-        measured_J = own.groupby("step")["memory"].mean().to_numpy()
-        noise = float(np.sqrt((own.groupby("seed")["noise"].first() ** 2).mean() / seeds))
-        cell = Cell(first["lr_T"], first["decay_T"], first["beta1"], measured_J, noise, first["schedule"])
+        measured_SJ = own.pivot_table(index="seed", columns="step", values="memory")
+        noise = float(np.sqrt((own.groupby("seed")["noise"].first() ** 2).mean()))
+        names = tuple(int(seed) for seed in measured_SJ.index)
+        cell = Cell(
+            first["lr_T"], first["decay_T"], first["beta1"], names, measured_SJ.to_numpy(), noise, first["schedule"]
+        )
         shares = np.sort(own["share"].unique())
         line = dict(zip(keys, key, strict=True))
         lines.append(line | {"kappa": first["kappa"], "seeds": seeds, "shares": shares, "cell": cell})
@@ -99,7 +101,7 @@ def score_memory(cells: pd.DataFrame) -> pd.DataFrame:
         half = len(cell.measured_J) // 2
         lines.append({
             "case": name_case(row), "schedule": row["schedule"], "kappa": row["kappa"], "seeds": row["seeds"],
-            "memory": cell.measured_J.mean(), "noise": cell.noise,
+            "memory": cell.measured_J.mean(), "noise": cell.error,
             "correlation": float(np.corrcoef(cell.measured_J, cell.weights(cell.decay_T))[0, 1]),
             "multiple": show_rate(fit_multiple([cell])),
             "first/second": cell.measured_J[:half].sum() / cell.measured_J[half:].sum(),
@@ -113,7 +115,3 @@ def score_memory(cells: pd.DataFrame) -> pd.DataFrame:
 
 def name_case(row: pd.Series) -> str:
     return f"{row['task.name']}, {row['batch_size']}"
-
-
-def show_rate(rate: Rate) -> str:
-    return f"{rate.value:.3g} [{rate.low:.3g}, {rate.high:.3g}]"

@@ -1,5 +1,6 @@
-"""Verdicts on what a final model remembers: claims memory, uniform and memory-curvature."""
+"""Verdicts on what a final model remembers: claims memory, uniform and memory-curvature; intervals are over seeds."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -7,13 +8,24 @@ import pandas as pd
 from scipy import stats
 
 from analysis.claims import Verdict, judge
-from analysis.memory_fit import Cell, Rate, fit_extra, fit_multiple, fit_shape
+from analysis.memory_fit import (
+    Cell,
+    Rate,
+    compare_shape,
+    find_extra,
+    fit_extra,
+    fit_multiple,
+    fit_shape,
+    over_seeds,
+    seeds_of,
+    select_seeds,
+)  # fmt: skip
 
-UNLIKELY = 0.01  # probability of a chi^2, below which a shape is refuted
+UNLIKELY = 0.01  # probability, below which a shape is refuted
 UNIFORM = "inverse_time"
 
 
-def judge_memory(table: pd.DataFrame, cells: pd.DataFrame) -> list[Verdict]:
+def judge_memory(cells: pd.DataFrame) -> list[Verdict]:
     """Claim memory of every task, batch size and schedule: one amplitude for all its kappa.
 
         memory of batch j = amplitude w_j,    w_j ~ lr_j e^(kappa_j)
@@ -22,45 +34,39 @@ def judge_memory(table: pd.DataFrame, cells: pd.DataFrame) -> list[Verdict]:
     Source: kexue.fm/archives/11459.
     """
     rule = (
-        "memory against w_j through the origin, one amplitude for all kappa, chi^2 by the scatter of unseen samples: "
-        "the multiple of weight decay that it falls by; confirmed if the slope over seeds is above 0, the multiple's "
-        f"95 % interval contains 1 and no kappa's chi^2 is less likely than {UNLIKELY:g} (times the number of kappas); "
-        "refuted if the interval excludes 1, the shape is less likely or the slope is below 0"
+        "memory against w_j through the origin, one amplitude for all kappa: the multiple of weight decay that it "
+        "falls by, interval over seeds; refuted if it excludes 1, if the amplitude over seeds is below 0, or if a "
+        f"kappa's means miss the law by what the scatter of seeds makes less likely than {UNLIKELY:g} (times the "
+        "number of kappas); confirmed if else it contains 1 and excludes 0 (no forgetting), the amplitude above 0"
     )
     verdicts = []
     for (task, size, schedule), own in cells.groupby(["task.name", "batch_size", "schedule"], sort=False):
         some = list(own["cell"])
-        law, rate = fit_shape(some, [cell.decay_T for cell in some]), fit_multiple(some)
-        slope, low, high = slope_over_seeds(table, own)
+        rate, unlikely = fit_multiple(some), compare_shape(some)
+        slope, low, high = slope_over_seeds(some)
         numbers = {
             "predicted": 1.0, "ratio": rate.value, "low": rate.low, "high": rate.high, "slope": slope, "slope_low": low,
-            "slope_high": high, "chi2": law.chi2, "dof": float(law.dof), "probability": law.worst,
-            "correlation": correlate(own), "num_points": float(law.dof + 1),
+            "slope_high": high, "probability": unlikely, "correlation": correlate(own),
+            "num_seeds": float(len(seeds_of(some))),
         }  # fmt: skip
-        fits = "" if np.isfinite([rate.low, rate.high]).all() else f"multiple {rate.value:.3g} or beyond; "
-        fits += f"slope {slope:.3g} [{low:.3g}, {high:.3g}], χ² {law.chi2:.0f} of {law.dof}"
-        if high < 0 or law.worst < UNLIKELY or not rate.low <= 1 <= rate.high:
+        seen = f"slope {slope:.3g} [{low:.3g}, {high:.3g}], shape p = {unlikely:.2g}"
+        verdict, reason = judge(rate.low, rate.high, 1.0, 0.0)
+        if high < 0 or unlikely < UNLIKELY:
             verdict = "refuted"
-        else:
-            verdict = "confirmed" if low > 0 else "inconclusive"
+        elif verdict == "confirmed" and not low > 0:
+            verdict, reason = "inconclusive", "the slope's interval holds 0"
         group = {"task.name": task, "batch_size": size, "schedule.name": schedule}
-        verdicts.append(Verdict("memory", "fixed_steps", group, verdict, numbers, rule, fits))
+        text = f"{reason}; {seen}" if reason else seen
+        verdicts.append(Verdict("memory", "fixed_steps", group, verdict, numbers, rule, text))
     return verdicts
 
 
-def slope_over_seeds(table: pd.DataFrame, own: pd.DataFrame) -> tuple[float, float, float]:
+def slope_over_seeds(cells: Sequence[Cell]) -> tuple[float, float, float]:
     """The amplitude of each seed over all kappa; mean and 95 % interval over seeds, NaN of one."""
     slopes = []
-    keys = ["task.name", "batch_size", "schedule"]
-    rows = table.merge(own[keys].drop_duplicates(), on=keys)
-    for _, seed in rows.groupby("seed"):
-        some, decays = [], []
-        for _, line in own.iterrows():
-            mine = seed[seed["weight_decay"] == line["weight_decay"]].sort_values("step")
-            if len(mine) == len(line["cell"].measured_J):
-                some.append(replace(line["cell"], measured_J=mine["memory"].to_numpy()))
-                decays.append(line["cell"].decay_T)
-        slopes.append(next(iter(fit_shape(some, decays).amplitudes.values())))
+    for seed in seeds_of(cells):
+        own = select_seeds(cells, lambda each, seed=seed: each == seed)  # type: ignore[misc]
+        slopes.append(next(iter(fit_shape(own, [cell.decay_T for cell in own]).amplitudes.values())))
     if len(slopes) < 2:
         return slopes[0], np.nan, np.nan
     half = stats.t.ppf(0.975, len(slopes) - 1) * np.std(slopes, ddof=1) / len(slopes) ** 0.5
@@ -68,67 +74,97 @@ def slope_over_seeds(table: pd.DataFrame, own: pd.DataFrame) -> tuple[float, flo
 
 
 def correlate(own: pd.DataFrame) -> float:
-    pairs = [(cell.measured_J / cell.noise, cell.weights(cell.decay_T) / cell.noise) for cell in own["cell"]]
+    pairs = [(cell.measured_J / cell.error, cell.weights(cell.decay_T) / cell.error) for cell in own["cell"]]
     measured, weights = (np.concatenate(part) for part in zip(*pairs, strict=True))
     return float(np.corrcoef(measured, weights)[0, 1])
 
 
-def judge_uniform(table: pd.DataFrame, cells: pd.DataFrame) -> list[Verdict]:
-    """Claim uniform of every task, batch size and kappa under inverse_time: the halves of the run count the same.
+def judge_uniform(cells: pd.DataFrame) -> list[Verdict]:
+    """Claim uniform of every task under inverse_time, one verdict over its batch sizes and kappa: halves count alike.
 
         memory of the first half = memory of the second;    constant: e^(-kappa/2) of it
 
-    The exact ratio is above 1 in a finite run: Adam's bias correction adds to the first 1 / (1 - beta1) batches, and
-    the last ones are not yet in full in its average.
+    Halves are summed over batch sizes and kappa with the weights A w / noise^2 of what the law expects there, so that
+    those count that tell. The exact ratio is above 1 in a finite run: Adam's bias correction adds to the first
+    1 / (1 - beta1) batches, and the last ones are not yet in full in its average.
 
     Valid when: as claim memory; 1 / (1 - beta1) << T.
     Source: kexue.fm/archives/11459.
     """
     rule = (
-        "memory of the first half of the run over that of the second, interval over seeds; confirmed if it contains "
-        "that of the exact weights (1 in a long run) and excludes e^(-kappa/2), which a constant schedule has by the "
-        "law, refuted if it excludes the first"
+        "memory of the first half of the run over that of the second, over all batch sizes and kappa, interval over "
+        "seeds; confirmed if it contains that of the exact weights (1 in a long run) and excludes what a constant "
+        "schedule has by the law (e^(-kappa/2) at each kappa), refuted if it excludes the first"
     )
     verdicts = []
-    keys = ["task.name", "batch_size", "kappa"]
-    for (task, size, kappa), own in table[table["schedule"] == UNIFORM].groupby(keys, sort=False):
-        ratio, low, high = compare_halves(own)
-        kappa = float(str(kappa))
-        exact, rival = halve(select(cells, task, size, UNIFORM, kappa).iloc[0]["cell"]), float(np.exp(-kappa / 2))
+    for task, own in cells[cells["schedule"] == UNIFORM].groupby("task.name", sort=False):
+        uniform, shares = list(own["cell"]), weigh_cells(own)
+        ratio, low, high = compare_halves(uniform, shares)
+        expected = [cell.weights(cell.decay_T) for cell in uniform]
+        exact = divide_halves(expected, shares)
+        flat = [np.repeat([1 / (1 + np.exp(k / 2)), 1 / (1 + np.exp(-k / 2))], len(w) // 2) * w.mean() for k, w in
+                zip(own["kappa"], expected, strict=True)]  # fmt: skip
+        rival = divide_halves(flat, shares)
         verdict, reason = judge(low, high, exact, rival)
-        numbers = {"predicted": exact, "ratio": ratio, "low": low, "high": high, "rival": rival}
-        beside = select(table, task, size, "constant", kappa)
-        if len(beside):
-            numbers["constant"], numbers["constant_low"], numbers["constant_high"] = compare_halves(beside)
-            seen = f"constant {numbers['constant']:.2g} [{numbers['constant_low']:.2g}, {numbers['constant_high']:.2g}]"
+        numbers = {"predicted": exact, "ratio": ratio, "low": low, "high": high, "rival": rival,
+                   "num_seeds": float(len(seeds_of(uniform)))}  # fmt: skip
+        beside = [find_constant(cells, row) for _, row in own.iterrows()]
+        pairs = [(cell, share) for cell, share in zip(beside, shares, strict=True) if cell]
+        if pairs:
+            found = compare_halves([cell for cell, _ in pairs], [share for _, share in pairs])
+            numbers |= dict(zip(("constant", "constant_low", "constant_high"), found, strict=True))
+            seen = "constant {:.2g} [{:.2g}, {:.2g}]".format(*found)
             reason = f"{reason}; {seen}" if reason else seen
-        group = {"task.name": task, "batch_size": size, "kappa": float(f"{kappa:.2g}")}
-        verdicts.append(Verdict("uniform", "fixed_steps", group, verdict, numbers, rule, reason))
+        verdicts.append(Verdict("uniform", "fixed_steps", {"task.name": task}, verdict, numbers, rule, reason))
     return verdicts
 
 
-def select(rows: pd.DataFrame, task: object, size: object, schedule: str, kappa: float) -> pd.DataFrame:
-    alike = (rows["task.name"] == task) & (rows["batch_size"] == size) & (rows["schedule"] == schedule)
-    return rows[alike & (np.abs(rows["kappa"] / kappa - 1) < 0.05)]
+def weigh_cells(own: pd.DataFrame) -> list[float]:
+    """A w / noise^2 of every cell, A fitted at its batch size."""
+    shares = []
+    for _, row in own.iterrows():
+        alike = list(own.loc[own["batch_size"] == row["batch_size"], "cell"])
+        amplitude = fit_shape(alike, [cell.decay_T for cell in alike]).amplitudes[row["cell"].curve]
+        cell = row["cell"]
+        shares.append(abs(amplitude) * float(cell.weights(cell.decay_T).mean()) / cell.error**2)
+    return shares
+
+
+def find_constant(cells: pd.DataFrame, row: pd.Series) -> Cell | None:
+    """The cell of a constant schedule at the same task, batch size and kappa, if there is one."""
+    alike = (cells["task.name"] == row["task.name"]) & (cells["batch_size"] == row["batch_size"])
+    alike &= (cells["schedule"] == "constant") & (np.abs(cells["kappa"] / row["kappa"] - 1) < 0.05)
+    return cells.loc[alike, "cell"].iloc[0] if alike.any() else None
+
+
+def sum_halves(values_J: np.ndarray) -> np.ndarray:
+    half = values_J.shape[-1] // 2
+    return np.stack([values_J[..., :half].sum(-1), values_J[..., half:].sum(-1)])
+
+
+def divide_halves(values: Sequence[np.ndarray], shares: Sequence[float]) -> float:
+    first, second = sum(share * sum_halves(value) for value, share in zip(values, shares, strict=True))
+    return float(first / second)
 
 
 def halve(cell: Cell) -> float:
     """What the exact weights have in the first half of the run over what they have in the second."""
-    weights_J = cell.weights(cell.decay_T)
-    half = len(weights_J) // 2
-    return float(weights_J[:half].sum() / weights_J[half:].sum())
+    return divide_halves([cell.weights(cell.decay_T)], [1.0])
 
 
-def compare_halves(own: pd.DataFrame) -> tuple[float, float, float]:
-    """Ratio of means over seeds, by its linear error (an approximation where the second half is hardly above 0)."""
-    halves = own.assign(half=own["share"] > 0.5).pivot_table(index="seed", columns="half", values="memory")
-    first, second = halves[False].to_numpy(), halves[True].to_numpy()
-    ratio = first.mean() / second.mean()
+def compare_halves(cells: Sequence[Cell], shares: Sequence[float]) -> tuple[float, float, float]:
+    """Ratio of weighted means over the seeds that all cells have, by its linear error over seeds (an approximation
+    where the second half is hardly above 0).
+    """
+    common = set.intersection(*(set(cell.seeds) for cell in cells))
+    own = select_seeds(cells, lambda seed: seed in common)
+    first, second = sum(share * sum_halves(cell.measured_SJ) for cell, share in zip(own, shares, strict=True))
+    ratio = float(first.mean() / second.mean())
     if len(first) < 2:
         return ratio, np.nan, np.nan
     scatter = np.std(first - ratio * second, ddof=1) / abs(second.mean()) / len(first) ** 0.5
-    half = stats.t.ppf(0.975, len(first) - 1) * scatter
-    return float(ratio), float(ratio - half), float(ratio + half)
+    half = float(stats.t.ppf(0.975, len(first) - 1) * scatter)
+    return ratio, ratio - half, ratio + half
 
 
 def judge_curvature(cells: pd.DataFrame) -> list[Verdict]:
@@ -141,33 +177,39 @@ def judge_curvature(cells: pd.DataFrame) -> list[Verdict]:
     """
     rule = (
         "rate rho that adds to weight decay, one for all schedules and kappa: that at the largest batch size over that "
-        "at the smallest, over the root of their ratio; confirmed if its 95 % interval contains 1 and excludes the "
-        "root's inverse, refuted if it excludes 1"
+        "at the smallest, over the root of their ratio, interval over the seeds that both have; confirmed if it "
+        "contains 1 and excludes both no growth and growth in proportion to the batch size, refuted if it excludes 1"
     )
     verdicts = []
     for task, own in cells.groupby("task.name", sort=False):
         sizes = sorted(own["batch_size"].unique())
         if len(sizes) < 2:
             continue
-        small, large = (fit_extra(list(own.loc[own["batch_size"] == size, "cell"])) for size in (sizes[0], sizes[-1]))
+        small, large = (tag_cells(own, size) for size in (sizes[0], sizes[-1]))
         root = float((sizes[-1] / sizes[0]) ** 0.5)
-        numbers = {"predicted": 1.0, "rho_small": small.value, "rho_large": large.value}
-        numbers |= {"probability_small": small.shape.worst, "probability_large": large.shape.worst}
-        ratio, low, high = divide(large, small)
-        numbers |= {"ratio": ratio / root, "low": low / root, "high": high / root}
-        verdict, reason = judge(low / root, high / root, 1.0, 1 / root)
-        seen = ", ".join(f"ρ {rate.value:.3g} [{rate.low:.3g}, {rate.high:.3g}]" for rate in (small, large))
-        group = {"task.name": task}
+        below, above = fit_extra(small), fit_extra(large)
+        ratio = over_seeds([*small, *large], divide_extra, np.log, np.exp)
+        numbers = {
+            "predicted": 1.0, "ratio": ratio.value / root, "low": ratio.low / root, "high": ratio.high / root,
+            "rho_small": below.value, "rho_large": above.value, "num_seeds": float(len(seeds_of(small))),
+        }  # fmt: skip
+        verdict, reason = judge(ratio.low / root, ratio.high / root, 1.0, 1 / root, root)
+        seen = ", ".join(f"ρ {show_rate(rate)}" for rate in (below, above))
         text = f"{reason}; {seen}" if reason else seen
-        verdicts.append(Verdict("memory-curvature", "fixed_steps", group, verdict, numbers, rule, text))
+        verdicts.append(Verdict("memory-curvature", "fixed_steps", {"task.name": task}, verdict, numbers, rule, text))
     return verdicts
 
 
-def divide(above: Rate, below: Rate) -> tuple[float, float, float]:
-    """Ratio of two positive rates with independent errors in their logarithms; NaN interval where one may be 0."""
-    if min(above.low, below.low) <= 0 or not np.isfinite([above.high, below.high]).all():
-        return above.value / below.value, np.nan, np.nan
-    up = np.hypot(np.log(above.high / above.value), np.log(below.value / below.low))
-    down = np.hypot(np.log(above.value / above.low), np.log(below.high / below.value))
-    ratio = above.value / below.value
-    return float(ratio), float(ratio * np.exp(-down)), float(ratio * np.exp(up))
+def tag_cells(own: pd.DataFrame, size: int) -> list[Cell]:
+    return [replace(cell, curve=f"{size}: {cell.curve}") for cell in own.loc[own["batch_size"] == size, "cell"]]
+
+
+def divide_extra(cells: Sequence[Cell]) -> float:
+    """rho of the second batch size over that of the first; infinite where one is not above 0."""
+    names = list(dict.fromkeys(cell.curve.split(":")[0] for cell in cells))
+    below, above = (find_extra([cell for cell in cells if cell.curve.split(":")[0] == name]) for name in names)
+    return above / below if min(below, above) > 0 and np.isfinite([below, above]).all() else np.inf
+
+
+def show_rate(rate: Rate) -> str:
+    return f"{rate.value:.3g} [{rate.low:.3g}, {rate.high:.3g}]"

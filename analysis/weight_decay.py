@@ -8,17 +8,19 @@ import pandas as pd
 from scipy import stats
 
 from analysis.answer import Answer
-from analysis.claims import Verdict, judge
+from analysis.claims import Verdict
 from analysis.figures.weight_decay import draw_weight_decay
 from analysis.laws.timescale import timescale
 from analysis.objectives import OBJECTIVE
 from analysis.optimum import Optimum, covariance_of, find_optima
 from analysis.runs import Runs
+from analysis.seed_noise import PRIOR_CORRELATION, PRIOR_WEIGHT
 from harness.records import ENDED
 
 KEPT = ("run_id", "status", "protocol", "seed", "batch_size", "num_steps", "task.name", "task.num_heldout",
         "model.name", "schedule.name", "optimizer.name", "optimizer.lr", "optimizer.weight_decay", "loss",
         "optimizer.beta1", "optimizer.beta2", "task.corpus_sha256", "num_samples", "precision")  # fmt: skip
+TOLERANCE = 0.25  # of an exponent: halfway to -1/2
 AXES = {"num_steps": "steps", "lr": "lr"}
 
 
@@ -63,12 +65,12 @@ def tabulate(optima: list[Optimum]) -> pd.DataFrame:
 
 
 def fit_slopes(optima: list[Optimum]) -> dict[str, tuple[float, float, float]]:
-    """Slopes of ln weight_decay on ln T and on ln lr, by generalised least squares over the located cells.
+    """Slopes of ln weight_decay on ln T and on ln lr, over the located cells, each weighted with its own error.
 
-        ln weight_decay = a + p ln T + q ln lr
+        ln weight_decay = a + p ln T + q ln lr,    cov = (J'J)^-1 J'RJ (J'J)^-1
 
-    Covariances are those of cells of one lr; cells of several lr, which share seeds too, are taken for independent (an
-    approximation). Intervals are wider by the root of chi^2 a degree of freedom where that exceeds 1.
+    R is the correlation of cells (covary). Intervals use t with the degrees of freedom behind the optima's errors, and
+    are wider by the root of chi^2 a degree of freedom where that exceeds 1.
 
     Returns: num_steps, lr and constant (kappa where both slopes are -1, a geometric mean) -> value, low, high; empty
         where there are too few cells.
@@ -78,30 +80,53 @@ def fit_slopes(optima: list[Optimum]) -> dict[str, tuple[float, float, float]]:
     steps = [o.batch_size for o in used]
     if len(used) < 4 or len(set(rates)) < 2 or len(set(steps)) < 2:
         return {}
-    covariance = np.zeros((len(used), len(used)))
-    for rate in set(rates):
-        index = [i for i, own in enumerate(rates) if own == rate]
-        covariance[np.ix_(index, index)] = covariance_of([used[i] for i in index])
-    whiten = np.linalg.inv(np.linalg.cholesky(covariance * np.log(2) ** 2))
+    sd = np.array([o.sd_log2 for o in used]) * np.log(2)
+    correlation = covary(used) * np.log(2) ** 2 / np.outer(sd, sd)
+    quantile = float(stats.t.ppf(0.975, min(o.dof for o in used)))
     y = np.log([o.lr for o in used])
     design = np.stack([np.ones(len(used)), np.log(steps), np.log(rates)], axis=1)
-    found, error, dof = solve(whiten @ design, whiten @ y)
-    half = stats.t.ppf(0.975, dof) * error
+    found, error = solve(design / sd[:, None], y / sd, correlation)
+    half = quantile * error
     slopes = {name: (found[i], found[i] - half[i], found[i] + half[i]) for i, name in ((1, "num_steps"), (2, "lr"))}
     kappa = np.log([o.lr * rate * t for o, rate, t in zip(used, rates, steps, strict=True)])
-    mean, error, dof = solve(whiten @ design[:, :1], whiten @ kappa)
-    half = stats.t.ppf(0.975, dof) * error
-    slopes["constant"] = tuple(float(np.exp(mean[0] + d)) for d in (0.0, -half[0], half[0]))  # type: ignore[assignment]
+    mean, error = solve(design[:, :1] / sd[:, None], kappa / sd, correlation)
+    slopes["constant"] = tuple(float(np.exp(mean[0] + d * quantile * error[0])) for d in (0, -1, 1))  # type: ignore[assignment]
     return {name: tuple(map(float, values)) for name, values in slopes.items()}  # type: ignore[misc]
 
 
-def solve(design: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
-    """Least squares with unit errors: values, standard errors (wider where they misfit), degrees of freedom."""
+def covary(used: list[Optimum]) -> np.ndarray:
+    """Covariance of the cells, octaves squared: within one lr that of the optima; across lr by the seeds they share,
+    one correlation of their shifts, drawn to what optima of learning rates have as seed_noise.py does.
+    """
+    covariance = covariance_of(used)
+    by_seed = [dict(zip(o.seeds, o.shifts, strict=False)) for o in used]
+    seed = [sum(d**2 for d in own.values()) / max(1, len(own) * (len(own) - 1)) for own in by_seed]
+    pairs = [
+        (i, j) for i in range(len(used)) for j in range(i) if used[i].group != used[j].group and seed[i] * seed[j] > 0
+    ]
+    total, count = PRIOR_CORRELATION * PRIOR_WEIGHT, PRIOR_WEIGHT
+    for i, j in pairs:
+        common = set(by_seed[i]) & set(by_seed[j])
+        if len(common) > 1:
+            product = sum(by_seed[i][s] * by_seed[j][s] for s in common) / (len(common) * (len(common) - 1))
+            total += (len(common) - 1) * product / (seed[i] * seed[j]) ** 0.5
+            count += len(common) - 1
+    shared = float(np.clip(total / count, 0.0, 0.95))
+    for i in range(len(used)):
+        for j in range(i):
+            if used[i].group != used[j].group:
+                limits = (min(seed[k] ** 0.5, used[k].sd_log2) for k in (i, j))
+                covariance[i, j] = covariance[j, i] = shared * np.prod(list(limits))
+    return covariance
+
+
+def solve(design: np.ndarray, y: np.ndarray, correlation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Least squares with unit errors that are correlated: values and standard errors, wider where they misfit."""
     inverse = np.linalg.inv(design.T @ design)
     found = inverse @ design.T @ y
-    dof = len(y) - design.shape[1]
-    excess = max(1.0, float(np.sum((y - design @ found) ** 2)) / dof)
-    return found, np.sqrt(np.diag(inverse) * excess), dof
+    excess = max(1.0, float(np.sum((y - design @ found) ** 2)) / (len(y) - design.shape[1]))
+    spread = inverse @ design.T @ correlation @ design @ inverse
+    return found, np.sqrt(np.diag(spread) * excess)
 
 
 def score_optima(table: pd.DataFrame) -> pd.DataFrame:
@@ -117,8 +142,9 @@ def judge_kappa(slopes: dict[str, tuple[float, float, float]]) -> list[Verdict]:
     Source: kexue.fm/archives/11459; Wang & Aitchison, arXiv 2405.13698.
     """
     rule = (
-        "exponent of the best weight decay in steps, and in lr, fitted together over the located cells (those at "
-        "an edge are left out); confirmed if its 95 % interval contains -1 and excludes 0, refuted if it excludes -1"
+        "exponent of the best weight decay in steps, and in lr, fitted together over the located cells (those at an "
+        "edge or flat are left out), interval by the errors of the optima and the seeds that they share; confirmed if "
+        f"the 95 % interval lies within {TOLERANCE:g} of -1, refuted if it lies beyond, else inconclusive"
     )
     verdicts = []
     for axis, name in AXES.items():
@@ -129,7 +155,11 @@ def judge_kappa(slopes: dict[str, tuple[float, float, float]]) -> list[Verdict]:
             verdicts.append(Verdict("kappa", "fixed_steps", group, "inconclusive", numbers, rule, reason))
             continue
         value, low, high = slopes[axis]
-        verdict, reason = judge(low, high, -1.0, 0.0)
+        verdict, reason = "inconclusive", "the interval reaches across the tolerance"
+        if high < -1 - TOLERANCE or low > -1 + TOLERANCE:
+            verdict, reason = "refuted", ""
+        elif low >= -1 - TOLERANCE and high <= -1 + TOLERANCE:
+            verdict, reason = "confirmed", ""
         numbers |= {"exponent": value, "low": low, "high": high, "deviation": value + 1}
         numbers |= {"kappa": slopes["constant"][0]}
         verdicts.append(Verdict("kappa", "fixed_steps", group, verdict, numbers, rule, reason))

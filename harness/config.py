@@ -240,14 +240,22 @@ def check_walk(task: Mapping[str, Any]) -> None:
         raise ValueError(f"{text}: choose a width that does")
 
 
+def follows_rate(name: str, schedule: Mapping[str, Any]) -> bool:
+    """Whether a shape depends on the run's own lr * weight_decay, so that runs of one stack differ in it."""
+    return name == "inverse_time" or (name == "inverse_sqrt" and schedule.get("timescale") is None)
+
+
 def check_decay(schedule: Mapping[str, Any], optimizer: Mapping[str, Any]) -> None:
     """Raises: ValueError for a schedule that needs weight decay, on an optimizer that has none."""
-    needs = "schedule=inverse_time" if schedule["name"] == "inverse_time" else None
+    needs, cure = None, "choose one that has, e.g. optimizer=adamw"
+    if follows_rate(schedule["name"], schedule):
+        needs = f"schedule={schedule['name']}"
+        cure += " or give schedule.timescale" if schedule["name"] == "inverse_sqrt" else ""
     if schedule.get("weight_decay") is not None:
         needs = f"schedule.weight_decay={schedule['weight_decay']}"
     if needs and "weight_decay" not in optimizer:
         text = f"{needs} needs weight decay, and optimizer={optimizer['name']} has none"
-        raise ValueError(f"{text}: choose one that has, e.g. optimizer=adamw")
+        raise ValueError(f"{text}: {cure}")
 
 
 def check_limits(values: Mapping[str, Any]) -> None:

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from harness.config import check_choice
+from harness.config import check_choice, follows_rate
 
 
 def constant(step: int, num_steps: int) -> float:
@@ -28,15 +28,34 @@ def wsd(step: int, num_steps: int, *, decay: float = 0.2) -> float:
     return min(1.0, (num_steps - step) / (decay * num_steps)) if decay > 0 else 1.0
 
 
-def inverse_sqrt(step: int, num_steps: int, *, timescale: float = 1.0) -> float:
-    """1 / sqrt(1 + t / timescale), timescale in steps: 1/sqrt(t+1) at timescale 1. Knows no end."""
-    return 1 / math.sqrt(1 + step / timescale)
+def inverse_sqrt(step: int, num_steps: int, *, rate: float = 0.0, timescale: float | None = None) -> float:
+    """Inverse square root with the timescale of the run, 1 / (2 rate) steps, or with one that is given. Knows no end.
+
+        1 / sqrt(1 + 2 rate t),    with timescale: 1 / sqrt(1 + t / timescale)
+
+    With schedule.weight_decay=inverse_sqrt beside it every step counts the same in the final weights, to a factor
+    e^(rate/4) over the whole run, and the RMS of weights that are noise stays at sqrt(lr / (2 weight_decay)).
+
+    Args:
+        rate: peak lr * weight_decay of the run, >= 0, per step; at 0 it is constant.
+        timescale: steps, > 0; null takes the run's own.
+    Returns: multiplier, dimensionless.
+    Valid when: rate << 1; momentum remembers far fewer steps than the run has.
+    Source: kexue.fm/archives/11459 (uniform memory where weight decay falls in proportion to lr).
+    """
+    return 1 / math.sqrt(1 + (2 * rate * step if timescale is None else step / timescale))
 
 
 def inverse_time(step: int, num_steps: int, *, rate: float) -> float:
-    """1 / (1 + rate t), rate = peak lr * weight_decay of the run: every step then counts the same in the final weights.
+    """Inverse time with the timescale of the run: every step counts the same in the final weights. Knows no end.
 
-    Source: kexue.fm/archives/11459 (uniform memory, lr_t weight_decay + d log lr_t / dt = 0). Constant without decay.
+        1 / (1 + rate t)
+
+    Args:
+        rate: peak lr * weight_decay of the run, >= 0, per step; at 0 it is constant.
+    Returns: multiplier, dimensionless.
+    Valid when: constant weight decay, any rate; momentum remembers far fewer steps than the run has.
+    Source: kexue.fm/archives/11459 (uniform memory, lr_t weight_decay + d log lr_t / dt = 0).
     """
     return 1 / (1 + rate * step)
 
@@ -101,7 +120,7 @@ def multiplier_tables(
         multipliers, shape = (
             (lr_multipliers, schedule["name"]) if name == "lr" else (weight_decay_multipliers, schedule["weight_decay"])
         )
-        own = runs if shape == "inverse_time" else runs[:1]
+        own = runs if follows_rate(shape, schedule) else runs[:1]
         paths = [multipliers(schedule, num_steps, rate=run["lr"] * run.get("weight_decay", 0.0)) for run in own]
         tables[name] = [list(row) for row in zip(*paths, strict=True)]
     return tables

@@ -48,21 +48,60 @@ def test_warmup_rises_in_equal_steps_and_reaches_the_schedule(name):
     assert warm[10:] == plain[10:]
 
 
+def weigh_updates(lrs, decays):
+    """Of w <- (1 - lr_t decay_t) w + lr_t u_t, what u_t weighs in the final w: lr_t prod_{s>t} (1 - lr_s decay_s)."""
+    weights, left = [], 1.0
+    for lr, decay in zip(reversed(lrs), reversed(decays), strict=True):
+        weights.append(lr * left)
+        left *= 1 - lr * decay
+    return weights[::-1]
+
+
 def test_inverse_sqrt_falls_with_the_root_of_the_step():
     schedule = {"name": "inverse_sqrt", "warmup": 0.0, "timescale": 1.0}
-    assert lr_multipliers(schedule, 4) == pytest.approx([1, 2**-0.5, 3**-0.5, 0.5])
+    assert lr_multipliers(schedule, 4, rate=0.3) == pytest.approx([1, 2**-0.5, 3**-0.5, 0.5])
     path = lr_multipliers({**schedule, "timescale": 10.0}, 1000)
     assert path[30] == 0.5
     assert path[999] / path[249] == pytest.approx(0.5, rel=0.02)
 
 
-def test_inverse_time_weighs_every_update_alike():
-    """Oracle: of w <- (1 - lr_t decay) w + lr_t u_t, u_t ends with the weight lr_t prod_{s>t} (1 - lr_s decay)."""
-    lr, decay, num_steps = 0.01, 0.5, 400
-    lrs = [lr * m for m in lr_multipliers({"name": "inverse_time", "warmup": 0.0}, num_steps, rate=lr * decay)]
-    weights = [lrs[t] * math.prod(1 - lrs[s] * decay for s in range(t + 1, num_steps)) for t in range(num_steps)]
-    assert max(weights) / min(weights) == pytest.approx(1, abs=0.01)
-    assert lrs[0] / lrs[-1] == pytest.approx(1 + 0.005 * 399)
+@pytest.mark.parametrize("given", [{}, {"timescale": None}], ids=["left out", "null"])
+def test_inverse_sqrt_takes_the_timescale_of_the_run(given):
+    schedule = {"name": "inverse_sqrt", "warmup": 0.0, "weight_decay": "inverse_sqrt", **given}
+    path = lr_multipliers(schedule, 5, rate=0.5)
+    assert path == pytest.approx([1, 2**-0.5, 3**-0.5, 4**-0.5, 5**-0.5])
+    assert path == weight_decay_multipliers(schedule, 5, rate=0.5)
+    assert lr_multipliers(schedule, 5, rate=0.1) == lr_multipliers({**schedule, "timescale": 5.0}, 5)
+    assert lr_multipliers(schedule, 5, rate=0.0) == [1.0] * 5  # no weight decay
+
+
+@pytest.mark.parametrize("rate", [0.002, 0.02, 0.2])
+def test_inverse_sqrt_of_lr_and_decay_weighs_every_update_alike(rate):
+    """Oracle: neighbours' weights have the ratio (1 - (rate / (x + rate))^2)^(-1/2), x = 1 + 2 rate t, whose product
+    over a long run is e^(rate/4); with u_t independent, of variance 1, the variance of w stays at lr / (2 decay).
+    """
+    lr, num_steps = 0.02, 4000
+    schedule = {"name": "inverse_sqrt", "warmup": 0.0, "weight_decay": "inverse_sqrt"}
+    lrs = [lr * m for m in lr_multipliers(schedule, num_steps, rate=rate)]
+    decays = [rate / lr * m for m in weight_decay_multipliers(schedule, num_steps, rate=rate)]
+    weights = weigh_updates(lrs, decays)
+    assert max(weights) / min(weights) == pytest.approx(math.exp(rate / 4), abs=0.1 * rate)
+    assert max(weights) == weights[0]
+    variance = lr / (2 * rate / lr)
+    for lr_t, decay_t in zip(lrs, decays, strict=True):
+        variance = (1 - lr_t * decay_t) ** 2 * variance + lr_t**2
+    assert variance == pytest.approx(lr / (2 * rate / lr), rel=rate)
+    alone = weigh_updates(lrs, [rate / lr] * num_steps)  # constant decay forgets the first ones
+    assert alone[0] < 0.9 * alone[-1]
+
+
+@pytest.mark.parametrize("rate", [0.005, 0.5])
+def test_inverse_time_weighs_every_update_alike(rate):
+    lr, num_steps = 0.01, 400
+    lrs = [lr * m for m in lr_multipliers({"name": "inverse_time", "warmup": 0.0}, num_steps, rate=rate)]
+    weights = weigh_updates(lrs, [rate / lr] * num_steps)
+    assert weights == pytest.approx([weights[0]] * num_steps)  # exactly
+    assert lrs[0] / lrs[-1] == pytest.approx(1 + rate * 399)
 
 
 def test_weight_decay_follows_its_own_schedule_without_warmup():
@@ -80,17 +119,30 @@ def test_tables_have_a_number_a_run_only_where_runs_differ():
     assert both["lr"] == [[1, 1, 1], pytest.approx([1 / 1.05, 1 / 1.1, 1])]
     assert both["weight_decay"] == [[1], [0.5]]
     assert multiplier_tables({"name": "inverse_time", "warmup": 0.0}, 2, [{"lr": 0.1}]) == {"lr": [[1], [1]]}
+    root = {"name": "inverse_sqrt", "warmup": 0.0, "weight_decay": "inverse_sqrt"}
+    own = [[1, 1, 1], pytest.approx([1.1**-0.5, 1.2**-0.5, 1])]
+    assert multiplier_tables(root, 2, runs) == {"lr": own, "weight_decay": own}
+    assert multiplier_tables({**root, "timescale": 1 / 3}, 2, runs)["lr"] == [[1], [0.5]]
 
 
 def test_weight_decay_may_follow_every_schedule():
     assert set(CHOICES["schedule.weight_decay"]) == set(SCHEDULES)
 
 
-@pytest.mark.parametrize("schedule", [{"name": "inverse_time"}, {"name": "linear", "weight_decay": "linear"}])
+@pytest.mark.parametrize(
+    "schedule",
+    [{"name": "inverse_time"}, {"name": "inverse_sqrt"}, {"name": "linear", "weight_decay": "linear"}],
+)
 def test_a_schedule_of_decay_needs_decay(make_run, schedule):
     with pytest.raises(ValueError, match="needs weight decay, and optimizer=adam has none: .*adamw"):
         make_run(schedule={**schedule, "warmup": 0.0})
     make_run(schedule={**schedule, "warmup": 0.0}, optimizer={"weight_decay": 0.1})
+
+
+def test_inverse_sqrt_without_decay_takes_a_timescale(make_run):
+    with pytest.raises(ValueError, match=r"optimizer=adam has none: .*or give schedule\.timescale"):
+        make_run(schedule={"name": "inverse_sqrt", "warmup": 0.0, "timescale": None})
+    make_run(schedule={"name": "inverse_sqrt", "warmup": 0.0, "timescale": 100.0})
 
 
 def test_an_unknown_schedule_of_decay_is_told(make_run):

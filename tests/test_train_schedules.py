@@ -17,12 +17,17 @@ STEPS = 20
 
 
 def lr_by_hand(name, t, rate):
-    return 1 / (1 + rate * t) if name == "inverse_time" else 0.1 + 0.9 * (1 + math.cos(math.pi * t / STEPS)) / 2
+    return {
+        "inverse_time": 1 / (1 + rate * t), "inverse_sqrt": (1 + 2 * rate * t) ** -0.5,
+        "cosine": 0.1 + 0.9 * (1 + math.cos(math.pi * t / STEPS)) / 2,
+    }[name]  # fmt: skip
 
 
-@pytest.mark.parametrize("decay", [None, "linear"])
+@pytest.mark.parametrize("decay", [None, "linear", "inverse_sqrt"])
 @pytest.mark.parametrize(
-    "options", [{"name": "inverse_time"}, {"name": "cosine", "final": 0.1}], ids=lambda o: o["name"]
+    "options",
+    [{"name": "inverse_time"}, {"name": "inverse_sqrt", "timescale": None}, {"name": "cosine", "final": 0.1}],
+    ids=lambda o: o["name"],
 )
 def test_lr_and_weight_decay_follow_their_schedules_run_by_run(make_run, options, decay):
     lanes = [
@@ -41,6 +46,7 @@ def test_lr_and_weight_decay_follow_their_schedules_run_by_run(make_run, options
         w = task.init(0)["w"].clone()
         for t in range(STEPS):
             gradient = task.sample(0, 4 * t, 4)[0].mean(0)
-            decay_t = weight_decay * (1 - t / STEPS if decay else 1)
+            shrink = {None: 1.0, "linear": 1 - t / STEPS, "inverse_sqrt": (1 + 2 * lr * weight_decay * t) ** -0.5}
+            decay_t = weight_decay * shrink[decay]
             w = w - lr * lr_by_hand(options["name"], t, lr * weight_decay) * (gradient + decay_t * w)
         torch.testing.assert_close(progress.params_RN[lane], w, rtol=0, atol=1e-14)

@@ -1,14 +1,15 @@
 """Figure of what a final model remembers of its run: a row a task and batch size, a panel a schedule."""
 
-import textwrap
-
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.figures.style import FAINT, INK, PALETTE, SCREEN, Style, lay_out, place_legend
-from analysis.memory_fit import fit_extra, fit_shape
+from analysis.figures.grid import lay_out_grid, share_legend
+from analysis.figures.style import FAINT, INK, PALETTE, SCREEN, Style
+from analysis.memory_fit import find_extra, fit_shape
 
 POINTS = 16  # most a curve
 
@@ -26,36 +27,39 @@ def draw_memory(table: pd.DataFrame, cells: pd.DataFrame, title: str, style: Sty
     )
     groups = list(cells.groupby(["task.name", "batch_size"], sort=False))
     schedules = list(cells["schedule"].unique())
-    lefts = [0.85, 7.35][: len(schedules)]
-    rows = -(-len(schedules) // len(lefts))
-    fig, grid = lay_out(rows * len(groups), textwrap.fill(title, 120), caption, lefts, style, width=14.0)
-    axes = [ax for row in grid for ax in row]
+    fig, grid = lay_out_grid(len(groups) * len(schedules), len(schedules), title, caption, style)
+    axes = [(ax, row) for row in grid for ax in row]
+    handles: dict[int, list[Artist]] = {}
     for k, ((task, size), own) in enumerate(groups):
-        extra = fit_extra(list(own["cell"]))
-        panels = axes[k * rows * len(lefts) : (k + 1) * rows * len(lefts)]
-        for ax, schedule in zip(panels, schedules, strict=False):
-            some = own[own["schedule"] == schedule]
-            draw_panel(ax, some, extra.value)
-            ax.set_title(f"{task}, batch {size}: {schedule}")
-        for ax in panels[len(schedules) :]:
-            ax.set_visible(False)
+        rho = find_extra(list(own["cell"]))
+        for i, schedule in enumerate(schedules):
+            ax, row = axes[k * len(schedules) + i]
+            drawn = draw_panel(ax, own[own["schedule"] == schedule], rho)
+            ax.set_title(schedule)
+            if ax is row[0]:
+                ax.set_ylabel(f"{task}, batch {size}\nmemory (loss)", fontsize="small")
+            if k == len(groups) - 1:
+                ax.set_xlabel("position in the run")
+            handles.setdefault(id(row), []).extend(drawn)
+    for row in grid:
+        share_legend(row, handles[id(row)])
     return fig
 
 
-def draw_panel(ax, some: pd.DataFrame, rho: float) -> None:  # type: ignore[no-untyped-def]
+def draw_panel(ax: Axes, some: pd.DataFrame, rho: float) -> list[Artist]:
     cells = list(some["cell"])
     if not cells:
-        return
+        return []
     law = fit_shape(cells, [cell.decay_T for cell in cells]).amplitudes
     with_rho = fit_shape(cells, [cell.decay_T + rho for cell in cells]).amplitudes
-    handles = []
+    handles: list[Artist] = []
     ax.axhline(0, color=FAINT, lw=0.8)
     for (_, row), colour in zip(some.iterrows(), PALETTE, strict=False):
         cell = row["cell"]
         joined = max(1, len(cell.measured_J) // POINTS)
         shares, measured = (join(values, joined) for values in (row["shares"], cell.measured_J))
         ax.errorbar(
-            shares, measured, cell.noise / joined**0.5, fmt="o", ms=3.5, lw=0.8, color=colour, mfc="none", zorder=2
+            shares, measured, cell.error / joined**0.5, fmt="o", ms=2.5, lw=0.7, color=colour, mfc="none", zorder=2
         )
         ax.plot(row["shares"], law[cell.curve] * cell.weights(cell.decay_T), "-", lw=1.3, color=colour, zorder=3)
         ax.plot(
@@ -63,10 +67,9 @@ def draw_panel(ax, some: pd.DataFrame, rho: float) -> None:  # type: ignore[no-u
         )
         handles.append(Line2D([], [], color=colour, marker="o", ms=3.5, mfc="none", label=f"κ = {row['kappa']:.2g}"))
     handles.append(Line2D([], [], color=INK, ls="--", label=f"ρ = {rho:.2g}"))
-    place_legend(ax, "", handles)
-    ax.set_xlabel("position in the run")
-    ax.set_ylabel("memory (loss)")
     ax.set_xlim(0, 1)
+    ax.set_xticks([0, 0.5, 1])
+    return handles
 
 
 def join(values: np.ndarray, count: int) -> np.ndarray:

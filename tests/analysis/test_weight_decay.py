@@ -7,7 +7,7 @@ import pytest
 
 from analysis.answer import commit_rows, print_answer, write_answer
 from analysis.figures.style import PAPER, SCREEN
-from analysis.weight_decay import analyse_weight_decay, fit_slopes, locate_optima
+from analysis.weight_decay import analyse_weight_decay, fit_slopes, judge_kappa, locate_optima
 from tests.analysis.test_figures import check_boxes
 
 DECAYS = 2.0 ** np.arange(-8, 6)
@@ -63,6 +63,25 @@ def test_intervals_hold_the_planted_slopes():
         slopes = fit_slopes(locate_optima(frame))
         held += [slopes[name][1] <= value <= slopes[name][2] for name, value in (("num_steps", -1), ("lr", -0.6))]
     assert np.mean(held) > 0.8
+
+
+def test_intervals_carry_what_cells_of_several_lr_share():
+    held, scale = [], 0.01
+    for seed in range(16):
+        frame = plant(noise=0.0)
+        rng = np.random.default_rng(seed)
+        for _, own in frame.groupby(["seed", "num_steps"]):  # one shift for all lr
+            x = np.log2(own["optimizer.weight_decay"])
+            frame.loc[own.index, "loss"] += scale * rng.normal() * x
+        low, high = fit_slopes(locate_optima(frame))["num_steps"][1:]
+        held.append(low <= -1 <= high)
+    assert np.mean(held) > 0.85
+
+
+def test_an_interval_across_the_tolerance_is_inconclusive():
+    slopes = {"num_steps": (-0.73, -1.12, -0.33), "lr": (-0.9, -1.1, -0.8), "constant": (1.0, 0.5, 2.0)}
+    assert [v.verdict for v in judge_kappa(slopes)] == ["inconclusive", "confirmed"]
+    assert judge_kappa(slopes | {"lr": (-0.5, -0.7, -0.3)})[1].verdict == "refuted"
 
 
 def test_a_cell_at_an_edge_is_told_and_not_fitted():
