@@ -1,5 +1,6 @@
 """`python -m harness sweep=NAME [overrides]`: compose -> sweep -> plan -> launch -> draw."""
 
+import hashlib
 import importlib.util
 import os
 import shlex
@@ -18,12 +19,21 @@ import hydra
 from omegaconf import DictConfig
 from rich.console import Console
 
-from harness.compose import MISTAKES, compose, describe_options, explain, register_sweeps
+from harness.compose import (
+    MISTAKES,
+    compose,
+    describe_options,
+    explain,
+    read_chosen,
+    read_typed,
+    register_sweeps,
+)
 from harness.config import CONF_DIR, ROOT, SWEEPS_DIR, TRACKER_MODES, check_choice, check_limits, match_types, say_count
-from harness.launch import train_missing
+from harness.launch import read_request, train_missing
 from harness.launchers import LAUNCHERS
 from harness.launchers.local import warm_up
 from harness.measure import COMPILE
+from harness.overrides import check_overrides
 from harness.records import (
     count_measured,
     count_weights,
@@ -48,28 +58,28 @@ HELP = """Train what a sweep lacks, fit laws to all of it, draw it.
   --cfg job           all values, composed;  --hydra-help  Hydra's own flags"""
 
 
+OWN_NAME = "single"  # of runs without a sweep, see conf/config.yaml
+
+
 def run(settings: dict[str, Any], sweep: Sweep) -> int:
     """Train what is missing of a sweep and draw it; 0 when every run ended, 1 when one failed."""
     folder = writable_folder("runs_dir", settings["runs_dir"], sweep.name)
     writable_folder("figures_dir", settings["figures_dir"])
     if sweep.question and not (SWEEPS_DIR / f"{sweep.name}.yaml").exists():
         keep_question(folder, sweep.question)
-    again = settings["refresh"] or settings["run_id"] is not None
+    again = is_again(settings)
     import analysis.write  # noqa: F401  # here, while the workers' server imports torch: later the answer would wait
 
     if sweep.adaptive is not None:
         sweep = look_ahead(sweep, folder).sweep
-    wanted = sweep
-    if settings["run_id"] is not None:
-        check_choice("run_id", str(settings["run_id"]), sweep.runs)
-        wanted = replace(sweep, runs={str(settings["run_id"]): sweep.runs[str(settings["run_id"])]})
+    wanted = choose_wanted(settings, sweep)
     missing = again or bool(set(wanted.runs) - read_ended(folder))
     if not missing:
         count = say_count(len(sweep.runs), "run is", "runs are")
         print(f"{sweep.name}: {'all ' * (len(sweep.runs) > 1)}{count} done, nothing to train")
     with mirroring(folder, settings["tracker"], missing=missing):
-        by_rounds = sweep.adaptive is not None and settings["run_id"] is None
-        asked = [repr(sweep.adaptive)] if by_rounds else None  # its runs may change while they are trained again
+        asked = name_rounds(settings, sweep)
+        by_rounds = asked is not None
         begin = missing and (again or not by_rounds)
         failed = train_missing(settings, wanted, folder, again=again, asked=asked) if begin else 0
         if by_rounds and not failed:
@@ -89,6 +99,25 @@ def run(settings: dict[str, Any], sweep: Sweep) -> int:
     if failed:
         print(f"{say_count(failed, 'run')} did not end; the same command trains what is missing", file=sys.stderr)
     return 1 if failed else 0
+
+
+def is_again(settings: dict[str, Any]) -> bool:
+    """Whether runs are trained although they ended."""
+    return bool(settings["refresh"] or settings["run_id"] is not None)
+
+
+def choose_wanted(settings: dict[str, Any], sweep: Sweep) -> Sweep:
+    """The sweep, or of its runs the one that run_id names. Raises: ValueError where it has none of that name."""
+    if settings["run_id"] is None:
+        return sweep
+    run = str(settings["run_id"])
+    check_choice("run_id", run, sweep.runs)
+    return replace(sweep, runs={run: sweep.runs[run]})
+
+
+def name_rounds(settings: dict[str, Any], sweep: Sweep) -> list[str] | None:
+    """What an adaptive sweep asks for, whose runs may change while they are trained again; else None."""
+    return [repr(sweep.adaptive)] if sweep.adaptive is not None and settings["run_id"] is None else None
 
 
 def look_ahead(sweep: Sweep, folder: Path) -> Round:
@@ -120,16 +149,16 @@ def draw_sweep(settings: dict[str, Any], sweep: Sweep, folder: Path) -> None:
     from analysis.report import print_report
     from analysis.write import write_figure, write_further
 
-    out = Path(settings["figures_dir"])
+    out, name = Path(settings["figures_dir"]), name_figure(sweep)
     try:
         records = read_records(folder)
         composed = records[records["run_id"].isin(sweep.runs)]
         if analyse := choose_answer(sweep.name, composed, sweep.answer):
-            answer = analyse(sweep.name, composed, sweep.question, folder)
+            answer = analyse(name, composed, sweep.question, folder)
             print_answer(answer)
             print("\n".join(str(path) for path in write_answer(answer, out) if path.suffix == ".png"))
             return
-        analysis = analyse_runs(sweep.name, composed, sweep.question)
+        analysis = analyse_runs(name, composed, sweep.question)
         print_report(analysis)
         sys.stdout.flush()
         print(write_figure(analysis, out)[0], flush=True)
@@ -149,11 +178,21 @@ def draw_sweep(settings: dict[str, Any], sweep: Sweep, folder: Path) -> None:
             print(path)
 
 
+def name_figure(sweep: Sweep) -> str:
+    """The sweep's name; runs that are of none are named by themselves, so that no other command's figure is lost."""
+    if sweep.name != OWN_NAME:
+        return sweep.name
+    ids = sorted(sweep.runs)
+    return f"{sweep.name}-{ids[0] if len(ids) == 1 else hashlib.sha256(' '.join(ids).encode()).hexdigest()[:12]}"
+
+
 @contextmanager
 def mirroring(folder: Path, tracker: dict[str, Any], *, missing: bool) -> Iterator[None]:
     """While the body runs, a process of its own sends to W&B what is published; after it, it gets to finish."""
-    if tracker["name"] == "none" or not (missing or read_attempts(folder) - read_mirrored(folder)):
+    sends = tracker["name"] != "none"
+    if not sends or not (missing or read_attempts(folder) - read_mirrored(folder)):
         yield
+        print(f"records: {folder}; {'W&B has them already' if sends else 'none were sent to W&B (tracker=none)'}")
         return
     options = [str(tracker[key] or "") for key in ("mode", "project", "entity")]
     command = [sys.executable, "-m", "harness.mirror", str(folder), *options]
@@ -162,6 +201,7 @@ def mirroring(folder: Path, tracker: dict[str, Any], *, missing: bool) -> Iterat
     try:
         yield
     finally:
+        print(f"records: {folder}", flush=True)  # the mirror says where it sends them
         process.stdin.close()
     with Console().status("sending what is left to W&B"):
         code = process.wait()
@@ -181,6 +221,7 @@ def execute() -> int:
     """The command, after Hydra has composed what was typed."""
     check_analysis()
     settings, defaults = compose({})
+    notes = check_overrides(read_typed(), settings["sweep"], read_chosen("sweep"))
     settings = match_types(settings, defaults)
     check_limits({key: settings[key] for key in ("metrics", "launcher")})
     check_choice("launcher.name", settings["launcher"]["name"], LAUNCHERS)
@@ -190,8 +231,9 @@ def execute() -> int:
     check_choice("launcher.compile", settings["launcher"]["compile"], COMPILE)
     if not settings["dry_run"]:
         warm_up()
-    sweep = make_sweep(compose)
-    for text in describe_repeats(settings["sweep"]["grid"]):
+    with Console(stderr=True).status("laying out the runs"):  # half a second for every choice of groups
+        sweep = make_sweep(compose)
+    for text in [*notes, *describe_repeats(settings["sweep"]["grid"])]:
         print(text, file=sys.stderr)
     if settings["dry_run"]:
         from harness.dry_run import print_dry_run  # here, since it needs torch
@@ -200,7 +242,9 @@ def execute() -> int:
             folder = Path(settings["runs_dir"]) / sweep.name
             sweep = look_ahead(sweep, folder).sweep
             print("adaptive: the runs so far and those of the next round; what follows depends on their results")
-        print_dry_run(settings, sweep)
+        wanted, folder = choose_wanted(settings, sweep), Path(settings["runs_dir"]) / sweep.name
+        asked = name_rounds(settings, sweep)
+        print_dry_run(settings, wanted, read_request(settings, wanted, folder, again=is_again(settings), asked=asked))
         return 0
     return run(settings, sweep)
 

@@ -1,6 +1,9 @@
 """Hydra: what a user typed -> composed values, and mistakes told in one line."""
 
+import itertools
 import re
+import shutil
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +17,11 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from harness.config import CONF_DIR, SWEEPS_DIR, check_choice, closest, describe_own_model
 
+# What to give for a value that has no default
+NEEDS = {
+    "task.data": "task.data=MODULE:FUNCTION, a function of yours that returns training and held-out inputs and targets,"
+    " and a model of your own: --config-dir DIR model=NAME for DIR/model/NAME.yaml (README, A module of your own)",
+}
 GROUPS = ("task", "model", "optimizer", "schedule", "protocol", "launcher", "tracker")
 
 
@@ -36,7 +44,7 @@ def compose(chosen: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
     Args:
         chosen: group -> option, over what the command line chooses.
     """
-    typed = [text for text in HydraConfig.get().overrides.task if text.partition("=")[0] not in chosen]
+    typed = [text for text in read_typed() if text.partition("=")[0] not in chosen]
     anew = [f"{group}={option}" for group, option in chosen.items()]
     choices = {**HydraConfig.get().runtime.choices, **chosen}
     values = hydra.compose("config", overrides=[*typed, *anew])
@@ -55,6 +63,17 @@ def compose(chosen: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
         plain_values["sweep"]["question"] = None  # it was asked about the runs of another name
     plain_defaults["sweep"] = {key: plain_values["sweep"][key] for key in plain_defaults["sweep"]}
     return plain_values, plain_defaults
+
+
+def read_typed() -> list[str]:
+    """The overrides of the running command, KEY=VALUE."""
+    return list(HydraConfig.get().overrides.task)
+
+
+def read_chosen(group: str) -> str | None:
+    """The option that the running command takes of a group."""
+    option = HydraConfig.get().runtime.choices.get(group)
+    return None if option is None else str(option)
 
 
 def as_dict(container: object) -> dict[str, Any]:
@@ -84,7 +103,7 @@ def explain(error: Exception) -> str:
             return str(readable)
     if isinstance(cause, MissingMandatoryValue):
         key = cause.full_key or str(cause).rpartition(" ")[2]
-        return f"{key} is not set: give {key}=VALUE"
+        return f"{key} is not set: give {NEEDS.get(key, f'{key}=VALUE')}"
     if isinstance(cause, OmegaConfBaseException) and cause.key is not None:
         parent = cause.parent_node
         allowed = [str(key) for key in parent] if isinstance(parent, Mapping) else []
@@ -98,22 +117,26 @@ MISTAKES = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
 
 
 def describe_options() -> str:
-    """The options of every group with the first comment line of their files, for --help."""
+    """The options of every group with the comment that their files begin with, for --help."""
     lines = []
     for group in GROUPS:
         lines.append(f"\n{group}=")
-        lines += [
-            f"  {path.stem:<20}{first_comment(path.read_text())}" for path in sorted((CONF_DIR / group).glob("*.yaml"))
-        ]
+        paths = sorted((CONF_DIR / group).glob("*.yaml"))
+        lines += [describe_option(path.stem, first_comment(path.read_text())) for path in paths]
     lines.append("\nsweep=")
     for path in sorted(SWEEPS_DIR.glob("*.yaml")):
         sweep = OmegaConf.load(path)
-        lines.append(f"  {path.stem:<20}{sweep.sweep.question} ({first_comment(path.read_text())})")
+        lines.append(describe_option(path.stem, f"{sweep.sweep.question} ({first_comment(path.read_text())})"))
     return "\n".join(lines)
 
 
+def describe_option(name: str, text: str) -> str:
+    """A name with what is to be said of it beside it, whole, in as many lines as that takes."""
+    width = min(120, shutil.get_terminal_size((120, 24)).columns)
+    return textwrap.fill(f"  {name:<20}{text}", width, subsequent_indent=" " * 22, break_long_words=False)
+
+
 def first_comment(text: str) -> str:
-    for line in text.splitlines():
-        if line.startswith("# ") and not line.startswith("# @"):
-            return line[2:]
-    return ""
+    """The comment that a file begins with, all of its lines as one."""
+    lines = [line for line in text.splitlines() if not line.startswith("# @")]
+    return " ".join(line[2:] for line in itertools.takewhile(lambda line: line.startswith("# "), lines))

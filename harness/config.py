@@ -224,7 +224,12 @@ def check_model(task: Mapping[str, Any], model: Mapping[str, Any]) -> None:
         raise ValueError(f"task={task['name']} has its weights itself: choose model=none")
     if feeds and takes and feeds != takes:
         fitting = " or ".join(name for name in TAKES if TAKES[name] == feeds)
-        fitting = fitting or "a YAML of your own with name: PACKAGE.MODULE:CLASS (README)"
+        if not fitting:
+            text = f"task={task['name']} needs a model of your own, model={model['name']} takes {takes}"
+            cure = "a YAML of your own, DIR/model/NAME.yaml with the line name: MODULE:CLASS"
+            raise ValueError(
+                f"{text}: write {cure}, and give --config-dir DIR model=NAME (README, A module of your own)"
+            )
         given, taken = f"task={task['name']} feeds its model {feeds}", f"model={model['name']} takes {takes}"
         raise ValueError(f"{given} and {taken}: choose model={fitting}")
 
@@ -321,6 +326,9 @@ def match_type(path: str, value: Any, default: Any) -> Any:
     """One value with the type of its default; a default of null takes any."""
     if default is None and isinstance(value, float) and LIMITS.get(path.rpartition(".")[2]) in (_count, _natural):
         return int(value) if value.is_integer() else value
+    if isinstance(value, list) and path.partition(".")[0] in (*PARTS, *RunConfig.__dataclass_fields__):
+        axis = ",".join(map(str, value))
+        raise ValueError(f"{path}=[{axis}] is a list where one value belongs: an axis is 'sweep.grid.{path}=[{axis}]'")
     if default is None or type(value) is type(default):
         return value
     number = isinstance(value, int | float) and not isinstance(value, bool)

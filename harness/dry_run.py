@@ -1,5 +1,6 @@
 """`dry_run=true`: runs, stacks, FLOPs, memory and an estimate of time, before anything is started."""
 
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,28 +13,23 @@ from rich.table import Table
 from harness.config import say_count
 from harness.estimate import estimate_stack
 from harness.imports import has_own_code
-from harness.launchers.local import choose_device
-from harness.machine import available_cores
-from harness.measure import Machine, choose_all
+from harness.launch import Request
+from harness.measure import choose_all
 from harness.plan import Choice, Stack, make_plan, shape_of
-from harness.records import read_ended
 from harness.stackable import why_alone
 from harness.sweep import Sweep
 
 
-def print_dry_run(settings: dict[str, Any], sweep: Sweep) -> None:
+def print_dry_run(settings: dict[str, Any], sweep: Sweep, request: Request) -> None:
     """What the command would train: stacks by shape with FLOPs, memory and time, and what is there already."""
-    launcher = settings["launcher"]
-    device, num_devices = choose_device(launcher["device"])
-    workers = launcher["workers"] or num_devices or available_cores()
-    machine = Machine(device, workers, launcher["compile"], launcher["width"], launcher["micro_batch"])
+    machine = request.machine
+    device, workers = machine.device, machine.workers
     choices = choose_all(sweep.runs, machine, Path(settings["runs_dir"]), probe=False)
     for shape, config in {shape_of(config): config for config in sweep.runs.values()}.items():
         if has_own_code(config) and (reason := why_alone(config, torch.device(device))):
             choices[shape] = Choice(1, alone=reason)
-    options = {"device": device, "width": launcher["width"], "metrics": settings["metrics"]}
-    plan = make_plan(sweep.name, sweep.runs, **options, choices=choices)
-    ended = read_ended(Path(settings["runs_dir"]) / sweep.name) & set(sweep.runs)
+    plan = make_plan(sweep.name, sweep.runs, **request.options, choices=choices)
+    ended = request.ended & set(sweep.runs)
     table = Table("stacks", "runs", "batch size", "steps", "optimizer", "FLOPs", "MB a stack", "worker seconds")
     shapes: dict[str, list[Stack]] = {}
     for stack in plan.stacks:
@@ -43,6 +39,8 @@ def print_dry_run(settings: dict[str, Any], sweep: Sweep) -> None:
     torch.set_num_threads(1)
     console = Console(stderr=True)
     quiet, what = not console.is_terminal, "measuring a few steps of each shape"
+    if quiet and shapes:
+        print(f"{what}: {len(shapes)} of them", file=sys.stderr, flush=True)
     for stacks in track(shapes.values(), what, transient=True, console=console, disable=quiet):
         first, runs = stacks[0].first, sum(len(stack.runs) for stack in stacks)
         try:

@@ -5,6 +5,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Collection
 from contextlib import closing
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,40 @@ from harness.sweep import Sweep
 from harness.unfinished import remove_ended
 
 
+@dataclass(frozen=True)
+class Request:
+    """What a command asks for, and how much of it is there.
+
+    Attributes:
+        name: since -> name of the request, see harness/plan_file.py.
+        since: from when on records count; None: all do.
+        ended: run_ids whose records count.
+    """
+
+    options: dict[str, Any]
+    machine: Machine
+    num_devices: int
+    name: Callable[..., str]
+    since: str | None
+    ended: set[str]
+
+
+def read_request(
+    settings: dict[str, Any], sweep: Sweep, folder: Path, *, again: bool, asked: Collection[str] | None = None
+) -> Request:
+    """See train_missing; it starts and writes nothing."""
+    launcher = settings["launcher"]
+    device, num_devices = choose_device(launcher["device"])
+    options = {"device": device, "width": launcher["width"], "metrics": settings["metrics"]}
+    options["save_weights"] = settings["save_weights"]
+    how = {"compile": launcher["compile"], "micro_batch": launcher["micro_batch"]}
+    name = partial(name_request, sweep.name, asked or sweep.runs, **options, **how)
+    since = since_when(folder, sweep.runs, name) if again else None
+    workers = launcher["workers"] or num_devices or available_cores()
+    machine = Machine(device, workers, width=launcher["width"], **how)
+    return Request(options, machine, num_devices, name, since, read_ended(folder, since))
+
+
 def train_missing(
     settings: dict[str, Any], sweep: Sweep, folder: Path, *, again: bool, asked: Collection[str] | None = None
 ) -> int:
@@ -38,25 +73,19 @@ def train_missing(
     }
     for task in texts.values():
         store_corpus(settings["runs_dir"], read_corpus(task))
-    device, num_devices = choose_device(launcher["device"])
-    options = {"device": device, "width": launcher["width"], "metrics": settings["metrics"]}
-    options["save_weights"] = settings["save_weights"]
-    how = {"compile": launcher["compile"], "micro_batch": launcher["micro_batch"]}
-    name = partial(name_request, sweep.name, asked or sweep.runs, **options, **how)
-    since = since_when(folder, sweep.runs, name) if again else None
-    ended = read_ended(folder, since)
-    workers = launcher["workers"] or num_devices or available_cores()
-    machine = Machine(device, workers, width=launcher["width"], **how)
+    request = read_request(settings, sweep, folder, again=again, asked=asked)
+    since, ended = request.since, request.ended
 
     def lay(runs: dict[str, RunConfig]) -> Plan:
-        choices = choose_all(runs, machine, Path(settings["runs_dir"]))
-        return make_plan(sweep.name, runs, **options, since=since, choices=choices)
+        choices = choose_all(runs, request.machine, Path(settings["runs_dir"]))
+        return make_plan(sweep.name, runs, **request.options, since=since, choices=choices)
 
-    path, plan = open_plan(folder, name(since=since), sweep.runs, ended, lay)
+    path, plan = open_plan(folder, request.name(since=since), sweep.runs, ended, lay)
     waiting = [i for i, stack in enumerate(plan.stacks) if stack.without(ended).runs]
     for reason, count in Counter(plan.stacks[i].alone for i in waiting if plan.stacks[i].alone).items():
         print(f"{say_count(count, 'run is', 'runs are')} trained one by one: {reason}")
-    pace = {"num_devices": num_devices, "workers": workers, **{key: launcher[key] for key in ("checkpoint", "lease")}}
+    pace = {"num_devices": request.num_devices, "workers": request.machine.workers}
+    pace |= {key: launcher[key] for key in ("checkpoint", "lease")}
     failed: dict[str, list[str]] = {}  # reason -> run_ids
     with (
         closing(LAUNCHERS[launcher["name"]](path, plan, waiting, **pace)) as launched,

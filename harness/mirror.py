@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from harness.config import TRACKER_MODES
+from harness.config import TRACKER_MODES, say_count
 from harness.records import append_mirrored, read_mirrored
 from harness.tracking import choose_mode, send_run
 
@@ -25,22 +25,33 @@ def mirror(folder: Path, *, mode: str, project: str, entity: str | None, closed:
     """Send what is missing until `closed` is set and nothing is left; returns how many runs were sent."""
     mode = choose_mode(mode)
     if mode == "disabled":
+        print("W&B is disabled (WANDB_MODE=disabled): nothing is sent")
         return 0
     sent = read_mirrored(folder)
     seen: set[Path] = set()
-    count = 0
+    count, address = 0, None
     while True:
         last_look = closed.is_set()
         for row in new_rows(folder, seen):
             key = (row["run_id"], row["provenance.ended"])
             if key not in sent:
-                send_run(row, mode=mode, project=project, entity=entity)
+                address = send_run(row, mode=mode, project=project, entity=entity)
                 append_mirrored(folder, *key, mode)
                 sent.add(key)
                 count += 1
         if last_look:
+            print(describe_sent(count, mode, address), flush=True)
             return count
         closed.wait(POLL)
+
+
+def describe_sent(count: int, mode: str, address: str | None) -> str:
+    """A line on where runs went, and how they get further."""
+    runs = say_count(count, "run")
+    if mode == "online":
+        return f"W&B: {runs} sent to {address or 'your project'}; tracker=none leaves W&B out"
+    folder = Path(os.environ.get("WANDB_DIR", ".")) / "wandb"
+    return f"W&B: {runs} kept offline in {folder}; `wandb sync {folder}/offline-run-*` sends them"
 
 
 def new_rows(folder: Path, seen: set[Path]) -> Iterator[dict[str, Any]]:

@@ -40,7 +40,7 @@ def resolve_length(values: Mapping[str, Any]) -> dict[str, Any]:
     for derived in {"num_steps", "num_samples"} - {given}:
         if values.get(derived) not in (None, resolved[derived]):
             text = f"{derived}={values[derived]} does not go with protocol={protocol}, which takes {given}"
-            raise ValueError(f"{text}: leave it out or choose another protocol")
+            raise ValueError(f"{text}: leave it out, {derived}=null where a sweep sets it, or choose another protocol")
     return resolved | resolve_target(values) | resolve_probe(values)
 
 
@@ -57,7 +57,9 @@ def resolve_target(values: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     for key in ("target_loss", "target_examples"):
         if values.get(key) is None:
-            raise ValueError(f"protocol=steps_to_target needs {key}: give {key}=NUMBER")
+            what = "a held-out loss that ends a run" if key == "target_loss" else "how many held-out examples it is of"
+            text = f"protocol=steps_to_target needs {key}, {what}: give {key}=NUMBER"
+            raise ValueError(f"{text} on the command line or in the sweep's YAML, beside protocol's other values")
     if values.get("eval_every") is None and values.get("eval_share") is None:
         raise ValueError("protocol=steps_to_target needs eval_every, eval_share or both: give eval_every=STEPS")
     for key, shape in (("name", "schedule"), ("weight_decay", "schedule.weight_decay")):

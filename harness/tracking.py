@@ -21,11 +21,12 @@ def choose_mode(mode: str) -> str:
     return "online" if wandb.login(prompt=False) else "offline"
 
 
-def send_run(row: Mapping[str, Any], *, mode: str, project: str, entity: str | None) -> None:
+def send_run(row: Mapping[str, Any], *, mode: str, project: str, entity: str | None) -> str | None:
     """One record -> one W&B run: the nested config, the learning curve against samples and steps, and the summary.
 
     What metrics.memory measured stays in the records: lists by position in the run are no summary of it.
     Its id is sweep plus run_id, since two sweeps may share a run; sending it again goes on with the same run.
+    Returns: address of the project; None where the run is kept on disk.
     """
     curve = {name.removeprefix("history."): values for name, values in row.items() if name.startswith("history.")}
     measured = set(curve) - {"step", "num_samples", "loss"}
@@ -57,6 +58,7 @@ def send_run(row: Mapping[str, Any], *, mode: str, project: str, entity: str | N
             point = {name: values[i] for name, values in curve.items() if values[i] is not None}
             run.log(point, step=int(step), commit=True)  # or the last point would replace the summary's loss
         run.summary.update(summary)
+        return run.project_url if mode == "online" else None
 
 
 def run_name(row: Mapping[str, Any]) -> str:

@@ -117,7 +117,10 @@ def test_again_trains_nothing_and_draws_the_same(trained):
     assert {p: p.stat().st_mtime_ns for p in (folder / "runs").rglob("*")} == before
     assert (folder / "figures" / "smoke.json").read_bytes() == figure
     assert "all 28 runs are done, nothing to train" in again.stdout
-    assert again.stdout.split("batch size", 1)[1] == first.stdout.split("batch size", 1)[1]
+    drawn = [done.stdout.split("batch size", 1)[1].split("records: ")[0] for done in (again, first)]
+    assert drawn[0] == drawn[1]
+    assert "W&B: 28 runs kept offline in wandb; `wandb sync wandb/offline-run-*` sends them" in first.stdout
+    assert again.stdout.endswith("records: runs/smoke; W&B has them already\n")
 
 
 def test_a_sweep_of_ones_own_keeps_its_question_and_a_renamed_one_does_not_take_its_parents(
@@ -193,7 +196,11 @@ def test_one_run_without_a_sweep(tmp_path):
     frame = records(tmp_path, "single")
     assert frame["optimizer.lr"].tolist() == [0.5]
     assert frame["optimizer.name"].tolist() == ["sgd"]
-    assert "figures/single" in done.stdout
+    name = f"single-{frame['run_id'][0]}"  # another run's figure is another file
+    assert f"figures/{name}" in done.stdout
+    assert {path.stem for path in (tmp_path / "figures").iterdir()} == {name}
+    assert "note: sgd at the learning rate of" not in done.stderr
+    assert done.stdout.endswith("records: runs/single; none were sent to W&B (tracker=none)\n")
     assert not (tmp_path / "wandb").exists()
 
 
@@ -204,6 +211,26 @@ def test_dry_run_starts_nothing(tmp_path):
     flops = 192 * 32768 * 6 * (8 * 16 * 64 + 64 * 256)
     assert f"{flops:.3g} FLOPs" in done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_of_what_is_trained_again_counts_all(trained, tmp_path):
+    shutil.copytree(trained[0] / "runs", tmp_path / "runs")
+    one = records(trained[0])["run_id"][0]
+    for override, counts in (
+        ("seed", "28 runs, 28 done, 0 to train"),
+        ("refresh=true", "28 runs, 0 done, 28 to train"),
+        (f"run_id={one}", "1 run, 0 done, 1 to train"),
+    ):
+        more = [override] if "=" in override else []
+        assert counts in harness(tmp_path, *TINY, "dry_run=true", *more).stdout
+
+
+def test_an_override_that_some_grids_do_not_take_is_told(tmp_path):
+    few = ["sweep.grid.batch_size=[64]", "sweep.grid.seed=[0]", "num_samples=1024", "task.num_heldout=64"]
+    few += [f"sweep.grids.{name}.optimizer.lr=[0.01]" for name in ("adam", "decay", "average", "sign", "sgd", "tiger")]
+    done = harness(tmp_path, "sweep=optimizers", *few, "schedule=cosine", "dry_run=true")
+    assert "note: schedule=cosine reaches no run of sweep.grids.amos, which has an axis schedule.name" in done.stderr
+    assert "sweep.name=NAME keeps their records and figures apart" in done.stderr
 
 
 @pytest.mark.parametrize(
