@@ -25,7 +25,8 @@ def draw_amos(table: pd.DataFrame, title: str, style: Style = SCREEN) -> Figure:
         panels.append((case, rows[rows["lr"] == rows["lr"].max()], True))
     caption = (
         f"protocol fixed_steps · {table['run_id'].nunique()} runs of Amos · circles measured (momentum .9 where "
-        "there are two), lines the recursion with Amos's own lr and weight decay, no free parameter · of a network the largest lr · dashed: constant"
+        "there are two), lines the recursion with Amos's own lr and weight decay, no free parameter · of a "
+        "network the largest lr · dashed: constant"
     )
     fig, grid = lay_out_grid(len(panels), 3, title, caption, style)
     left = list(panels)
