@@ -143,7 +143,7 @@ def sum_halves(values_J: np.ndarray) -> np.ndarray:
 
 
 def divide_halves(values: Sequence[np.ndarray], shares: Sequence[float]) -> float:
-    first, second = sum(share * sum_halves(value) for value, share in zip(values, shares, strict=True))
+    first, second = np.sum([share * sum_halves(value) for value, share in zip(values, shares, strict=True)], axis=0)
     return float(first / second)
 
 
@@ -158,7 +158,8 @@ def compare_halves(cells: Sequence[Cell], shares: Sequence[float]) -> tuple[floa
     """
     common = set.intersection(*(set(cell.seeds) for cell in cells))
     own = select_seeds(cells, lambda seed: seed in common)
-    first, second = sum(share * sum_halves(cell.measured_SJ) for cell, share in zip(own, shares, strict=True))
+    parts = [share * sum_halves(cell.measured_SJ) for cell, share in zip(own, shares, strict=True)]
+    first, second = np.sum(parts, axis=0)
     ratio = float(first.mean() / second.mean())
     if len(first) < 2:
         return ratio, np.nan, np.nan

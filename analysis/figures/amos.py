@@ -22,10 +22,11 @@ def draw_amos(table: pd.DataFrame, title: str, style: Style = SCREEN) -> Figure:
     panels = [(f"pure noise, {damping}", rows, False) for damping, rows in walk.groupby("damping", sort=False)]
     for case in list(text["case"].unique())[:MOST]:
         rows = text[text["case"] == case]
-        panels.append((f"{case}, lr {rows['lr'].max():g}", rows[rows["lr"] == rows["lr"].max()], True))
+        panels.append((case, rows[rows["lr"] == rows["lr"].max()], True))
     caption = (
         f"protocol fixed_steps · {table['run_id'].nunique()} runs of Amos · circles measured (momentum .9 where "
-        "there are two), lines the recursion with Amos's own lr and weight decay, no free parameter · dashed: constant"
+        "there are two), lines the recursion with Amos's own lr and weight decay, no free parameter · of a "
+        "network the largest lr · dashed: constant"
     )
     fig, grid = lay_out_grid(len(panels), 3, title, caption, style)
     left = list(panels)

@@ -17,8 +17,8 @@ from analysis.figures.style import (
     write_heading,
 )  # fmt: skip
 
-WIDTH = 11.6  # of a page, inches before the style's scale
-LEFT, RIGHT, GAP, HEIGHT, BETWEEN = 0.9, 1.9, 0.62, 1.45, 0.75
+WIDTH = 10.0  # of a page, inches before the style's scale
+LEFT, RIGHT, GAP, HEIGHT, BETWEEN = 0.85, 1.6, 0.62, 1.45, 0.75
 
 
 def lay_out_grid(count: int, columns: int, title: str, caption: str, style: Style) -> tuple[Figure, list[list[Axes]]]:
@@ -29,7 +29,7 @@ def lay_out_grid(count: int, columns: int, title: str, caption: str, style: Styl
         columns: of them in a row; 2 in a narrow style.
     """
     width, columns = (NARROW, min(columns, 2)) if style.narrow else (WIDTH, columns)
-    rows, title = -(-count // columns), textwrap.fill(title, 95)
+    rows, title = -(-count // columns), textwrap.fill(title, int(9.5 * (style.scale * width - 0.3)))
     panel = (width - LEFT - RIGHT - (columns - 1) * GAP) / columns
     above, below = measure_heading(title, style), 0.6 + measure_caption(caption, width, style)
     height = above + rows * HEIGHT + (rows - 1) * BETWEEN + below

@@ -42,7 +42,7 @@ def draw_memory(table: pd.DataFrame, cells: pd.DataFrame, title: str, style: Sty
                 ax.set_xlabel("position in the run")
             handles.setdefault(id(row), []).extend(drawn)
     for row in grid:
-        share_legend(row, handles[id(row)])
+        share_legend(row, sorted(handles[id(row)], key=lambda handle: str(handle.get_label()).startswith("ρ")))
     return fig
 
 

@@ -47,24 +47,6 @@ def amos_inverse_time(
     return alpha * scale * shape, alpha**2 / (2 * q) * shape
 
 
-def amos_weight_decay(alpha: ArrayLike, scale: ArrayLike) -> Array:
-    """Weight decay that holds the RMS of noise at its start, q = 1 and updates of RMS 1.
-
-        weight_decay = rho_0 / lr_0 = alpha / (2 scale)
-
-    It is sqrt(lr / (2 weight_decay)) = scale solved for weight decay, at lr = alpha scale.
-
-    Args:
-        alpha: alpha_0, > 0, dimensionless.
-        scale: RMS of the weights at first, > 0.
-    Returns: weight decay, per unit of lr.
-    Valid when: updates of RMS 1, independent from step to step, at the first steps: later lr falls and
-        weight decay does not, so noise alone sinks below its start. With momentum F of long_run.py multiplies it.
-    Source: kexue.fm/archives/9344; the identity with Kosson et al., arXiv 2305.17212, derived for this project.
-    """
-    return np.asarray(alpha, dtype=float) / (2 * np.asarray(scale, dtype=float))
-
-
 def amos_adaptive(
     steps: int, *, alpha: float, scale: float = 1.0, c_coef: float = 0.25, d_coef: float = 0.25
 ) -> tuple[Array, Array]:

@@ -25,7 +25,7 @@ def adafactor(*, relative_step: bool, layout: Layout) -> tuple[Callable, Callabl
         update = -lr (size u + weight_decay param),       size = max(eps2, RMS(param)) if relative_step, else 1
 
     The source's relative step is also min(1e-2, 1 / sqrt(step)), which is a schedule: near to schedule=inverse_sqrt
-    with schedule.timescale=1e4 at lr = 1e-2. Every tensor of two or more dimensions is factored, tables of embeddings too; a
+    schedule.timescale=1e4 at lr = 1e-2. Every tensor of two or more dimensions is factored, tables of embeddings too; a
     kernel of more than two (convolution) is taken as first dimension x all others, where torch.optim.Adafactor factors
     the last two. Decay is that of lr alone.
 

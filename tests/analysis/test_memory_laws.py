@@ -189,16 +189,15 @@ def test_amos_follows_the_error():
 def test_amos_is_the_rotational_equilibrium():
     alpha, scale = 1.11e-3, 1 / np.sqrt(768)
     lr, rate = amos.amos_constant(0, alpha=alpha, cosine=0.1, scale=scale)
-    decay = amos.amos_weight_decay(alpha, scale)
+    decay = rate / lr
     assert (lr, decay) == pytest.approx((4e-5, 0.015), rel=0.03)  # Lion's, as kexue.fm/archives/9473 has them
-    assert rate == pytest.approx(lr * decay)
     assert weight_rms(lr, decay) == pytest.approx(scale)
     t = np.arange(5000)
     lr, rate = amos.amos_constant(t, alpha=0.02, cosine=0.1, scale=scale)
     path = weight_rms_paths.weight_rms_path(lr, rate / lr, start=scale)
     assert path[1] == pytest.approx(scale, rel=1e-4)  # at first noise holds it there
     assert path[-1] / scale == pytest.approx(0.94, abs=0.005)  # and then it falls: noise falls, weight decay stays
-    assert rate / lr == pytest.approx(np.full(len(t), amos.amos_weight_decay(0.02, scale)))
+    assert rate / lr == pytest.approx(np.full(len(t), 0.02 / (2 * scale)))
 
 
 # --- epsilon

@@ -7,7 +7,7 @@ import pytest
 
 from analysis.answer import commit_rows, print_answer, write_answer
 from analysis.figures.style import PAPER, SCREEN
-from analysis.weight_decay import analyse_weight_decay, fit_slopes, judge_kappa, locate_optima
+from analysis.weight_decay import analyse_weight_decay, covary, fit_slopes, judge_kappa, locate_optima
 from tests.analysis.test_figures import check_boxes
 
 DECAYS = 2.0 ** np.arange(-8, 6)
@@ -76,6 +76,11 @@ def test_intervals_carry_what_cells_of_several_lr_share():
         low, high = fit_slopes(locate_optima(frame))["num_steps"][1:]
         held.append(low <= -1 <= high)
     assert np.mean(held) > 0.85
+    optima = [o for o in locate_optima(frame) if o.status == "interior"]  # the last frame
+    covariance = covary(optima)
+    apart = [(i, j) for i in range(len(optima)) for j in range(i) if optima[i].group != optima[j].group]
+    assert min(covariance[i, j] for i, j in apart) > 0
+    assert np.linalg.eigvalsh(covariance).min() > 0
 
 
 def test_an_interval_across_the_tolerance_is_inconclusive():
