@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from analysis.analyse import clean, verdict_to_json
-from analysis.claims import COLOURS, Verdict, show_measured
+from analysis.claims import COLOURS, Verdict, read_measured, show_measured
 from analysis.figures.style import SCREEN, Style
 from analysis.groups import label_group
 from analysis.write import is_committed, publish, save_figure
@@ -43,9 +43,15 @@ class Answer:
     label: Callable[[Mapping[str, object]], str] = field(default=label_group)  # of a verdict's group, in few words
 
 
-def print_answer(answer: Answer) -> None:
-    """The scores, then a line a verdict, then every rule once."""
-    console = Console(highlight=False)
+MOST = 8  # verdicts that are printed one by one
+
+
+def print_answer(answer: Answer, *, whole: bool = False) -> None:
+    """The scores, then the verdicts: one by one with every claim's rule where they are few, else a line a claim.
+
+    Args:
+        whole: one by one whatever their number.
+    """
     console = Console(highlight=False, width=None if console.is_terminal else 120)
     console.print(f"\n{answer.question}", markup=False)
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -57,7 +63,26 @@ def print_answer(answer: Answer) -> None:
         table.add_row(*map(escape, cells))
     console.print(table)
     console.print(answer.note, markup=False)
-    print_verdicts(answer, console)
+    if whole or len(answer.verdicts) <= MOST:
+        print_verdicts(answer, console)
+    else:
+        print_counts(answer, console)
+
+
+def print_counts(answer: Answer, console: Console) -> None:
+    """A line a claim: how many of its verdicts are which, and where all of them stand."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("claim", "measured", *COLOURS):
+        table.add_column(name, justify="right" if name in COLOURS else "left")
+    for claim in dict.fromkeys(verdict.claim for verdict in answer.verdicts):
+        own = [verdict for verdict in answer.verdicts if verdict.claim == claim]
+        values = [value for value in (read_measured(verdict)[0] for verdict in own) if np.isfinite(value)]
+        spread = f"{min(values):.3g} to {max(values):.3g}" if values else "-"
+        counts = (sum(verdict.verdict == word for verdict in own) for word in COLOURS)
+        table.add_row(claim, spread, *(str(count or "") for count in counts))
+    console.print(table)
+    text = f"{len(answer.verdicts)} verdicts; each with its interval, reason and rule: python analysis/plot.py"
+    console.print(f"{text} {answer.sweep} --all, or {answer.sweep}.json beside the figure", style="dim", markup=False)
 
 
 def show_cell(x: object) -> str:

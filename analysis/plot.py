@@ -148,6 +148,7 @@ def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--answer", choices=["optimum", *ANSWERS], help="what is asked; by default sweeps/NAME.yaml's sweep.answer"
     )
+    parser.add_argument("--all", action="store_true", help="print every verdict and rule, where they are many")
     parser.add_argument("--commit", action="store_true", help="write sweeps/NAME.csv from records")
     return parser.parse_args(arguments)
 
@@ -171,7 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 if analyse := choose_answer(name, frame, options.answer):
                     with Console(stderr=True).status(f"judging and drawing {name}"):
                         answer = analyse(name, frame, question, find_arrays(name, runs))
-                    print_answer(answer)
+                    print_answer(answer, whole=options.all)
                     print("\n".join(map(str, write_answer(answer, options.out, style))))
                     some = True
                     if options.commit:

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from analysis.analyse import analyse_runs, clean
 from analysis.answers import choose_answer
+from analysis.claim_words import describe_claims
 from analysis.claims import COLOURS, Verdict, show_measured
 from analysis.figures.scoreboard import draw_scoreboard
 from analysis.figures.style import STYLES
@@ -51,6 +52,12 @@ def write_row(sweep: str, verdict: Verdict) -> tuple[str, ...]:
 
 
 def write_markdown(rows: Sequence[tuple[str, ...]]) -> str:
+    """What every claim says, then a line a verdict."""
+    words = "## The claims in words\n\n" + describe_claims(row[0] for row in rows) + "\n## Verdicts\n\n"
+    return words + write_verdicts(rows)
+
+
+def write_verdicts(rows: Sequence[tuple[str, ...]]) -> str:
     lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
     lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
     return "\n".join(lines) + "\n"

@@ -1,6 +1,7 @@
 """Oracle: the layout in ARCHITECTURE.md. Imports go one way, analysis knows no torch, nothing dangerous is called."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,12 +11,12 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 # a file imports only what stands before it
 ORDER = [
-    "corpus", "protocols", "config", "imports", "machine", "store", "log", "leases", "unfinished", "index", "records",
-    "sweep", "rounds", "plan", "plan_file", "schedules", "parameters", "optimizers", "models", "tasks", "metrics",
-    "noise_scale", "per_tensor", "autocorrelation", "groups", "overwriting", "recording", "lanes", "program", "train",
-    "memory", "one_step", "curvature", "draws", "probe", "stackable", "checkpoint", "weights", "process", "estimate",
-    "measure", "job", "worker", "tracking", "mirror", "launchers", "status", "dry_run", "progress", "launch", "compose",
-    "__main__",
+    "corpus", "protocols", "config", "imports", "machine", "store", "log", "leases", "unfinished", "index",
+    "records", "sweep", "overrides", "rounds", "plan", "plan_file", "schedules", "parameters", "optimizers",
+    "models", "tasks", "metrics", "noise_scale", "per_tensor", "autocorrelation", "groups", "overwriting",
+    "recording", "lanes", "program", "train", "memory", "one_step", "curvature", "draws", "probe", "stackable",
+    "checkpoint", "weights", "process", "estimate", "measure", "job", "worker", "tracking", "mirror", "launchers",
+    "status", "progress", "launch", "dry_run", "compose", "__main__",
 ]  # fmt: skip
 
 
@@ -23,6 +24,19 @@ def imports_of(path: Path) -> set[str]:
     tree = ast.parse(path.read_text())
     found = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
     return found | {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+
+
+def test_architecture_shows_the_order() -> None:
+    table = (ROOT / "ARCHITECTURE.md").read_text().split("| harness | files, in order |")[1].split("\n\n")[0]
+    cells = [line.split("|")[2] for line in table.splitlines()[2:]]
+    assert [name.strip(" `") for cell in cells for name in cell.split(",")] == ORDER
+
+
+def test_architecture_names_every_file_of_analysis() -> None:
+    table = (ROOT / "ARCHITECTURE.md").read_text().split("| analysis | files |")[1].split("\n\n")[0]
+    names = {path.stem for path in (ROOT / "analysis").glob("*.py")} - {"__init__"}
+    named = set(re.findall(r"[a-z_]+", table))
+    assert {name for name in names if name not in named and not name.endswith(("_claims", "_fit"))} == set()
 
 
 def modules(package: str) -> list[Path]:

@@ -277,8 +277,14 @@ def test_files_and_report_and_committed_table(answer, tmp_path, capsys, monkeypa
     assert content["protocol"] == "one_step"
     assert len(content["verdicts"]) == 2 * len(PROBE_CLAIMS)
     print_answer(answer)
+    short = capsys.readouterr().out
+    verdicts = short.split(answer.note[-20:])[1]
+    assert len(verdicts.strip().splitlines()) == len(PROBE_CLAIMS) + 2  # a head, a line a claim, and where all stand
+    assert "one --all" in short
+    print_answer(answer, whole=True)
     said = capsys.readouterr().out
     assert "sgd-eta" in said
+    assert len(said.splitlines()) > len(short.splitlines()) + len(PROBE_CLAIMS)
     assert "step 600" in said
     monkeypatch.setattr(answers, "SWEEPS_DIR", tmp_path)
     assert "98 rows of 2 runs" in commit_rows(answer)

@@ -8,6 +8,9 @@ import pytest
 from rich.console import Console
 
 from analysis.analyse import analyse_runs
+from analysis.claim_words import CLAIM_WORDS, describe_claims
+from analysis.claims import CLAIMS
+from analysis.probe_claims import PROBE_CLAIMS
 from analysis.report import print_report
 from analysis.scoreboard import COLUMNS, main, print_rows, write_row
 from harness.config import SWEEPS_DIR
@@ -29,8 +32,21 @@ def test_the_scoreboard_holds_every_verdict_of_every_committed_sweep(tmp_path, c
         for verdict in answer.verdicts
     ]
     assert [(row["sweep"], row["claim"], row["verdict"], row["numbers"]["predicted"]) for row in content] == expected
-    assert len(lines) == len(expected) + 2
+    words, verdicts = (part.split("\n") for part in "\n".join(lines).split("\n\n## Verdicts\n\n"))
+    assert len(verdicts) == len(expected) + 2
+    assert [line.split(" | ")[0] for line in words[4:]] == ["| sde-slope"]
     assert all(name in said and verdict in said for name, _, verdict, _ in expected)
+
+
+def test_every_claim_of_the_committed_verdicts_has_words_and_a_source():
+    words, verdicts = (SWEEPS_DIR.parent / "docs" / "scoreboard.md").read_text().split("## Verdicts")
+    claims = {line.strip("| ").split(" | ")[0] for line in verdicts.strip().splitlines()[2:]}
+    assert {"w-rms", "sde-slope"} < claims <= set(CLAIM_WORDS)
+    assert words == "## The claims in words\n\n" + describe_claims(claims) + "\n"
+    assert {*CLAIMS, *PROBE_CLAIMS} <= set(CLAIM_WORDS)
+    assert all(own.says and own.source for own in CLAIM_WORDS.values())
+    with pytest.raises(KeyError, match="no words for new-claim"):
+        describe_claims(["w-rms", "new-claim"])
 
 
 def test_a_verdict_without_a_bounded_number_shows_none():
