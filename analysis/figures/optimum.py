@@ -181,7 +181,7 @@ def draw_groups(left: Axes, right: Axes, answers: Sequence[GroupAnswer], frame: 
         mark_optima(right, answer.optima, colour, marker, apart=apart)
         best = next((fit for fit in answer.fits if fit.law == answer.comparison.best and not fit.refused), None)
         # the legend stands right of the panel, where a long line would be cut off
-        label = textwrap.fill(answer.label, 28) + (f"\n{best.law}, {best.aicc:.1f}" if best else "")
+        label = textwrap.fill(answer.label, 24) + (f"\n{best.law}, {best.aicc:.1f}" if best else "")
         grid = np.geomspace(min(sizes), max(sizes), 100)
         curve = predict(best, grid) if best else np.full(len(grid), np.nan)
         right.plot(grid, curve, "-", color=colour, zorder=2)

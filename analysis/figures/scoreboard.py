@@ -9,6 +9,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from analysis.claims import Verdict, read_measured
+from analysis.figures.finding import write_finding
 from analysis.figures.style import (
     FAINT,
     INK,
@@ -22,7 +23,7 @@ from analysis.figures.style import (
 )
 
 LOOKS = {"confirmed": ("#009E73", "o"), "refuted": ("#D55E00", "X"), "inconclusive": ("#888888", "s")}
-ROW, BELOW, LEFT, RIGHT, WIDTH = 0.27, 0.65, 2.5, 2.6, 11.0  # inches before the style's scale
+ROW, BELOW, LEFT, RIGHT, WIDTH = 0.27, 0.65, 1.9, 3.1, 11.0  # inches before the style's scale
 TITLE = "Do the claims hold?"
 SPREAD = 16.0  # ratios beyond are cut off with an arrow
 RAISED = 0.5  # of a row, over which the verdicts of a claim are spread
@@ -47,6 +48,8 @@ def draw_scoreboard(judged: Sequence[tuple[str, Verdict]], style: Style = SCREEN
     height = measure_heading(TITLE, style) + rows + below
     fig = Figure(figsize=(style.scale * width, style.scale * height))
     write_heading(fig, TITLE, style)
+    counts = ", ".join(f"{sum(v.verdict == name for _, v in judged)} {name}" for name in LOOKS)
+    write_finding(fig, [f"{len(judged)} verdicts on {len(claims)} claims: {counts}"], style)
     write_caption(fig, caption, style)
     ax = fig.add_axes((LEFT / width, below / height, (width - LEFT - right) / width, rows / height))
     ax.axvline(1, color=INK, lw=1.0, zorder=1)

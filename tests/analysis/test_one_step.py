@@ -269,7 +269,7 @@ def test_figures_keep_their_texts_apart(answer, style):
         one = answer.rows[answer.rows["num_steps"] == 150]
         check_boxes(figure := draw_forms(one, "Does it follow from what is measured? " * 4, style))
     shown = [name for name in SIMPLE if name != "softsign_1"]
-    assert [ax.get_title() for ax in figure.axes] == shown
+    assert [ax.get_title(loc="left") for ax in figure.axes] == shown
     for ax, name in zip(figure.axes, shown, strict=True):
         rows = one[one["probe.optimizer"] == name]
         points = [line.get_data() for line in ax.lines if line.get_marker() == "o"]
