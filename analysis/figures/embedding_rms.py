@@ -21,7 +21,7 @@ def draw_embedding_rms(table: pd.DataFrame, title: str, style: Style = SCREEN) -
         f"protocol fixed_steps · {table['run_id'].nunique()} runs on token_walk · lines: forms in the gap, dotted at "
         "random hits"
     )
-    fig, grid = lay_out(-(-len(names) // 2), title, caption, (0.75, 7.1), style, width=13.2)
+    fig, grid = lay_out(-(-len(names) // 2), title, caption, (0.8, 7.5), style, width=14.0)
     axes = [ax for row in grid for ax in row]
     for ax, name in zip(axes, names, strict=False):
         own = table[table["optimizer"] == name]

@@ -52,7 +52,14 @@ def state_finding(analysis: Analysis) -> list[str]:
 
 
 def state_exponent(answer: GroupAnswer) -> str:
-    """Exponent of the power law of a group, with its interval, and which law is best."""
+    """Exponent of the power law of a group, with its interval, and which law is best.
+
+    Nothing of the exponent where a claim judges it, over batch sizes of its own: two intervals would confuse.
+    """
+    if any("exponent" in verdict.numbers for verdict in answer.verdicts):
+        return f"{answer.label}{': ' * bool(answer.label)}{answer.comparison.best} fits best" * bool(
+            answer.comparison.best
+        )
     power = next((fit.params["exponent"] for fit in answer.fits if fit.law == "power" and not fit.refused), None)
     if power is None or not np.isfinite([power.low, power.high]).all():
         return ""

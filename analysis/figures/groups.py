@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.analyse import Analysis, GroupAnswer
-from analysis.figures.optimum import MAX_COLOURS, PANEL_LEFTS
+from analysis.figures.optimum import MAX_COLOURS, PANEL_LEFTS, WIDTH
 from analysis.figures.style import (
     PALETTE,
     SCREEN,
@@ -28,7 +28,7 @@ def draw_groups(analysis: Analysis, style: Style = SCREEN) -> Figure:
     shown = [answer for answer in analysis.groups if answer in best]
     rest = len(analysis.groups) - len(shown)
     more = f" · {rest} more groups are in {analysis.sweep}.json" * bool(rest)
-    fig, [[left, right]] = lay_out(1, analysis.question, analysis.caption + more, PANEL_LEFTS, style)
+    fig, [[left, right]] = lay_out(1, analysis.question, analysis.caption + more, PANEL_LEFTS, style, WIDTH)
     frame = analysis.runs.frame
     finite = frame[np.isfinite(frame[OBJECTIVE])]
     for answer, colour in zip(shown, PALETTE, strict=False):

@@ -34,7 +34,8 @@ from analysis.optimum import Optimum
 
 MAX_ROWS = 4
 RUNG = 0.028  # height of a batch size in the strips above and below the curves, as a share of the panel
-PANEL_LEFTS = (0.75, 6.45)  # inches; the gaps hold the legends
+WIDTH = 13.9
+PANEL_LEFTS = (0.95, 7.05)  # inches; the gaps hold the legends
 MAX_COLOURS = len(PALETTE)
 FAR_APART = 3.0  # ratio of losses from which on their axis is logarithmic
 SIDE_BY_SIDE = 1.04  # ratio by which the points of groups at one batch size stand apart
@@ -48,7 +49,7 @@ def draw_optimum(analysis: Analysis, style: Style = SCREEN) -> Figure:
     num_rows = len(answers) if len(answers) <= MAX_ROWS else 1
     bars = " · bars: 95 % intervals" * any(np.isfinite(o.low) for answer in shown for o in answer.optima)
     caption = analysis.caption + bars + more
-    fig, panels = lay_out(num_rows, analysis.question, caption, PANEL_LEFTS, style)
+    fig, panels = lay_out(num_rows, analysis.question, caption, PANEL_LEFTS, style, WIDTH)
     if len(answers) > MAX_ROWS:
         draw_groups(panels[0][0], panels[0][1], shown, analysis.runs.frame)
         return fig

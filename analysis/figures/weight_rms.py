@@ -38,7 +38,7 @@ def draw_weight_rms(table: pd.DataFrame, title: str, style: Style = SCREEN) -> F
         "the law, bars: on walks, with the optimizer's own factor · hollow: entries that ever had a gradient"
     )
     lines = -(-len(cases) // 2)
-    fig, grid = lay_out(lines, title, caption, (0.75, 7.1), style, width=13.2)
+    fig, grid = lay_out(lines, title, caption, (0.8, 7.5), style, width=14.0)
     for ax, case in zip([ax for row in grid for ax in row], cases, strict=False):
         draw_case(ax, shown[shown["case"] == case], case)
     for ax in [ax for row in grid for ax in row][len(cases) :]:

@@ -18,7 +18,7 @@ def draw_paths(table: pd.DataFrame, title: str, style: Style = SCREEN) -> Figure
         f"protocol fixed_steps · {table['run_id'].nunique()} runs of AdamW on random_walk · points measured, lines the "
         "exact recursion with no free parameter, × the mean-field shortcut at the end · κ = Σ lr weight_decay"
     )
-    fig, grid = lay_out(-(-len(schedules) // 2), title, caption, (0.75, 7.1), style, width=13.2)
+    fig, grid = lay_out(-(-len(schedules) // 2), title, caption, (0.8, 7.5), style, width=14.0)
     axes = [ax for row in grid for ax in row]
     low = float(min(table["measured"].min(), table["predicted"].min()))
     high = float(max(table["measured"].max(), table["shortcut"].max()))

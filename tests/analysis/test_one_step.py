@@ -275,7 +275,7 @@ def test_figures_keep_their_texts_apart(answer, style):
         points = [line.get_data() for line in ax.lines if line.get_marker() == "o"]
         assert [float(x[0]) for x, _ in points] == SIZES
         assert [float(y[0]) for _, y in points] == list(rows["probe.lr"])
-        (sampled,) = [line for line in ax.lines if line.get_alpha()]
+        (sampled,) = [line for line in ax.lines if line.get_alpha() == 0.35]
         assert list(sampled.get_ydata()) == list(rows["predicted.sampled"])
 
 
