@@ -49,8 +49,8 @@ def draw_extrapolation(analysis: Analysis, style: Style = SCREEN) -> Figure:
     caption = f"{caption_groups(analysis, answers)} · {told}"
     fig, rows = lay_out(
         -(-len(answers) // columns), analysis.question,
-        caption + (f" · {more} more groups not shown" if more else ""), (0.75, 7.2)[:columns], style,
-        width=(7.5, 13.9)[columns - 1],
+        caption + (f" · {more} more groups not shown" if more else ""), (0.8, 7.8)[:columns], style,
+        width=(7.5, 14.3)[columns - 1],
     )  # fmt: skip
     panels = [ax for row in rows for ax in row]
     for ax, answer in zip(panels, answers, strict=False):

@@ -50,8 +50,7 @@ def draw_steps_examples(analysis: Analysis, style: Style = SCREEN) -> Figure:
         fits = [fit for fit in answer.critical_batch.fits if not fit.refused]
         draw_steps(left, points, fits, answer.greedy)
         draw_plane(right, points, fits, answer.greedy)
-        heading = f"{answer.label}: " if answer.label else ""
-        left.set_title(f"{heading}steps at the best learning rate")
+        left.set_title(answer.label or "steps at the best learning rate")
         right.set_title("few steps cost samples, few samples cost steps")
     return fig
 
