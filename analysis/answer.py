@@ -14,6 +14,7 @@ from rich.table import Table
 
 from analysis.analyse import clean, verdict_to_json
 from analysis.claims import COLOURS, Verdict, read_measured, show_measured
+from analysis.figures.finding import state_verdicts, write_finding
 from analysis.figures.style import SCREEN, Style
 from analysis.groups import label_group
 from analysis.write import is_committed, publish, save_figure
@@ -117,7 +118,9 @@ def write_answer(answer: Answer, out_dir: Path, style: Style = SCREEN) -> list[P
     with mpl.rc_context(style.rc):  # type: ignore[arg-type]
         for suffix, draw in answer.figures.items():
             name = f"{answer.sweep}-{suffix}" if suffix else answer.sweep
-            paths += save_figure(draw(style), out_dir / name, style)
+            figure = draw(style)
+            write_finding(figure, state_verdicts(answer.verdicts, answer.label), style)
+            paths += save_figure(figure, out_dir / name, style)
     content = {
         "sweep": answer.sweep, "protocol": answer.protocol, "question": answer.question,
         "scores": answer.scores.to_dict("records"), "verdicts": [verdict_to_json(v) for v in answer.verdicts],

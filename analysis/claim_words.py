@@ -78,6 +78,8 @@ CLAIM_WORDS: dict[str, Words] = {
     "emb": Words(
         "Under signs rows of an embedding are larger the rarer their tokens: √tanh in their gap", f"{KEXUE}9736; {OWN}"
     ),
+    "emb-tiger": Words("Under Tiger rows are larger the rarer their tokens, in proportion to their gap", OWN),
+    "emb-tiger-cycle": Words("So they are by the form that knows how sizes change between hits", OWN),
     "emb-adam": Words("Under AdamW rows are smaller the rarer their tokens, by a form in their gap", OWN),
     "beta2": Words("The second moment is the sum of squared noise that the rule's weights say", f"{KEXUE}7302, 7387"),
     "beta2-update": Words("The RMS of the direction is the exact integral over these weights", OWN),

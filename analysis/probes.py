@@ -26,8 +26,9 @@ def analyse_probes(sweep: str, frame: pd.DataFrame, question: str = "", folder: 
     figures: dict[str, Draw] = {
         "": partial(draw_scores, rows, title), "noise_scale": partial(draw_probed, rows, frame, title),
     }  # fmt: skip
-    for (task, permuted), part in rows.groupby(["task.name", rows.get("permute_samples", False)], sort=False):
-        figures[f"{task}-permuted" if permuted else str(task)] = partial(draw_forms, part, title)
+    for run, part in rows.groupby("run_id", sort=False):
+        label = label_checkpoint({key: part[key].iloc[0] for key in keys}) if len(rows["run_id"].unique()) > 1 else run
+        figures[str(label).replace(", ", "-").replace(" ", "-")] = partial(draw_forms, part, title)
     note = "median, worst: predicted over measured learning rate, batch sizes from 16 that are scored"
     runs = rows["run_id"].unique()
     if lacking := sum(folder is not None and not probe_path(folder, str(run)).exists() for run in runs):

@@ -10,7 +10,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.analyse import Analysis, to_json
-from analysis.figures import FIGURES, FURTHER
+from analysis.figures import FURTHER, choose_figure
+from analysis.figures.finding import state_finding, write_finding
 from analysis.figures.style import SCREEN, Style
 from analysis.runs import tidy_runs
 from analysis.tables import count_missing, read_table
@@ -28,7 +29,9 @@ def write_figure(analysis: Analysis, out_dir: Path, style: Style = SCREEN) -> li
     except OSError as error:
         raise ValueError(f"{str(out_dir)!r} cannot be written to ({error.strerror}): give another folder") from error
     with mpl.rc_context(style.rc):  # type: ignore[arg-type]
-        paths = save_figure(FIGURES[analysis.figure](analysis, style), out_dir / analysis.sweep, style)
+        figure = choose_figure(analysis)(analysis, style)
+        write_finding(figure, state_finding(analysis), style)
+        paths = save_figure(figure, out_dir / analysis.sweep, style)
     text = out_dir / f"{analysis.sweep}.json"
     content = json.dumps(to_json(analysis), indent=1, ensure_ascii=False, allow_nan=False)
     publish(text, lambda path: path.write_text(content + "\n", encoding="utf-8"))
@@ -41,7 +44,9 @@ def write_further(analysis: Analysis, out_dir: Path, style: Style = SCREEN) -> l
     with mpl.rc_context(style.rc):  # type: ignore[arg-type]
         for name, (applies, draw) in FURTHER.items():
             if applies(analysis):
-                paths += save_figure(draw(analysis, style), out_dir / f"{analysis.sweep}-{name}", style)
+                figure = draw(analysis, style)
+                write_finding(figure, state_finding(analysis), style)
+                paths += save_figure(figure, out_dir / f"{analysis.sweep}-{name}", style)
     return paths
 
 

@@ -1,7 +1,5 @@
 """Figure of runs without an axis of learning rates: held-out loss against the number of samples seen."""
 
-import textwrap
-
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -25,7 +23,7 @@ def draw_curves(analysis: Analysis, style: Style = SCREEN) -> Figure:
     frame = analysis.runs.frame
     keys = [*analysis.runs.groups, "batch_size", "optimizer.lr"]
     shown = [key for key in keys if frame[key].nunique(dropna=False) > 1] or ["optimizer.lr"]
-    fig, [[ax]] = lay_out(1, textwrap.fill(analysis.question, 65), analysis.caption, (0.75,), style, width=7.5)
+    fig, [[ax]] = lay_out(1, analysis.question, analysis.caption, (0.75,), style, width=7.5)
     ends = []
     for index, (values, rows) in enumerate(frame.groupby(shown, dropna=False)):
         colour, line = PALETTE[index % len(PALETTE)], ("-", "--", ":")[index // len(PALETTE) % 3]

@@ -1,7 +1,5 @@
 """Figure of the size of embedding rows against the gap between hits, a panel an optimizer."""
 
-import textwrap
-
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -23,7 +21,7 @@ def draw_embedding_rms(table: pd.DataFrame, title: str, style: Style = SCREEN) -
         f"protocol fixed_steps · {table['run_id'].nunique()} runs on token_walk · lines: forms in the gap, dotted at "
         "random hits, dashed of Tiger's rows as they change within a gap"
     )
-    fig, grid = lay_out(-(-len(names) // 2), textwrap.fill(title, 120), caption, (0.75, 7.3), style, width=14.0)
+    fig, grid = lay_out(-(-len(names) // 2), title, caption, (0.8, 7.5), style, width=14.0)
     axes = [ax for row in grid for ax in row]
     for ax, name in zip(axes, names, strict=False):
         own = table[table["optimizer"] == name]

@@ -1,7 +1,5 @@
 """Figure of what the smaller batch sizes alone would have said about the larger ones."""
 
-import textwrap
-
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -50,9 +48,9 @@ def draw_extrapolation(analysis: Analysis, style: Style = SCREEN) -> Figure:
     told = "laws fitted to the filled points only; band: 95 % interval of the best of them"
     caption = f"{caption_groups(analysis, answers)} · {told}"
     fig, rows = lay_out(
-        -(-len(answers) // columns), textwrap.fill(analysis.question, 60 * columns),
-        caption + (f" · {more} more groups not shown" if more else ""), (0.75, 7.25)[:columns], style,
-        width=(7.4, 13.9)[columns - 1],
+        -(-len(answers) // columns), analysis.question,
+        caption + (f" · {more} more groups not shown" if more else ""), (0.8, 7.8)[:columns], style,
+        width=(7.5, 14.3)[columns - 1],
     )  # fmt: skip
     panels = [ax for row in rows for ax in row]
     for ax, answer in zip(panels, answers, strict=False):
@@ -78,7 +76,7 @@ def draw_panel(ax: Axes, answer: GroupAnswer, rows: pd.DataFrame) -> None:
     ax.fill_between(
         grid, predict(best, grid) * 2**-half, predict(best, grid) * 2**half, color=colours[best.law], alpha=0.15, lw=0
     )
-    for fit in sorted(fits, key=lambda fit: fit.aicc):
+    for fit in sorted(fits, key=lambda fit: (fit is not best, miss(fit, larger))):
         first = fit is best
         ax.plot(
             grid, predict(fit, grid), "-" if first else "--", color=colours[fit.law], lw=2.0 if first else 1.1,

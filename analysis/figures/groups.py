@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.analyse import Analysis, GroupAnswer
-from analysis.figures.optimum import MAX_COLOURS, PANEL_LEFTS
+from analysis.figures.optimum import MAX_COLOURS, PANEL_LEFTS, WIDTH
 from analysis.figures.style import (
     PALETTE,
     SCREEN,
@@ -28,8 +28,7 @@ def draw_groups(analysis: Analysis, style: Style = SCREEN) -> Figure:
     shown = [answer for answer in analysis.groups if answer in best]
     rest = len(analysis.groups) - len(shown)
     more = f" · {rest} more groups are in {analysis.sweep}.json" * bool(rest)
-    title = textwrap.fill(analysis.question, 110)
-    fig, [[left, right]] = lay_out(1, title, analysis.caption + more, PANEL_LEFTS, style)
+    fig, [[left, right]] = lay_out(1, analysis.question, analysis.caption + more, PANEL_LEFTS, style, WIDTH)
     frame = analysis.runs.frame
     finite = frame[np.isfinite(frame[OBJECTIVE])]
     for answer, colour in zip(shown, PALETTE, strict=False):
@@ -39,6 +38,8 @@ def draw_groups(analysis: Analysis, style: Style = SCREEN) -> Figure:
         left.plot(means.index, means.to_numpy(), "-", color=colour, label=textwrap.fill(answer.label, 28))
         left.plot(o.lr, o.loss, "o", ms=5, mfc=colour if o.status == "interior" else "white", mec=colour)
     low, top = (float(q) for q in finite[OBJECTIVE].quantile([0.0, 0.8]))
+    marked = [answer.optima[0].loss for answer in shown]  # these stand inside, wherever the runs lie
+    low, top = min([low, *marked]), max([top, *marked])
     left.set_ylim(low - 0.05 * (top - low or 1.0), top + 0.05 * (top - low or 1.0))  # what diverges flattens the rest
     use_log_lr(left.xaxis, float(frame["optimizer.lr"].min()), float(frame["optimizer.lr"].max()))
     left.set_xlabel("learning rate")

@@ -1,7 +1,5 @@
 """Figures of probed checkpoints: measured best learning rates, every form as a line, and scores."""
 
-import textwrap
-
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
@@ -12,10 +10,14 @@ from matplotlib.lines import Line2D
 
 from analysis.figures.style import (
     FAINT,
+    HEADLINE,
     INK,
+    NARROW,
     PALETTE,
     SCREEN,
     Style,
+    count_letters,
+    fold,
     measure_caption,
     measure_heading,
     use_round_numbers,
@@ -27,41 +29,55 @@ from analysis.one_step import MAX_ERROR, MAX_LR_ERROR, keys_of, label_checkpoint
 SHOWN = ("sgd", "sgd_momentum_0.9", "signsgd", "softsign_0.03", "adam_0", "adam_0.9", "muon")
 FORM_COLOURS = {
     "sampled": PALETTE[0], "third": PALETTE[2], "closed": PALETTE[1], "correlated": PALETTE[1],
-    "independent": PALETTE[3], "mean_field": PALETTE[4], "no_momentum": PALETTE[3], "article": PALETTE[5],
+    "independent": PALETTE[3], "mean_field": PALETTE[4], "no_momentum": PALETTE[6], "article": PALETTE[5],
 }  # fmt: skip
-PANEL, GAP, LEFT, RIGHT, BELOW = (2.1, 1.75), (0.55, 0.85), 0.75, 1.7, 0.6  # inches before the style's scale
+MEANING = {
+    "sampled": "sampled: u.g / u.Hu", "third": "third: with the third derivative", "closed": "closed: SGD's",
+    "correlated": "correlated noise", "independent": "independent coordinates", "mean_field": "mean field",
+    "no_momentum": "without its momentum", "article": "article's soft sign",
+}  # fmt: skip
+PANEL, GAP, LEFT, RIGHT, BELOW = (3.0, 2.1), (0.75, 0.95), 0.95, 0.2, 0.6  # inches before the style's scale
+COLUMNS = 3
 
 
 def draw_forms(rows: pd.DataFrame, title: str, style: Style = SCREEN) -> Figure:
-    """A row a checkpoint, a column an optimizer: measured optima with 95 % bars, and a line a form."""
-    keys = keys_of(rows)
+    """A panel an optimizer of one checkpoint: measured optima with 95 % bars, and a line a form.
+
+    Args:
+        rows: of one checkpoint.
+    """
     names = [name for name in SHOWN if (rows["probe.optimizer"] == name).any()]
-    checkpoints = list(rows.groupby(keys, sort=False, dropna=False))
-    protocol = f"protocol one_step · {rows['run_id'].nunique()} checkpoints · "
+    first = rows.iloc[0]
+    keys = [key for key in ("task.name", "num_steps", "permute_samples") if key in rows.columns]
+    checkpoint = label_checkpoint({key: first[key] for key in keys})
     errors = f"E[u.g] has an error above {MAX_ERROR:.0%} or η* one above {MAX_LR_ERROR:.0%}"
-    caption = f"{protocol}bars: 95 % intervals · hollow: {errors}, not scored"
-    width = LEFT + len(names) * (PANEL[0] + GAP[0]) + RIGHT
-    above, below = measure_heading(title, style) + 0.2, BELOW + measure_caption(caption, width, style)
-    height = above + len(checkpoints) * (PANEL[1] + GAP[1]) + below - GAP[1]
+    caption = f"protocol one_step · {checkpoint} · bars: 95 % intervals · hollow: {errors}, not scored"
+    columns = 1 if style.narrow else min(COLUMNS, len(names) + 1)
+    lines = -(-(len(names) + 1) // columns)  # the legend takes a panel's place
+    width = LEFT + columns * PANEL[0] + (columns - 1) * GAP[0] + RIGHT if columns > 1 else NARROW
+    title = fold(title, count_letters(style.scale * width, HEADLINE, bold=True))
+    above, below = measure_heading(title, style), BELOW + measure_caption(caption, width, style)
+    height = above + lines * (PANEL[1] + GAP[1]) - GAP[1] + below
     fig = Figure(figsize=(style.scale * width, style.scale * height))
     write_heading(fig, title, style)
     write_caption(fig, caption, style)
     drawn: dict[str, Line2D] = {}
-    for i, (values, group) in enumerate(checkpoints):
-        values = values if isinstance(values, tuple) else (values,)
-        for j, name in enumerate(names):
-            x = LEFT + j * (PANEL[0] + GAP[0])
-            y = height - above - PANEL[1] - i * (PANEL[1] + GAP[1])
-            ax = fig.add_axes((x / width, y / height, PANEL[0] / width, PANEL[1] / height))
-            drawn |= draw_optimizer(ax, group[group["probe.optimizer"] == name])
-            heading = f"{label_checkpoint(dict(zip(keys, values, strict=True)))}\n" if j == 0 else ""
-            ax.set_title(heading + name)
-            ax.set_xlabel("batch size" if i == len(checkpoints) - 1 else "")
-            ax.set_ylabel("best learning rate η*" if j == 0 else "")
-    handles = [Line2D([], [], color=line.get_color(), lw=1.4, label=form) for form, line in drawn.items()]
+    places = [(LEFT + j * (PANEL[0] + GAP[0]), height - above - PANEL[1] - i * (PANEL[1] + GAP[1]))
+              for i in range(lines) for j in range(columns)]  # fmt: skip
+    for k, (name, (x, y)) in enumerate(zip(names, places, strict=False)):
+        ax = fig.add_axes((x / width, y / height, PANEL[0] / width, PANEL[1] / height))
+        drawn |= draw_optimizer(ax, rows[rows["probe.optimizer"] == name])
+        ax.set_title(name)
+        ax.set_xlabel("batch size" if k + columns >= len(names) else "")
+        ax.set_ylabel("best learning rate η*" if k % columns == 0 else "")
+    drawn = {form: drawn[form] for form in FORM_COLOURS if form in drawn}
+    handles = [Line2D([], [], color=line.get_color(), ls=line.get_linestyle(), lw=line.get_linewidth() + 0.3,
+                      alpha=line.get_alpha(), label=MEANING.get(form, form))
+               for form, line in drawn.items()]  # fmt: skip
     handles.insert(0, Line2D([], [], color=INK, marker="o", ls="", ms=4, label="measured"))
-    legend = fig.legend(handles=handles, title="form", loc="upper right",
-                        bbox_to_anchor=(1 - 0.1 / width, 1 - above / height))  # fmt: skip
+    x, y = places[len(names)]
+    legend = fig.legend(handles=handles, title="what predicts it (form)", loc="upper left",
+                        bbox_to_anchor=(x / width - 0.02, (y + PANEL[1]) / height))  # fmt: skip
     legend.set_alignment("left")
     return fig
 
@@ -75,7 +91,11 @@ def draw_optimizer(ax: Axes, rows: pd.DataFrame) -> dict[str, Line2D]:
         column = f"predicted.{form}"
         if column in rows.columns and rows[column].notna().any():
             dashes = "--" if form in ("independent", "mean_field", "article", "no_momentum") else "-"
-            (lines[form],) = ax.plot(rows["probe.batch_size"], rows[column], dashes, color=colour, lw=1.1, zorder=2)
+            wide = form == "sampled"  # beneath the others, which it lies under where it is right
+            (lines[form],) = ax.plot(
+                rows["probe.batch_size"], rows[column], dashes, color=colour, lw=3.5 if wide else 1.2,
+                alpha=0.35 if wide else 1.0, zorder=2,
+            )  # fmt: skip
     for index, row in known.iterrows():
         half = np.exp(1.96 * row["probe.lr_se"])
         x, y = row["probe.batch_size"], row["probe.lr"]
@@ -98,14 +118,16 @@ def draw_scores(rows: pd.DataFrame, title: str, style: Style = SCREEN) -> Figure
     scores["checkpoint"] = [label_checkpoint({key: row[key] for key in keys}) for _, row in scores.iterrows()]
     columns = list(dict.fromkeys(scores["checkpoint"]))
     names = list(dict.fromkeys(zip(scores["optimizer"], scores["form"], strict=True)))
+    names = [pair for pair in names if pair[0] in SHOWN and pair[1] != "gauss_newton"]
     names.sort(key=lambda pair: list(dict.fromkeys(scores["optimizer"])).index(pair[0]))
     caption = (
         f"protocol one_step · {rows['run_id'].nunique()} checkpoints · predicted over measured best learning rate, "
-        "median over batch sizes from 16 that are scored; no parameter is fitted"
+        "median over batch sizes from 16 that are scored; no parameter is fitted · other optimizers and forms are in "
+        "the JSON"
     )
-    cell, left, right = (1.1, 0.235), 2.6, 0.3
+    cell, left, right = (1.2, 0.27), 2.75, 0.3
     width = max(left + cell[0] * len(columns) + right, 7.5)
-    title = textwrap.fill(title, int(9 * width))
+    title = fold(title, count_letters(style.scale * width, HEADLINE, bold=True))
     head = 0.16 * max(text.count(",") + 1 for text in columns) + 0.15
     above, below = measure_heading(title, style) + head, 0.1 + measure_caption(caption, width, style)
     height = above + cell[1] * len(names) + below
@@ -115,7 +137,8 @@ def draw_scores(rows: pd.DataFrame, title: str, style: Style = SCREEN) -> Figure
     ax = fig.add_axes((left / width, below / height, cell[0] * len(columns) / width, cell[1] * len(names) / height))
     grid = np.full((len(names), len(columns)), np.nan)
     for _, row in scores.iterrows():
-        grid[names.index((row["optimizer"], row["form"])), columns.index(row["checkpoint"])] = row["median"]
+        if (row["optimizer"], row["form"]) in names:
+            grid[names.index((row["optimizer"], row["form"])), columns.index(row["checkpoint"])] = row["median"]
     shown = np.clip(np.log2(grid), -3, 3)
     ax.imshow(shown, aspect="auto", cmap=mpl.colormaps["PuOr"], norm=TwoSlopeNorm(0, -3, 3))
     for (i, j), value in np.ndenumerate(grid):

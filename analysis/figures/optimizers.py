@@ -1,6 +1,5 @@
 """Figure of a sweep over optimizers: what each reaches at its best learning rate, and that rate, by batch size."""
 
-import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -26,7 +25,8 @@ from analysis.objectives import is_steps
 from analysis.optimum import Optimum
 
 FEWEST = 3  # optimizers
-RAISED = 0.12  # of a row, by which batch sizes stand above one another
+ROW = 0.36  # inches of an optimizer
+RAISED = 0.18  # of a row, by which batch sizes stand above one another
 CLEAR = 1.35  # losses over this times the lowest at their batch size flatten the rest
 
 
@@ -43,7 +43,10 @@ def draw_optimizers(analysis: Analysis, style: Style = SCREEN) -> Figure:
         f"{analysis.caption} · bars: 95 % intervals, of losses without what seeds do to all optimizers alike · "
         "hollow: best learning rate not located"
     )
-    fig, [[left, right]] = lay_out(1, textwrap.fill(analysis.question, 110), caption, (1.2, 6.0), style, width=12.2)
+    fig, [[left, right]] = lay_out(
+        1, analysis.question, caption, (1.45, 6.35), style,
+        width=12.6, panel_height=max(3.1, ROW * len(answers)),
+    )  # fmt: skip
     sizes = sorted({o.batch_size for answer in answers for o in answer.optima})
     colours = shade(len(sizes))
     losses, lrs, handles = [], [], []
@@ -62,7 +65,8 @@ def draw_optimizers(analysis: Analysis, style: Style = SCREEN) -> Figure:
                 ax.plot([low, high], [y, y], "-", color=colour, lw=1.1, zorder=3)
                 ax.plot(value, y, ls="", marker=marker, ms=4, mfc=face, mec=colour, zorder=4)
             lrs += [value for value in (o.lr, o.low, o.high) if np.isfinite(value)]
-            losses += [o.loss] * (o.loss < CLEAR * lowest)
+            if o.loss < CLEAR * lowest:
+                losses += [value for value in (o.loss, o.loss - half, o.loss + half) if np.isfinite(value)]
         handles.append(Line2D([], [], ls="", marker=marker, color=colour, ms=4, label=str(size)))
     pad = (max(losses) / min(losses)) ** 0.05
     use_round_numbers(left.xaxis, min(losses) / pad, max(losses) * pad, most=8)

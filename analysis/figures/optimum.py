@@ -24,6 +24,7 @@ from analysis.figures.style import (
     use_exponential,
     use_log_batch_size,
     use_log_lr,
+    use_round_numbers,
 )
 from analysis.fit import Fit
 from analysis.groups import select_group
@@ -33,8 +34,10 @@ from analysis.optimum import Optimum
 
 MAX_ROWS = 4
 RUNG = 0.028  # height of a batch size in the strips above and below the curves, as a share of the panel
-PANEL_LEFTS = (0.75, 6.45)  # inches; the gaps hold the legends
+WIDTH = 13.9
+PANEL_LEFTS = (0.95, 7.05)  # inches; the gaps hold the legends
 MAX_COLOURS = len(PALETTE)
+FAR_APART = 3.0  # ratio of losses from which on their axis is logarithmic
 SIDE_BY_SIDE = 1.04  # ratio by which the points of groups at one batch size stand apart
 
 
@@ -46,7 +49,7 @@ def draw_optimum(analysis: Analysis, style: Style = SCREEN) -> Figure:
     num_rows = len(answers) if len(answers) <= MAX_ROWS else 1
     bars = " · bars: 95 % intervals" * any(np.isfinite(o.low) for answer in shown for o in answer.optima)
     caption = analysis.caption + bars + more
-    fig, panels = lay_out(num_rows, textwrap.fill(analysis.question, 110), caption, PANEL_LEFTS, style)
+    fig, panels = lay_out(num_rows, analysis.question, caption, PANEL_LEFTS, style, WIDTH)
     if len(answers) > MAX_ROWS:
         draw_groups(panels[0][0], panels[0][1], shown, analysis.runs.frame)
         return fig
@@ -66,6 +69,8 @@ def draw_losses(ax: Axes, frame: pd.DataFrame, optima: Sequence[Optimum]) -> Non
     colours = dict(zip(batch_sizes, shade(len(batch_sizes)), strict=True))
     finite = frame[np.isfinite(frame[OBJECTIVE])]
     lowest, top = choose_range(finite, steps=is_steps(frame))
+    fitted = [o.loss for o in optima if np.isfinite(o.loss)]  # a curve's minimum may lie below every run
+    lowest, top = min([lowest, *fitted]), max([top, *fitted])
     pad = 0.05 * (top - lowest) or 0.05
     # crosses of diverged runs stand in a strip above the curves, every batch size at its own height
     late = frame["censored"]
@@ -177,7 +182,7 @@ def draw_groups(left: Axes, right: Axes, answers: Sequence[GroupAnswer], frame: 
         mark_optima(right, answer.optima, colour, marker, apart=apart)
         best = next((fit for fit in answer.fits if fit.law == answer.comparison.best and not fit.refused), None)
         # the legend stands right of the panel, where a long line would be cut off
-        label = textwrap.fill(answer.label, 28) + (f"\n{best.law}, {best.aicc:.1f}" if best else "")
+        label = textwrap.fill(answer.label, 24) + (f"\n{best.law}, {best.aicc:.1f}" if best else "")
         grid = np.geomspace(min(sizes), max(sizes), 100)
         curve = predict(best, grid) if best else np.full(len(grid), np.nan)
         right.plot(grid, curve, "-", color=colour, zorder=2)
@@ -190,8 +195,13 @@ def draw_groups(left: Axes, right: Axes, answers: Sequence[GroupAnswer], frame: 
     use_log_lr(right.yaxis, min(lrs) / 1.4, max(lrs) * 1.4)
     mixed = not is_steps(frame) and (frame["protocol"] == TARGET).any()
     left.set_ylabel("final held-out loss, or ln steps to the target" if mixed else name_objective(frame))
+    losses = [o.loss for o in every if np.isfinite(o.loss)]
     if is_steps(frame):
         use_exponential(left)
+    elif not mixed and max(losses) > FAR_APART * min(losses) > 0:  # of several tasks, which would flatten one another
+        low, high = min(losses) / 1.15, max(losses) * 1.15
+        use_round_numbers(left.yaxis, low, high, most=7)
+        left.set_ylim(low, high)
     right.set_ylabel("best learning rate η*")
     left.set_title(f"{name_objective(frame, 'loss')} at the best learning rate")
     right.set_title("best learning rate against batch size")

@@ -1,7 +1,5 @@
 """Figures of second moments when the noise changes, a panel an optimizer and change of it."""
 
-import textwrap
-
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -35,8 +33,8 @@ def draw_panels(table: pd.DataFrame, title: str, columns: tuple[str, str, str], 
         f"protocol fixed_steps · {table['run_id'].nunique()} runs on random_walk · the standard deviation of gradients "
         f"changes at the dotted line · circles measured, {what}"
     )
-    lefts = (0.75, 7.3)[: max(1, len(changes))]
-    fig, grid = lay_out(len(optimizers), textwrap.fill(title, 120), caption, lefts, style, width=14.0)
+    lefts = (0.8, 7.5)[: max(1, len(changes))]
+    fig, grid = lay_out(len(optimizers), title, caption, lefts, style, width=14.0)
     for row, optimizer in zip(grid, optimizers, strict=True):
         for ax, after in zip(row, changes, strict=True):
             own = table[table["std_after"] == after]

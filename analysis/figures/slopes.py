@@ -34,7 +34,7 @@ def draw_slopes(analysis: Analysis, style: Style = SCREEN) -> Figure:
     """Left the optima with intervals, a colour a group; right the slope between batch sizes a factor apart."""
     answers = analysis.groups[: len(PALETTE)]
     caption = f"{caption_groups(analysis, answers)} · bars: 95 % intervals · dotted: slopes 0, 1/2 and 1"
-    fig, [[left, right]] = lay_out(1, textwrap.fill(analysis.question, 110), caption, (0.75, 5.95), style, width=12.8)
+    fig, [[left, right]] = lay_out(1, analysis.question, caption, (0.75, 5.95), style, width=12.8)
     handles, sizes, lrs = [], set(), []
     for index, (answer, colour, marker) in enumerate(zip(answers, PALETTE, MARKERS, strict=False)):
         apart = SIDE_BY_SIDE ** (index - (len(answers) - 1) / 2)

@@ -1,7 +1,5 @@
 """Figure of runs to a target: steps and samples at the best learning rate, and what each costs of the other."""
 
-import textwrap
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -42,7 +40,7 @@ def draw_steps_examples(analysis: Analysis, style: Style = SCREEN) -> Figure:
     """A row a group: steps against batch size with their laws, and the plane of steps and samples."""
     answers = [answer for answer in analysis.groups if count(answer) > 1][:MAX_ROWS]
     title, caption = (
-        textwrap.fill(analysis.question, 100),
+        analysis.question,
         f"{caption_groups(analysis, answers)} · bars: 95 % intervals",
     )
     fig, rows = lay_out(len(answers), title, caption, (0.85, 5.95), style, width=12.8)
@@ -52,8 +50,7 @@ def draw_steps_examples(analysis: Analysis, style: Style = SCREEN) -> Figure:
         fits = [fit for fit in answer.critical_batch.fits if not fit.refused]
         draw_steps(left, points, fits, answer.greedy)
         draw_plane(right, points, fits, answer.greedy)
-        heading = f"{answer.label}: " if answer.label else ""
-        left.set_title(f"{heading}steps at the best learning rate")
+        left.set_title(answer.label or "steps at the best learning rate")
         right.set_title("few steps cost samples, few samples cost steps")
     return fig
 

@@ -19,6 +19,9 @@ INK = "#222222"
 FAINT = "#888888"
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
+TOP, LINE = 0.12, 0.2  # inches above the question, and of a line of it
+HEADLINE = 12  # points
+FINDING = 0.38  # inches for the lines of the finding below it
 NARROW = 7.5  # width of one panel with its legend, inches before the style's scale
 
 COMMON = {
@@ -64,7 +67,7 @@ SCREEN = Style(
         "legend.title_fontsize": 8.5, "legend.handlelength": 1.6, "xtick.labelsize": 8, "ytick.labelsize": 8,
         "lines.linewidth": 1.4,
     },
-    scale=1.0, caption=8, heading=True, narrow=False, formats=("png", "svg"),
+    scale=0.85, caption=8, heading=True, narrow=False, formats=("png", "svg"),
 )  # fmt: skip
 # 6 inches wide, a page's column of text; text in a pdf stays text (TrueType), as publishers ask
 PAPER = Style(
@@ -155,7 +158,13 @@ def set_ticks(axis: Axis, ticks: Sequence[float], label: object) -> None:
 
 
 def lay_out(
-    num_rows: int, title: str, caption: str, lefts: Sequence[float], style: Style, width: float = 13.2
+    num_rows: int,
+    title: str,
+    caption: str,
+    lefts: Sequence[float],
+    style: Style,
+    width: float = 13.2,
+    panel_height: float = 3.1,
 ) -> tuple[Figure, list[list[Axes]]]:
     """A figure with panels of one size in rows, a title above and a caption below; the panels of a row one below the
     other in a narrow style. All lengths are inches, before the style's scale.
@@ -164,10 +173,10 @@ def lay_out(
         lefts: where each panel of a row begins.
     """
     if style.narrow and len(lefts) > 1:
-        fig, panels = lay_out(num_rows * len(lefts), title, caption, lefts[:1], style, NARROW)
+        fig, panels = lay_out(num_rows * len(lefts), title, caption, lefts[:1], style, NARROW, panel_height)
         flat = [ax for row in panels for ax in row]
         return fig, [flat[i : i + len(lefts)] for i in range(0, len(flat), len(lefts))]
-    panel, gap = (4.2, 3.1), 0.95
+    title, panel, gap = fold(title, count_letters(style.scale * width, HEADLINE, bold=True)), (4.2, panel_height), 1.0
     above, below = measure_heading(title, style), 0.65 + measure_caption(caption, width, style)
     height = above + num_rows * panel[1] + (num_rows - 1) * gap + below
     fig = Figure(figsize=(style.scale * width, style.scale * height))
@@ -181,15 +190,27 @@ def lay_out(
 
 
 def measure_heading(title: str, style: Style) -> float:
-    """Room above the first panel for its own title and the figure's, inches before the style's scale."""
-    return 0.75 + 0.2 * title.count("\n") if style.heading else 0.35
+    """Room above the first panel for its own title, the question and the finding, inches before the style's scale."""
+    if not style.heading:
+        return 0.35
+    return (TOP + LINE * (1 + title.count("\n")) + FINDING) / style.scale + 0.3
 
 
 def write_heading(fig: Figure, title: str, style: Style) -> None:
-    """The question above the panels, where the style has it."""
+    """The question above the panels, where the style has it; it is the figure's first text."""
     if style.heading:
         width, height = fig.get_size_inches()
-        fig.text(0.15 / width, 1 - 0.12 / height, title, va="top", fontsize=12, color=INK, weight="bold")
+        fig.text(0.15 / width, 1 - TOP / height, title, va="top", fontsize=HEADLINE, color=INK, weight="bold")
+
+
+def count_letters(inches: float, points: float, *, bold: bool = False) -> int:
+    """How many letters of a size a line of a figure holds, less a margin."""
+    return int((inches - 0.3) * (118 if bold else 134) / points)
+
+
+def fold(text: str, letters: int) -> str:
+    """Text in lines of so many letters."""
+    return textwrap.fill(" ".join(text.split()), letters)
 
 
 def fold_caption(text: str, width: float, style: Style) -> str:

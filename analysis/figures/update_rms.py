@@ -22,7 +22,7 @@ def draw_update_rms(table: pd.DataFrame, title: str, style: Style = SCREEN) -> F
     caption = (
         f"protocol fixed_steps · {len(table)} runs · RMS of the direction, learning rate divided out, at the last step"
     )
-    fig, [[left, right]] = lay_out(1, textwrap.fill(title, 110), caption, (0.75, 5.95), style, width=12.8)
+    fig, [[left, right]] = lay_out(1, title, caption, (0.75, 5.95), style, width=12.8)
     colours = dict(zip(sorted(table["beta1"].unique()), PALETTE, strict=False))
     draw_noise(left, still, colours)
     draw_signal(right, moving, colours)

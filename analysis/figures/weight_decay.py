@@ -1,7 +1,5 @@
 """Figure of the best weight decay: loss against weight decay, and the best one against lr times steps."""
 
-import textwrap
-
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -30,7 +28,7 @@ def draw_weight_decay(
         "decay · right: with 95 % intervals, hollow where it lies at an edge of the grid or beyond; line: lr × weight "
         "decay × steps = κ"
     )
-    fig, ((left, right),) = lay_out(1, textwrap.fill(title, 100), caption, (0.85, 6.6), style, width=12.6)
+    fig, ((left, right),) = lay_out(1, title, caption, (0.85, 6.6), style, width=12.6)
     colours = dict(zip(sorted(table["lr"].unique()), PALETTE, strict=False))
     marks = dict(zip(sorted(table["num_steps"].unique()), MARKERS, strict=False))
     draw_curves(left, rows, table, colours, marks)

@@ -38,7 +38,7 @@ def draw_weight_rms(table: pd.DataFrame, title: str, style: Style = SCREEN) -> F
         "bars: on walks, with the optimizer's own factor · hollow: rows that ever had a gradient"
     )
     lines = -(-len(cases) // 2)
-    fig, grid = lay_out(lines, textwrap.fill(title, 120), caption, (0.75, 7.3), style, width=14.0)
+    fig, grid = lay_out(lines, title, caption, (0.8, 7.5), style, width=14.0)
     for ax, case in zip([ax for row in grid for ax in row], cases, strict=False):
         draw_case(ax, shown[shown["case"] == case], case)
     for ax in [ax for row in grid for ax in row][len(cases) :]:
@@ -78,7 +78,7 @@ def draw_drift(table: pd.DataFrame, title: str, style: Style = SCREEN) -> Figure
     """RMS over sqrt(lr / (2 weight_decay)) against s over lr weight_decay / 2, where the walk's noise gives way."""
     rows = table[(table["signal"] > 0) & table["settled"] & (table["optimizer"] == "adamw")]
     caption = f"protocol fixed_steps · {len(rows)} runs of AdamW on random_walk with a drift · line: the law at small s"
-    fig, [[ax, *_]] = lay_out(1, textwrap.fill(title, 65), caption, (0.85,), style, width=7.5)
+    fig, [[ax, *_]] = lay_out(1, title, caption, (0.85,), style, width=7.5)
     x = 2 * rows["signal"] / (rows["lr"] * rows["weight_decay"])
     for (signal, own), colour, marker in zip(rows.groupby("signal"), PALETTE, MARKERS, strict=False):
         ax.plot(

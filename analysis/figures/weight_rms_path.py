@@ -1,7 +1,5 @@
 """Figure of the size of weights along training, a panel a schedule: points measured, lines predicted."""
 
-import textwrap
-
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -20,7 +18,7 @@ def draw_paths(table: pd.DataFrame, title: str, style: Style = SCREEN) -> Figure
         f"protocol fixed_steps · {table['run_id'].nunique()} runs of AdamW on random_walk · points measured, lines the "
         "exact recursion with no free parameter, × the mean-field shortcut at the end · κ = Σ lr weight_decay"
     )
-    fig, grid = lay_out(-(-len(schedules) // 2), textwrap.fill(title, 120), caption, (0.75, 7.3), style, width=14.0)
+    fig, grid = lay_out(-(-len(schedules) // 2), title, caption, (0.8, 7.5), style, width=14.0)
     axes = [ax for row in grid for ax in row]
     low = float(min(table["measured"].min(), table["predicted"].min()))
     high = float(max(table["measured"].max(), table["shortcut"].max()))

@@ -60,9 +60,17 @@ def test_the_scoreboard_keeps_its_texts_inside(style):
         figure = draw_scoreboard(judged, style)
         check_boxes(figure)
     (ax,) = figure.axes
-    assert [len(label.get_text()) > 0 for label in ax.get_yticklabels()] == [True] * len(judged)
-    told = [text.get_text() for text in ax.texts]
-    assert told == ["no bounded number"] * sum("low" not in v.numbers or np.isnan(v.numbers["low"]) for _, v in judged)
+    claims = list(dict.fromkeys(verdict.claim for _, verdict in judged))
+    assert [label.get_text() for label in ax.get_yticklabels()] == claims
+    for row, claim in enumerate(claims):
+        own = [verdict for _, verdict in judged if verdict.claim == claim]
+        bounded = [v for v in own if np.isfinite([v.numbers.get("low", np.nan), v.numbers.get("high", np.nan)]).all()]
+        marks = [line for line in ax.lines if line.get_marker() in "oXs" and abs(line.get_ydata()[0] - row) < 0.5]
+        assert len(marks) == len(bounded)
+        counted = [
+            int(text.get_text()) for text in ax.texts if text.get_text().isdigit() and text.get_position()[1] == row
+        ]
+        assert sum(counted) == len(own)
 
 
 def test_what_the_runs_do_not_bear_is_not_drawn():
@@ -100,14 +108,22 @@ def test_the_plane_of_steps_and_samples_holds_the_corner():
     assert plane.get_ylim()[0] < corner[1] < steps.min() * sizes[0]
 
 
-def test_a_claim_of_nothing_is_told_in_numbers_and_no_text_is_struck_through():
-    numbers = {"predicted": 0.0, "exponent": 0.1, "low": -0.1, "high": 0.3}
-    judged = [(name, Verdict(name, "p", {}, "confirmed", numbers, "rule")) for name in ("nothing", "again")]
-    judged += [("open", Verdict("open", "p", {}, "inconclusive", {"predicted": 1.0}, "rule"))]
+def test_the_scoreboard_has_a_row_a_claim_and_a_mark_a_ratio():
+    """Ratios 1.5, 1/2 and 40, which is cut off; claims of nothing and without a number are counted alone."""
+    cases = [("far", "refuted", 2.0, 3.0), ("far", "refuted", 2.0, 1.0), ("far", "confirmed", 2.0, 80.0),
+             ("nothing", "confirmed", 0.0, 0.1)]  # fmt: skip
+    judged = [
+        (f"sweep{i}", Verdict(claim, "p", {}, verdict, {"predicted": of, "ratio": x, "low": x, "high": x}, "rule"))
+        for i, (claim, verdict, of, x) in enumerate(cases)
+    ]
+    judged += [("last", Verdict("open", "p", {}, "inconclusive", {"predicted": 1.0}, "rule"))]
     (ax,) = draw_scoreboard(judged, PAPER).axes
-    assert [text.get_text() for text in ax.texts] == ["measured 0.1 [-0.1, 0.3]"] * 2 + ["no bounded number"]
-    line = next(line for line in ax.lines if list(line.get_xdata()) == [1, 1])
-    assert all(text.get_bbox_patch() is not None and text.get_zorder() > line.get_zorder() for text in ax.texts)
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["far", "nothing", "open"]
+    marks = [line for line in ax.lines if line.get_marker() in "oXs"]
+    assert [float(line.get_xdata()[0]) for line in marks] == [1.5, 0.5, 16.0]
+    assert [line.get_marker() for line in marks] == ["X", "X", "o"]
+    assert all(abs(float(line.get_ydata()[0])) < 0.5 for line in marks)
+    assert [text.get_text() for text in ax.texts] == ["1", "2", "3 sweeps", "1", "sweep3", "1", "last"]
 
 
 def test_extrapolated_laws_are_those_of_the_smaller_half():

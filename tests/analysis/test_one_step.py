@@ -266,13 +266,25 @@ def test_figures_keep_their_texts_apart(answer, style):
     with mpl.rc_context(style.rc):
         check_boxes(draw_scores(answer.rows, "Does it follow from what is measured? " * 4, style))
         check_boxes(draw_probed(answer.rows, answer.rows, "Does it follow from what is measured? " * 4, style))
-        check_boxes(draw_forms(answer.rows, "Does it follow?", style))
+        one = answer.rows[answer.rows["num_steps"] == 150]
+        check_boxes(figure := draw_forms(one, "Does it follow from what is measured? " * 4, style))
+    shown = [name for name in SIMPLE if name != "softsign_1"]
+    assert [ax.get_title(loc="left") for ax in figure.axes] == shown
+    for ax, name in zip(figure.axes, shown, strict=True):
+        rows = one[one["probe.optimizer"] == name]
+        points = [line.get_data() for line in ax.lines if line.get_marker() == "o"]
+        assert [float(x[0]) for x, _ in points] == SIZES
+        assert [float(y[0]) for _, y in points] == list(rows["probe.lr"])
+        (sampled,) = [line for line in ax.lines if line.get_alpha() == 0.35]
+        assert list(sampled.get_ydata()) == list(rows["predicted.sampled"])
 
 
 def test_files_and_report_and_committed_table(answer, tmp_path, capsys, monkeypatch):
     paths = write_answer(answer, tmp_path / "out")
     names = {"one.png", "one.svg", "one-noise_scale.png", "one-noise_scale.svg", "one.json"}
-    assert {path.name for path in paths} == names | {"one-teacher_student.png", "one-teacher_student.svg"}
+    assert {path.name for path in paths} == names | {
+        f"one-step-{step}.{form}" for step in (150, 600) for form in ("png", "svg")
+    }
     content = json.loads((tmp_path / "out" / "one.json").read_text())
     assert content["protocol"] == "one_step"
     assert len(content["verdicts"]) == 2 * len(PROBE_CLAIMS)
