@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from rich.console import Console
@@ -53,6 +54,7 @@ def print_answer(answer: Answer, *, whole: bool = False) -> None:
     Args:
         whole: one by one whatever their number.
     """
+    console = Console(highlight=False)
     console = Console(highlight=False, width=None if console.is_terminal else 120)
     console.print(f"\n{answer.question}", markup=False)
     table = Table(box=None, pad_edge=False, header_style="bold")
