@@ -38,7 +38,7 @@ def draw_scoreboard(judged: Sequence[tuple[str, Verdict]], style: Style = SCREEN
     sweeps = len({sweep for sweep, _ in judged})
     caption = (
         f"{sweeps} committed sweeps · protocols {protocols} · the line: exactly as predicted · bars: 95 % intervals, "
-        f"of claims with up to {MOST_BARS} verdicts, dotted: worst and range · a claim of 0, or with no bounded number, "
+        f"of claims with up to {MOST_BARS} verdicts, dotted: worst and range · a claim of 0 or with no bounded number, "
         "is counted and has no mark · every verdict is in scoreboard.md"
     )
     width = NARROW if style.narrow else WIDTH
