@@ -186,7 +186,10 @@ def test_evaluations_keep_their_interval_or_their_share():
     ("changed", "message"),
     [
         ({"target_loss": None}, "needs target_loss, a held-out loss that ends a run: give target_loss=NUMBER"),
-        ({"target_examples": None}, "needs target_examples: give target_examples=NUMBER"),
+        (
+            {"target_examples": None},
+            "needs target_examples, how many held-out examples it is of: give target_examples=NUMBER",
+        ),
         ({"target_examples": 0}, "target_examples=0 is not a whole number from 1"),
         ({"max_steps": None}, "needs max_steps"),
         ({"eval_every": None}, "needs eval_every, eval_share or both"),
