@@ -17,8 +17,8 @@ from analysis.figures.style import (
     write_heading,
 )  # fmt: skip
 
-WIDTH = 10.0  # of a page, inches before the style's scale
-LEFT, RIGHT, GAP, HEIGHT, BETWEEN = 0.85, 1.6, 0.62, 1.45, 0.75
+WIDTH = 11.0  # of a page, inches before the style's scale
+LEFT, RIGHT, GAP, HEIGHT, BETWEEN = 0.9, 1.95, 0.68, 1.5, 0.85
 
 
 def lay_out_grid(count: int, columns: int, title: str, caption: str, style: Style) -> tuple[Figure, list[list[Axes]]]:
