@@ -233,7 +233,9 @@ def execute() -> int:
         warm_up()
     with Console(stderr=True).status("laying out the runs"):  # half a second for every choice of groups
         sweep = make_sweep(compose)
-    for text in [*notes, *describe_repeats(settings["sweep"]["grid"])]:
+    for text in notes:
+        print(text)
+    for text in describe_repeats(settings["sweep"]["grid"]):
         print(text, file=sys.stderr)
     if settings["dry_run"]:
         from harness.dry_run import print_dry_run  # here, since it needs torch
