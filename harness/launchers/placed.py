@@ -5,7 +5,7 @@ published once the jobs are submitted, so that harness.status and a later comman
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
@@ -47,7 +47,8 @@ class Note:
     Attributes:
         plan: the plan's file name.
         stack, name: its index in the plan, and its name.
-        attempt: number of the record file that comes next, when it was submitted.
+        attempt: number of the record file that came next when it was submitted.
+        died: a signal ended its worker before: it is not tried a third time.
         log: relative to the sweep's folder where it lies in it.
     """
 
@@ -56,6 +57,7 @@ class Note:
     stack: int
     name: str
     attempt: int
+    died: bool
     id: str
     log: str | None
 
@@ -85,6 +87,19 @@ def keep_notes(folder: Path, notes: Sequence[Note]) -> None:
         number += 1
 
 
+def mark_told(folder: Path, note: Note) -> None:
+    """Keep in mind that its failure was told: the next command submits it again. Raises: StoreError."""
+    publish(told_path(folder, note), b"")
+
+
+def is_told(folder: Path, note: Note) -> bool:
+    return told_path(folder, note).exists()
+
+
+def told_path(folder: Path, note: Note) -> Path:
+    return folder / JOBS / f"{note.id}-{note.name}.told"
+
+
 def read_notes(folder: Path) -> dict[str, Note]:
     """The last note of every stack, by the stack's name."""
     return {note.name: note for note in all_notes(folder)}
@@ -96,3 +111,14 @@ def all_notes(folder: Path) -> Iterator[Note]:
     for path in sorted(paths, key=lambda path: (path.stat().st_mtime_ns, path.name)):
         for content in json.loads(path.read_bytes()):
             yield Note(**content)
+
+
+def cancel_jobs(folder: Path, clusters: Mapping[str, Cluster]) -> int:
+    """Cancel all jobs of a sweep that wait or run; what is done stays. Returns the number of their stacks."""
+    count = 0
+    for note in read_notes(folder).values():
+        placed = clusters[note.launcher].recall(folder, note) if note.launcher in clusters else None
+        if placed is not None and placed.ended() is None:
+            placed.cancel()
+            count += 1
+    return count

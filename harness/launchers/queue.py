@@ -1,4 +1,4 @@
-"""The stacks of a plan that are still to train, for every launcher: their order, and what becomes of those that are lost."""
+"""The stacks of a plan that are still to train, for every launcher: their order, and what becomes of lost ones."""
 
 import time
 from pathlib import Path

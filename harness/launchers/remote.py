@@ -6,15 +6,14 @@ share. A cluster is asked only whether a job still waits or runs.
 
 import signal
 import time
-from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.launchers.placed import Cluster, Note, Placed, is_told, keep_notes, mark_told, read_notes
 from harness.launchers.queue import LOOK_AGAIN, Queue, describe_exit
-from harness.launchers.watch import Watch, newest_step
+from harness.launchers.watch import Tries, Watch, newest_step, read_outcome
 from harness.leases import find_live
 from harness.plan import Plan, Stack
 from harness.records import read_ended
@@ -23,8 +22,8 @@ LOOK = 1.0  # seconds between two looks into the folder
 # Seconds that records may take to be seen here once a job has ended: a network file system shows new files late
 PATIENCE, SHORT_PATIENCE = 60.0, 5.0
 STOPPED = tuple(-number for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT))
-AGAIN = 3  # times that a stack is submitted again without having got further
 MORE_TO_DO = 3  # a worker's exit code
+GONE = (0, 0.0)  # what Going.over is once all is told of a job
 
 Messages = Iterator[tuple[int, dict[str, Any]]]
 
@@ -44,9 +43,8 @@ def launch_remote(
 ) -> Generator[tuple[int, dict[str, Any]], None, None]:
     """Train the stacks `waiting` (indices, longest first) on a cluster; yields the messages of launch_local.
 
-    What an earlier command submitted, and what still waits or runs, is not submitted again but waited for. A job that
-    was ended before its stack was trained is submitted again, up to three times without getting further. When the caller
-    stops, jobs go on.
+    What an earlier command submitted is not submitted again but waited for. A job that was ended before its stack was
+    trained is submitted again, up to three times without getting further. When the caller stops, jobs go on.
 
     Args:
         wait: False: submit what is to submit, tell of what has ended, and leave: for every stack that waits or runs
@@ -55,11 +53,11 @@ def launch_remote(
     Raises: StoreError when the notes of what was submitted cannot be written.
     """
     queue = Queue(plan_path, plan, waiting, lease)
-    watch, tries = Watch(plan_path.parent, plan), Tries()
+    watch, tries = Watch(plan_path.parent), Tries()
     going = recall_noted(queue, cluster)
     while True:
-        yield from submit_waiting(queue, cluster, going)
         watch.look()
+        yield from submit_waiting(queue, cluster, going, watch)
         for index, one in list(going.items()):
             for message in look_after(index, one, queue, watch, tries):
                 if one.over == GONE:
@@ -77,21 +75,111 @@ def launch_remote(
             time.sleep(LOOK)
 
 
-GONE = (0, 0.0)  # what `over` is once all is told of a job
+def recall_noted(queue: Queue, cluster: Cluster) -> dict[int, Going]:
+    """What earlier commands submitted under this plan and nobody has told the end of; it leaves the queue."""
+    folder, request = queue.path.parent, name_of_request(queue.path.name)
+    notes = {
+        name: note
+        for name, note in read_notes(folder).items()
+        if note.launcher == cluster.name and name_of_request(note.plan) == request and not is_told(folder, note)
+    }
+    going: dict[int, Going] = {}
+    for index in list(queue.waiting):
+        stack = queue.plan.stacks[index]
+        note = notes.get(stack.name)
+        if note is None:
+            continue
+        if note.died:
+            queue.died.add(index)
+        placed = cluster.recall(folder, note)
+        if placed is not None:
+            going[index] = Going(stack, placed, note)
+            queue.waiting.remove(index)
+    return going
 
 
-class Tries:
-    """How often stacks were submitted again since they last got further."""
+def name_of_request(plan_name: str) -> str:
+    return plan_name.split("-")[1]
 
-    def __init__(self) -> None:
-        self.count: Counter[str] = Counter()
-        self.step: dict[str, int] = {}
 
-    def once_more(self, folder: Path, stack: Stack) -> bool:
-        """Whether it is worth another job."""
-        step = newest_step(folder, stack)
-        if step > self.step.get(stack.name, -1):
-            self.count[stack.name] = 0
-        self.step[stack.name] = step
-        self.count[stack.name] += 1
-        return self.count[stack.name] <= AGAIN
+def submit_waiting(queue: Queue, cluster: Cluster, going: dict[int, Going], watch: Watch) -> Messages:
+    """Submit all that waits, in one go. Raises: StoreError, and what the cluster raises."""
+    indices = []
+    while queue.waiting:
+        index, message = queue.take()
+        if message is None:
+            indices.append(index)
+            continue
+        if "held" in message:
+            queue.held[index] = time.monotonic() + LOOK_AGAIN
+        yield index, message
+    if not indices:
+        return
+    stacks = [queue.plan.stacks[index] for index in indices]
+    placed = cluster.submit(queue.path, indices)
+    notes = [
+        Note(
+            cluster.name, queue.path.name, index, stack.name, watch.next_attempt(stack.name), index in queue.died,
+            one.id, None if one.log is None else str(one.log),
+        )
+        for index, stack, one in zip(indices, stacks, placed, strict=True)
+    ]  # fmt: skip
+    keep_notes(queue.path.parent, notes)
+    going |= {i: Going(*one) for i, one in zip(indices, zip(stacks, placed, notes, strict=True), strict=True)}
+
+
+def look_after(index: int, one: Going, queue: Queue, watch: Watch, tries: Tries) -> Iterator[dict[str, Any]]:
+    """What is to tell of a stack now."""
+    if paths := watch.published(one.note.name, one.note.attempt):
+        one.over = GONE
+        rows = read_outcome(paths)
+        if all(status == "failed" for _, status, _ in rows):
+            mark_told(queue.path.parent, one.note)
+        else:
+            yield from watch.finish(one.stack)
+        yield {"ended": rows}
+        return
+    yield from watch.progress(one.stack)
+    now = time.monotonic()
+    if one.over is None:
+        code = one.placed.ended()
+        one.over = None if code is None else (code, now)  # what it has published is seen from the next look on
+    elif now - one.over[1] >= (PATIENCE if one.over[0] == 0 else SHORT_PATIENCE):
+        code, one.over = one.over[0], GONE
+        yield settle(index, one, queue, code, tries)
+
+
+def settle(index: int, one: Going, queue: Queue, code: int, tries: Tries) -> dict[str, Any]:
+    """The message for a job that ended without records of its stack, which is queued again where that may help."""
+    queue.refresh()
+    folder, stack = queue.path.parent, one.stack
+    if queue.plan.stacks[index].name != stack.name:
+        queue.waiting.append(index)
+        return {"halved": "out of memory"}
+    if not stack.without(read_ended(folder, queue.plan.since)).runs:
+        return {"elsewhere": len(stack.runs)}
+    job = f"job {one.placed.id}, {one.placed.describe()}" + (f", log {one.placed.log}" if one.placed.log else "")
+    if code in (0, MORE_TO_DO, *STOPPED):
+        if (live := find_live(folder, stack.runs, queue.lease)) and code in (0, MORE_TO_DO):
+            queue.held[index] = time.monotonic() + LOOK_AGAIN
+            return {"held": live.holder}
+        if tries.once_more(folder, stack):
+            queue.waiting.append(index)
+            return {"stopped": newest_step(folder, stack)}
+        code, reason = 1, f"it was submitted {Tries.MOST} times again without getting further ({job})"
+    else:
+        reason = f"{describe_exit(code)} ({job}{last_words(one.placed.log)})"
+    message = queue.mourn(index, code, reason)
+    if "ended" in message:
+        mark_told(folder, one.note)
+    return message
+
+
+def last_words(log: Path | None) -> str:
+    """The last line of a job's log that says something."""
+    try:
+        text = log.read_text(errors="replace") if log else ""
+    except OSError:
+        return ""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return f", which ends: {lines[-1][:200]}" if lines else ""
