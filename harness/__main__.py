@@ -20,9 +20,10 @@ from rich.console import Console
 
 from harness.compose import MISTAKES, compose, describe_options, explain, register_sweeps
 from harness.config import CONF_DIR, ROOT, SWEEPS_DIR, TRACKER_MODES, check_choice, check_limits, match_types, say_count
-from harness.launch import train_missing
-from harness.launchers import LAUNCHERS
+from harness.launch import Detached, train_missing
+from harness.launchers import LAUNCHERS, known_clusters
 from harness.launchers.local import warm_up
+from harness.launchers.placed import cancel_jobs
 from harness.measure import COMPILE
 from harness.records import (
     count_measured,
@@ -188,9 +189,14 @@ def execute() -> int:
         check_choice("tracker.mode", settings["tracker"]["mode"], TRACKER_MODES)
     check_choice("launcher.device", settings["launcher"]["device"], ("auto", "cpu", "cuda"))
     check_choice("launcher.compile", settings["launcher"]["compile"], COMPILE)
-    if not settings["dry_run"]:
+    cancel = settings["launcher"].get("cancel", False)
+    if not settings["dry_run"] and not cancel:
         warm_up()
     sweep = make_sweep(compose)
+    if cancel:
+        count = cancel_jobs(Path(settings["runs_dir"]) / sweep.name, known_clusters())
+        print(f"{sweep.name}: {say_count(count, 'stack was', 'stacks were')} cancelled; what is done stays")
+        return 0
     for text in describe_repeats(settings["sweep"]["grid"]):
         print(text, file=sys.stderr)
     if settings["dry_run"]:
@@ -202,7 +208,11 @@ def execute() -> int:
             print("adaptive: the runs so far and those of the next round; what follows depends on their results")
         print_dry_run(settings, sweep)
         return 0
-    return run(settings, sweep)
+    try:
+        return run(settings, sweep)
+    except Detached as left:
+        print(left)
+        return 1 if left.failed else 0
 
 
 def tell(error: Exception) -> int:

@@ -12,8 +12,7 @@ from rich.table import Table
 from harness.config import say_count
 from harness.estimate import estimate_stack
 from harness.imports import has_own_code
-from harness.launchers.local import choose_device
-from harness.machine import available_cores
+from harness.launchers import choose_place
 from harness.measure import Machine, choose_all
 from harness.plan import Choice, Stack, make_plan, shape_of
 from harness.records import read_ended
@@ -24,8 +23,7 @@ from harness.sweep import Sweep
 def print_dry_run(settings: dict[str, Any], sweep: Sweep) -> None:
     """What the command would train: stacks by shape with FLOPs, memory and time, and what is there already."""
     launcher = settings["launcher"]
-    device, num_devices = choose_device(launcher["device"])
-    workers = launcher["workers"] or num_devices or available_cores()
+    device, _, workers = choose_place(launcher)
     machine = Machine(device, workers, launcher["compile"], launcher["width"], launcher["micro_batch"])
     choices = choose_all(sweep.runs, machine, Path(settings["runs_dir"]), probe=False)
     for shape, config in {shape_of(config): config for config in sweep.runs.values()}.items():

@@ -4,8 +4,8 @@ Takes the stack's lease, trains what its records lack, from a checkpoint where t
 ends. SIGTERM, SIGINT and the end of whoever started it (its pipe closes) let it finish the step in hand, save a
 checkpoint and give the lease back.
 
-Exit code of the command: 0, 1 when runs failed or could not be written, 2 on a mistake in what was typed, 3 when there is
-more to do than this process did: it was stopped, another holds the lease, or the stack was halved for want of memory.
+Exit code of the command: 0, 1 when runs failed or could not be written, 2 on a mistake in what was typed, 3 when there
+is more to do than this process did: it was stopped, another holds the lease, or memory was short and the stack halved.
 """
 
 import sys

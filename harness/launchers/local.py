@@ -4,7 +4,7 @@ import multiprocessing
 import multiprocessing.forkserver
 import os
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -47,10 +47,9 @@ def launch_local(
     plan: Plan,
     waiting: list[int],
     *,
+    launcher: Mapping[str, Any],
     num_devices: int,
     workers: int | None,
-    checkpoint: float,
-    lease: float,
 ) -> Generator[tuple[int, dict[str, Any]], None, None]:
     """Train the stacks `waiting` (indices, in this order); yields (stack, message) as workers report.
 
@@ -62,6 +61,7 @@ def launch_local(
 
     Raises: StoreError when a worker cannot write its records.
     """
+    checkpoint, lease = launcher["checkpoint"], launcher["lease"]
     context = multiprocessing.get_context("forkserver")
     devices = [f"cuda:{i}" for i in range(num_devices)] if plan.device == "cuda" else ["cpu"] * available_cores()
     free = [devices[i % len(devices)] for i in range(workers or len(devices))]

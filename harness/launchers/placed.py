@@ -100,6 +100,42 @@ def told_path(folder: Path, note: Note) -> Path:
     return folder / JOBS / f"{note.id}-{note.name}.told"
 
 
+def note_exit(folder: Path, job: str, name: str, code: int) -> None:
+    """Keep a worker's exit code where its job's own does not tell it. Raises: StoreError."""
+    publish(exit_path(folder, job, name), str(code).encode())
+
+
+def remove_exit(folder: Path, job: str, name: str) -> None:
+    """A job that is queued again has no exit code yet."""
+    exit_path(folder, job, name).unlink(missing_ok=True)
+
+
+def read_exit(folder: Path, job: str, name: str) -> int | None:
+    """The exit code that was kept, or None."""
+    try:
+        return int(exit_path(folder, job, name).read_text())
+    except FileNotFoundError:
+        return None
+
+
+def exit_path(folder: Path, job: str, name: str) -> Path:
+    return folder / JOBS / f"{job}-{name}.exit"
+
+
+def see_one_device(device: str, slot: int, gpus: int, visible: str | None) -> tuple[str, dict[str, str]]:
+    """What the worker in a slot of a job is to train on, and the environment in which it sees that alone.
+
+    Args:
+        device: the plan's: cpu or cuda.
+        gpus: of the job.
+        visible: CUDA_VISIBLE_DEVICES as the cluster set it for the job; None: it did not.
+    """
+    if device == "cpu":
+        return "cpu", {"OMP_NUM_THREADS": "1"}
+    names = visible.split(",") if visible else [str(i) for i in range(max(1, gpus))]
+    return "cuda:0", {"CUDA_VISIBLE_DEVICES": names[slot % len(names)]}
+
+
 def read_notes(folder: Path) -> dict[str, Note]:
     """The last note of every stack, by the stack's name."""
     return {note.name: note for note in all_notes(folder)}
