@@ -73,6 +73,7 @@ ReturnToService=2
 SlurmctldTimeout=30
 SlurmdTimeout=60
 KillWait=10
+DefMemPerCPU=1000
 MinJobAge=600
 MpiDefault=none
 PreemptType=preempt/partition_prio

@@ -40,6 +40,9 @@ class SlurmPlaced:
     name: str
     states: JobStates
 
+    def __post_init__(self) -> None:
+        self.states.want(self.id)
+
     def ended(self) -> int | None:
         code = self.states.of(self.id).code
         if code is None:
