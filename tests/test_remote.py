@@ -164,7 +164,7 @@ def test_what_was_left_running_is_found_again_and_not_submitted_twice(lay, start
 
 def test_a_killed_worker_has_its_stack_halved_and_all_is_trained(lay, start, tmp_path):
     folder = tmp_path / "s"
-    path, plan = lay(folder, 1, num_samples=100_000)
+    path, plan = lay(folder, 1, num_samples=20_000)
     cluster, messages = start(), []
     launched = launch(path, plan, cluster)
     thread = threading.Thread(target=lambda: messages.extend(launched))
@@ -181,7 +181,7 @@ def test_a_killed_worker_has_its_stack_halved_and_all_is_trained(lay, start, tmp
     assert [len(stack.runs) for stack in newest.stacks] == [1, 1]
     assert sorted(read_records(folder)["status"]) == ["done", "done"]
     assert not trained_twice(read_log(folder))
-    assert numbers(folder) == trained_here(tmp_path / "here", *lay(tmp_path / "here", 1, num_samples=100_000))
+    assert numbers(folder) == trained_here(tmp_path / "here", *lay(tmp_path / "here", 1, num_samples=20_000))
 
 
 def test_a_job_that_crashes_is_a_failure_with_its_last_words_and_tried_by_the_next_command(lay, start, tmp_path):
