@@ -151,7 +151,7 @@ def test_what_was_left_running_is_found_again_and_not_submitted_twice(lay, start
     assert [placed.describe() for _, placed in find_jobs(folder, {"processes": cluster.cluster()})] == ["RUNNING here"]
     wait_for(lambda: list(folder.glob(".checkpoints/*")))
     # asked to end from outside, it has saved a checkpoint, and is submitted again
-    assert cancel_jobs(folder, {"processes": cluster.cluster()}) == 1
+    cluster.placed[note.id].cancel()
     wait_for(lambda: cluster.placed[note.id].ended() == 3)
     *_, stopped, last = launch(path, plan, cluster, wait=False)
     assert stopped[1]["stopped"] > 0
@@ -159,6 +159,13 @@ def test_what_was_left_running_is_found_again_and_not_submitted_twice(lay, start
     assert cluster.submitted == [[0], [0]]
     wait_for(lambda: [entry["event"] for entry in read_log(folder)].count("start") == 2)
     assert read_log(folder)[-1]["step"] > 0
+    # cancelled, it is nobody's until the next command, which submits it
+    clusters = {"processes": cluster.cluster()}
+    assert [cancel_jobs(folder, clusters) for _ in range(2)] == [1, 0]
+    assert list(find_jobs(folder, clusters)) == []
+    wait_for(lambda: read_log(folder)[-1]["event"] == "stopped")
+    assert list(launch(path, plan, cluster, wait=False)) == [(0, {"queued": "RUNNING here"})]
+    assert cluster.submitted == [[0]] * 3
     assert not trained_twice(read_log(folder))
 
 
