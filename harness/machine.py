@@ -46,7 +46,7 @@ def available_memory() -> int:
 
 
 def huge_pages(tunables: str) -> str:
-    """GLIBC_TUNABLES, read by glibc when a process starts, for memory in pages of 2 MB: .8 to .95 of the time of small ones.
+    """GLIBC_TUNABLES, which glibc reads when a process starts, with pages of 2 MB: .8 to .95 of the time of small ones.
 
     A user's own setting stays.
     """
