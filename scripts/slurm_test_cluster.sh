@@ -18,7 +18,8 @@ stop() {
   for _ in $(seq 100); do
     alive=
     for daemon in slurmd slurmctld munged; do
-      [[ -s $dir/$daemon.pid ]] && kill -0 "$(cat "$dir/$daemon.pid")" 2>/dev/null && alive=yes
+      # One that has ended may stay as a zombie where nobody reaps it
+      [[ -s $dir/$daemon.pid ]] && grep -qs '^State:[[:space:]]*[^Z]' "/proc/$(cat "$dir/$daemon.pid")/status" && alive=yes
     done
     [[ -z $alive ]] && return
     sleep 0.1
