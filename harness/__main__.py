@@ -29,8 +29,9 @@ from harness.compose import (
     register_sweeps,
 )
 from harness.config import CONF_DIR, ROOT, SWEEPS_DIR, TRACKER_MODES, check_choice, check_limits, match_types, say_count
-from harness.launch import read_request, train_missing
-from harness.launchers import LAUNCHERS
+from harness.launch import Detached, read_request, train_missing
+from harness.launchers import LAUNCHERS, known_clusters
+from harness.launchers.jobs import cancel_jobs
 from harness.launchers.local import warm_up
 from harness.measure import COMPILE
 from harness.overrides import check_overrides
@@ -229,10 +230,15 @@ def execute() -> int:
         check_choice("tracker.mode", settings["tracker"]["mode"], TRACKER_MODES)
     check_choice("launcher.device", settings["launcher"]["device"], ("auto", "cpu", "cuda"))
     check_choice("launcher.compile", settings["launcher"]["compile"], COMPILE)
-    if not settings["dry_run"]:
+    cancel = settings["launcher"].get("cancel", False)
+    if not settings["dry_run"] and settings["launcher"]["name"] == "local":
         warm_up()
     with Console(stderr=True).status("laying out the runs"):  # half a second for every choice of groups
         sweep = make_sweep(compose)
+    if cancel:
+        count = cancel_jobs(Path(settings["runs_dir"]) / sweep.name, known_clusters())
+        print(f"{sweep.name}: {say_count(count, 'stack was', 'stacks were')} cancelled; what is done stays")
+        return 0
     for text in [*notes, *describe_repeats(settings["sweep"]["grid"])]:
         print(text, file=sys.stderr)
     if settings["dry_run"]:
@@ -246,7 +252,11 @@ def execute() -> int:
         asked = name_rounds(settings, sweep)
         print_dry_run(settings, wanted, read_request(settings, wanted, folder, again=is_again(settings), asked=asked))
         return 0
-    return run(settings, sweep)
+    try:
+        return run(settings, sweep)
+    except Detached as left:
+        print(left)
+        return 1 if left.failed else 0
 
 
 def tell(error: Exception) -> int:
@@ -278,7 +288,8 @@ def cli() -> int:
         return 0
     if {"-m", "--multirun"} & set(sys.argv[1:]):
         return tell(ValueError("--multirun is not used here: give an axis, e.g. sweep.grid.optimizer.lr=[0.1,0.2]"))
-    if all("=" in text and not text.startswith(("-", "dry_run=")) for text in sys.argv[1:]):
+    elsewhere = ("-", "dry_run=", *(f"launcher={name}" for name in LAUNCHERS if name != "local"))
+    if all("=" in text and not text.startswith(elsewhere) for text in sys.argv[1:]):
         warm_up()  # before all else: it takes three seconds
     register_sweeps()
     signal.signal(signal.SIGTERM, interrupt)

@@ -61,6 +61,8 @@ LIMITS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "max_norm": _positive, "micro_batch": _count,
     "target_loss": _finite, "max_steps": _count, "eval_every": _count, "eval_share": _positive, "smoothing": _positive,
     "checkpoint": _positive, "lease": _positive,
+    "gpus_per_node": _natural, "cpus_per_task": _count, "stacks_per_gpu": _count, "mem_gb": _positive,
+    "timeout_min": _count, "signal_delay_s": _count, "array_parallelism": _count,
     "lr": _positive, "eps": _not_negative, "weight_decay": _not_negative,
     "beta1": _average, "beta2": _average, "momentum": _average,
     "accumulate": _count, "shrink": _share, "gamma": _not_negative, "dual_lr": _not_negative, "dual_steps": _count,
