@@ -17,10 +17,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from harness.launchers.local import GRACE
 from harness.launchers.placed import JOBS, Cluster
 from harness.launchers.ray_head import LOOPBACK, keep_on_loopback, run_head
 from harness.launchers.remote import launch_remote
-from harness.launchers.tied import GRACE
 from harness.machine import available_cores
 from harness.plan import Plan
 from harness.store import subfolder
@@ -30,7 +30,7 @@ MORE_TO_DO, FAILED, KILLED = 3, 1, -signal.SIGKILL  # exit codes of a worker, or
 
 
 def launch_ray(
-    plan_path: Path, plan: Plan, waiting: list[int], *, launcher: Mapping[str, Any]
+    plan_path: Path, plan: Plan, waiting: list[int], *, launcher: Mapping[str, Any], **_: Any
 ) -> Generator[tuple[int, dict[str, Any]], None, None]:
     """Train the stacks `waiting` (indices, longest first) as tasks of Ray; yields the messages of launch_local.
 
@@ -58,7 +58,6 @@ def launch_ray(
 def connect(launcher: Mapping[str, Any]) -> Iterator[ModuleType]:
     """Ray, connected to the cluster at launcher.address, or to one of this machine alone. Raises: ValueError."""
     own = launcher["address"] is None
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # a task without GPUs keeps the environment
     if own:
         keep_on_loopback()
@@ -90,12 +89,14 @@ def check_resources(ray: ModuleType, launcher: Mapping[str, Any], *, own: bool) 
 
     Raises: ValueError where none can join.
     """
-    asked = {"CPU": float(launcher["cpus"]), "GPU": launcher["gpus"] / launcher["stacks_per_gpu"]}
+    asked = {"CPU": float(launcher["num_cpus"]), "GPU": launcher["num_gpus"] / launcher["stacks_per_gpu"]}
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     if any(all(node.get(kind, 0) >= count for kind, count in asked.items()) for node in nodes):
         return
-    text = f"launcher.cpus={launcher['cpus']} launcher.gpus={launcher['gpus']}: no node of Ray has that many; they have "
-    text += " or ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes)
+    text = f"launcher.num_cpus={launcher['num_cpus']} launcher.num_gpus={launcher['num_gpus']}: no node of Ray has that"
+    text += " many; they have " + " or ".join(
+        f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes
+    )
     if own:
         raise ValueError(f"{text}: ask for less")
     print(f"{text}: waiting for one that joins", file=sys.stderr)
@@ -107,7 +108,7 @@ def submit_stacks(
     """One task a stack, in this order."""
     place = subfolder(path.parent, JOBS).resolve()
     remote = tasks.ray.remote(run_worker).options(
-        num_cpus=launcher["cpus"], num_gpus=launcher["gpus"] / launcher["stacks_per_gpu"],
+        num_cpus=launcher["num_cpus"], num_gpus=launcher["num_gpus"] / launcher["stacks_per_gpu"],
         max_retries=launcher["retries"], name=path.parent.name,
     )  # fmt: skip
     placed = []

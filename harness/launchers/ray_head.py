@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-PORTS = ("port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port", "runtime-env-agent-port")
-PORTS += ("metrics-export-port",)
+PORTS = (
+    "port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port", "runtime-env-agent-port", "metrics-export-port",
+)  # fmt: skip
 OBJECTS = 100_000_000  # bytes of shared memory for objects; ours are numbers and paths
 PATIENCE = 120.0  # seconds that it may take to start; four to ten on a quiet machine
 LOOPBACK = "127.0.0.1"

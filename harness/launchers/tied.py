@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 
-GRACE = 30.0  # seconds for a checkpoint
+from harness.launchers.local import GRACE
 
 
 def end_with_parent() -> None:
