@@ -22,8 +22,8 @@ from harness.compose import MISTAKES, compose, describe_options, explain, regist
 from harness.config import CONF_DIR, ROOT, SWEEPS_DIR, TRACKER_MODES, check_choice, check_limits, match_types, say_count
 from harness.launch import Detached, train_missing
 from harness.launchers import LAUNCHERS, known_clusters
+from harness.launchers.jobs import cancel_jobs
 from harness.launchers.local import warm_up
-from harness.launchers.placed import cancel_jobs
 from harness.measure import COMPILE
 from harness.records import (
     count_measured,

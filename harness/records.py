@@ -79,6 +79,7 @@ PROVENANCE: dict[str, pa.DataType] = {
         "plan": pa.string(), "stack": pa.string(), "width": pa.int64(), "device": pa.string(), "host": pa.string(),
         "python": pa.string(), "torch": pa.string(), "code_sha256": pa.string(), "own_code_sha256": pa.string(),
         "compiled": pa.bool_(), "started": pa.string(), "ended": pa.string(), "seconds": pa.float64(),
+        "job": pa.string(),  # of a cluster: launcher, id, log below the sweep's folder
     }.items()
 }  # fmt: skip
 ARROW_TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}

@@ -5,7 +5,7 @@ published once the jobs are submitted, so that harness.status and a later comman
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
@@ -147,14 +147,3 @@ def all_notes(folder: Path) -> Iterator[Note]:
     for path in sorted(paths, key=lambda path: (path.stat().st_mtime_ns, path.name)):
         for content in json.loads(path.read_bytes()):
             yield Note(**content)
-
-
-def cancel_jobs(folder: Path, clusters: Mapping[str, Cluster]) -> int:
-    """Cancel all jobs of a sweep that wait or run; what is done stays. Returns the number of their stacks."""
-    count = 0
-    for note in read_notes(folder).values():
-        placed = clusters[note.launcher].recall(folder, note) if note.launcher in clusters else None
-        if placed is not None and placed.ended() is None:
-            placed.cancel()
-            count += 1
-    return count

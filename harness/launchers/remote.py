@@ -136,7 +136,7 @@ def look_after(index: int, one: Going, queue: Queue, watch: Watch, tries: Tries)
         if all(status == "failed" for _, status, _ in rows):
             mark_told(queue.path.parent, one.note)
         else:
-            yield from watch.finish(one.stack)
+            yield from watch.finish(one.stack, paths)
         yield {"ended": rows}
         return
     yield from watch.progress(one.stack)

@@ -17,7 +17,7 @@ from harness.launchers.placed import note_exit, remove_exit, see_one_device
 from harness.plan_file import read_stack
 
 POLL = 0.2  # seconds
-JOB = "HARNESS_JOB"  # a worker's environment variable: what its records say of the job
+PLACE = "HARNESS_JOB"  # a worker's environment variable, of harness/job.py: what its records say of the job
 
 
 @dataclass
@@ -75,7 +75,7 @@ class StackJob:
         log = f".jobs/{job_id()}_0_log.out"
         command = [sys.executable, "-m", "harness.worker", self.plan, str(index), device]
         command += [str(self.checkpoint_seconds), str(self.lease)]
-        return subprocess.Popen(command, env={**os.environ, **changed, JOB: f"slurm {job_id()} {log}"})
+        return subprocess.Popen(command, env={**os.environ, **changed, PLACE: f"slurm {job_id()} {log}"})
 
     def checkpoint(self) -> Any:
         """submitit's question what to queue again; called from its signal handler."""

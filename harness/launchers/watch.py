@@ -57,9 +57,11 @@ class Watch:
         losses = [loss for loss in (points[-1] if points else []) if loss == loss]
         yield self.tell(stack, now) | {"best_loss": min(losses, default=None)}
 
-    def finish(self, stack: Stack) -> Iterator[dict[str, Any]]:
-        """The message with the samples that were not told yet of a stack that ended."""
-        yield self.tell(stack, stack.first.num_samples) | {"best_loss": None}
+    def finish(self, stack: Stack, paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
+        """The message with the samples that were not told yet of a stack that ended with these record files."""
+        losses = [row["loss"] for path in paths for row in read_file(path, ["loss"]).to_pylist()]
+        best = min((loss for loss in losses if loss is not None), default=None)
+        yield self.tell(stack, stack.first.num_samples) | {"best_loss": best}
 
     def tell(self, stack: Stack, now: int) -> dict[str, Any]:
         more = now - self.told.get(stack.name, 0)
