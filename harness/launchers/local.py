@@ -126,9 +126,20 @@ def end_workers(running: list[Running]) -> None:
 
 def work(plan_path: Path, stack: int, device: str, pipe: Connection, checkpoint: float, lease: float) -> None:
     """A child's first function; the import lies in it so that the launcher's own process needs no torch."""
+    device = see_only(device)  # before anything asks for GPUs
     from harness.worker import work_for
 
     work_for(plan_path, stack, device, pipe, checkpoint, lease)
+
+
+def see_only(device: str) -> str:
+    """Let this process see one GPU of those that it may see; returns what it is called from then on."""
+    kind, _, number = device.partition(":")
+    if kind != "cuda":
+        return device
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[int(number)].strip() if visible else number
+    return "cuda:0"
 
 
 def read_messages(one: Running) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import sys
@@ -55,7 +56,7 @@ def run_head(cpus: int, gpus: int | None) -> Iterator[str]:
             wait_for_port(numbers[0], process, log)
             yield f"{LOOPBACK}:{numbers[0]}"
         finally:
-            process.kill()  # it takes its processes with it; all tasks have ended, or the user insists
+            os.killpg(process.pid, signal.SIGKILL)  # all tasks have ended, or the user insists
             process.wait()
             assert process.stdin is not None
             process.stdin.close()
