@@ -102,19 +102,24 @@ def test_four_devices_go_to_four_tasks_which_save_checkpoints_when_the_command_i
     (tmp_path / "conf" / "model" / "net.yaml").write_text("name: mine:Net\n")
     lacking = ("model.", "task.", "num_samples", "launcher.width", "metrics.")
     typed = [
-        *(text for text in SWEEP if not text.startswith(lacking)), "--config-dir", "conf", "model=net", "task=tensors",
+        "--config-dir", "conf", *(text for text in SWEEP if not text.startswith(lacking)), "model=net", "task=tensors",
         "task.data=mine:images", "task.num_heldout=16", "metrics.num_examples=16", "num_samples=16777216",
         "launcher=ray", "launcher.width=1", "launcher.device=cpu", "launcher.num_cpus=0.1", "launcher.num_gpus=1",
         "launcher.head_gpus=4", "launcher.runtime_env={env_vars: {OF_MINE: told}}",
     ]  # fmt: skip
     process = start(tmp_path, *typed)
     folder = tmp_path / "runs" / "smoke"
-    wait_for(lambda: [entry["event"] for entry in read_log(folder)].count("start") == 4 or process.poll() is not None)
-    wait_for(lambda: len({path.name[:12] for path in (folder / ".checkpoints").glob("*.safetensors")}) == 4)
+    checkpoints = folder / ".checkpoints"
+    wait_for(
+        lambda: process.poll() is not None or len({path.name[:12] for path in checkpoints.glob("*.safetensors")}) == 4
+    )
     process.send_signal(signal.SIGTERM)
     finish(process, 128 + signal.SIGTERM)
-    events = [entry["event"] for entry in read_log(folder)]
-    assert events == ["start"] * 4 + ["stopped"] * 4
+    log = read_log(folder)
+    assert [entry["event"] for entry in log] == ["start"] * 4 + ["stopped"] * 4
+    assert {entry["stack"] for entry in log if entry["event"] == "stopped" and entry["step"] > 0} == {
+        entry["stack"] for entry in log
+    }
     assert not list((folder / ".leases").glob("[!.]*"))
     seen = [json.loads(path.read_text()) for path in (tmp_path / "seen").glob("*.json")]
     in_tasks = [one["CUDA_VISIBLE_DEVICES"] for one in seen if one["OF_MINE"] == "told"]

@@ -125,12 +125,17 @@ def run_worker(arguments: list[str], folder: str, log: str) -> int:
 
     It ends with this process, and is asked to end where the task is cancelled, which Ray does by KeyboardInterrupt.
     """
+    import ray
+
     command = [sys.executable, "-m", "harness.launchers.tied", "harness.worker", *arguments]
+    job = f"ray {ray.get_runtime_context().get_task_id()} {JOBS}/{Path(log).name}"
+    own = {"HARNESS_JOB": job, "OMP_NUM_THREADS": "1"}  # the first stands in the records
     with open(log, "ab") as out:
         # A session of its own: when a process of Ray dies all of its group are killed, without a checkpoint
         process = subprocess.Popen(
-            command, cwd=folder, stdin=subprocess.PIPE, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
-        )
+            command, cwd=folder, env={**os.environ, **own}, stdin=subprocess.PIPE, stdout=out, stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )  # fmt: skip
     try:
         while process.poll() is None:
             time.sleep(0.1)  # not wait(), which KeyboardInterrupt would not reach
@@ -201,7 +206,7 @@ class Task:
 
     @property
     def id(self) -> str:
-        return str(self.reference.hex())
+        return str(self.reference.task_id().hex())
 
     def ended(self) -> int | None:
         self.tasks.look()
