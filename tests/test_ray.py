@@ -64,7 +64,7 @@ def bits(frame):
     return frame[[name for name in frame if not name.startswith("provenance.")]]
 
 
-def wait_for(condition, seconds=120):
+def wait_for(condition, seconds=240):
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, "what the test waits for did not come"
