@@ -190,7 +190,7 @@ def execute() -> int:
     check_choice("launcher.device", settings["launcher"]["device"], ("auto", "cpu", "cuda"))
     check_choice("launcher.compile", settings["launcher"]["compile"], COMPILE)
     cancel = settings["launcher"].get("cancel", False)
-    if not settings["dry_run"] and not cancel:
+    if not settings["dry_run"] and settings["launcher"]["name"] == "local":
         warm_up()
     sweep = make_sweep(compose)
     if cancel:
@@ -244,7 +244,8 @@ def cli() -> int:
         return 0
     if {"-m", "--multirun"} & set(sys.argv[1:]):
         return tell(ValueError("--multirun is not used here: give an axis, e.g. sweep.grid.optimizer.lr=[0.1,0.2]"))
-    if all("=" in text and not text.startswith(("-", "dry_run=")) for text in sys.argv[1:]):
+    elsewhere = ("-", "dry_run=", *(f"launcher={name}" for name in LAUNCHERS if name != "local"))
+    if all("=" in text and not text.startswith(elsewhere) for text in sys.argv[1:]):
         warm_up()  # before all else: it takes three seconds
     register_sweeps()
     signal.signal(signal.SIGTERM, interrupt)

@@ -23,6 +23,9 @@ stop() {
     [[ -z $alive ]] && return
     sleep 0.1
   done
+  for daemon in slurmd slurmctld munged; do  # slurmd waits for jobs that hang
+    [[ -s $dir/$daemon.pid ]] && kill -9 "$(cat "$dir/$daemon.pid")" 2>/dev/null || true
+  done
 }
 
 [[ $1 == stop ]] && { stop; exit; }
@@ -73,6 +76,7 @@ ReturnToService=2
 SlurmctldTimeout=30
 SlurmdTimeout=60
 KillWait=10
+DefMemPerCPU=1000
 MinJobAge=600
 MpiDefault=none
 PreemptType=preempt/partition_prio

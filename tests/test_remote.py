@@ -151,7 +151,7 @@ def test_what_was_left_running_is_found_again_and_not_submitted_twice(lay, start
     assert [placed.describe() for _, placed in find_jobs(folder, {"processes": cluster.cluster()})] == ["RUNNING here"]
     wait_for(lambda: list(folder.glob(".checkpoints/*")))
     # asked to end from outside, it has saved a checkpoint, and is submitted again
-    assert cancel_jobs(folder, {"processes": cluster.cluster()}) == 1
+    cluster.placed[note.id].cancel()
     wait_for(lambda: cluster.placed[note.id].ended() == 3)
     *_, stopped, last = launch(path, plan, cluster, wait=False)
     assert stopped[1]["stopped"] > 0
@@ -159,12 +159,19 @@ def test_what_was_left_running_is_found_again_and_not_submitted_twice(lay, start
     assert cluster.submitted == [[0], [0]]
     wait_for(lambda: [entry["event"] for entry in read_log(folder)].count("start") == 2)
     assert read_log(folder)[-1]["step"] > 0
+    # cancelled, it is nobody's until the next command, which submits it
+    clusters = {"processes": cluster.cluster()}
+    assert [cancel_jobs(folder, clusters) for _ in range(2)] == [1, 0]
+    assert list(find_jobs(folder, clusters)) == []
+    wait_for(lambda: read_log(folder)[-1]["event"] == "stopped")
+    assert list(launch(path, plan, cluster, wait=False)) == [(0, {"queued": "RUNNING here"})]
+    assert cluster.submitted == [[0]] * 3
     assert not trained_twice(read_log(folder))
 
 
 def test_a_killed_worker_has_its_stack_halved_and_all_is_trained(lay, start, tmp_path):
     folder = tmp_path / "s"
-    path, plan = lay(folder, 1, num_samples=100_000)
+    path, plan = lay(folder, 1, num_samples=20_000)
     cluster, messages = start(), []
     launched = launch(path, plan, cluster)
     thread = threading.Thread(target=lambda: messages.extend(launched))
@@ -181,7 +188,7 @@ def test_a_killed_worker_has_its_stack_halved_and_all_is_trained(lay, start, tmp
     assert [len(stack.runs) for stack in newest.stacks] == [1, 1]
     assert sorted(read_records(folder)["status"]) == ["done", "done"]
     assert not trained_twice(read_log(folder))
-    assert numbers(folder) == trained_here(tmp_path / "here", *lay(tmp_path / "here", 1, num_samples=100_000))
+    assert numbers(folder) == trained_here(tmp_path / "here", *lay(tmp_path / "here", 1, num_samples=20_000))
 
 
 def test_a_job_that_crashes_is_a_failure_with_its_last_words_and_tried_by_the_next_command(lay, start, tmp_path):

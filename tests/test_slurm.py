@@ -141,7 +141,7 @@ def test_a_detached_sweep_is_collected_later_and_equals_the_local_one_bit_for_bi
     assert numbers(folder) == numbers(local)
 
 
-def test_timed_out_and_then_preempted_it_ends_as_if_left_alone(tmp_path):
+def test_timed_out_preempted_and_cancelled_it_ends_as_if_left_alone(tmp_path):
     (tmp_path / "held_nets.py").write_text(HELD)
     (tmp_path / "conf" / "model").mkdir(parents=True)
     (tmp_path / "conf" / "model" / "held.yaml").write_text("name: held_nets:Held\n")
@@ -179,12 +179,19 @@ def test_timed_out_and_then_preempted_it_ends_as_if_left_alone(tmp_path):
     wait_for(lambda: other not in queue(), "the other job ends")
     release(note.id)
     at_work(3)
+    # cancelled while it runs: it saves a checkpoint and is not queued again, until the same command is typed
+    assert "1 stack was cancelled" in harness(tmp_path, *remote, "launcher.cancel=true")
+    wait_for(lambda: not queue(), "the job ends")
+    assert read_log(folder)[-1]["event"] == "stopped"
+    assert "JobState=CANCELLED" in slurm("scontrol", "show", "job", note.id)
+    harness(tmp_path, *remote, HOLD=str(hold))
+    at_work(4)
     hold.unlink()
     wait_for(lambda: not queue(), "the job ends")
     harness(tmp_path, *remote)
     steps = begun()
-    assert len(steps) == 3
-    assert 0 == steps[0] < steps[1] < steps[2]
+    assert 0 == steps[0] < steps[1] < steps[2] < steps[3]
+    assert len(steps) == 4
     assert not trained_twice(read_log(folder))
     assert numbers(folder) == numbers(tmp_path / "local" / "held")
     log = (folder / note.log).read_text()

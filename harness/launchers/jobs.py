@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from harness.launchers.placed import Cluster, Note, Placed, is_told, read_notes
+from harness.launchers.placed import Cluster, Note, Placed, is_told, mark_told, read_notes
 
 
 def find_jobs(folder: Path, clusters: Mapping[str, Cluster]) -> Iterator[tuple[Note, Placed]]:
@@ -17,7 +17,9 @@ def find_jobs(folder: Path, clusters: Mapping[str, Cluster]) -> Iterator[tuple[N
 
 def cancel_jobs(folder: Path, clusters: Mapping[str, Cluster]) -> int:
     """Cancel all jobs of a sweep that wait or run; what is done stays. Returns the number of their stacks."""
-    going = [placed for _, placed in find_jobs(folder, clusters) if placed.ended() is None]
-    for placed in {placed.id: placed for placed in going}.values():  # stacks may share a job
+    going = [(note, placed) for note, placed in find_jobs(folder, clusters) if placed.ended() is None]
+    for placed in {placed.id: placed for _, placed in going}.values():  # stacks may share a job
         placed.cancel()
+    for note, _ in going:
+        mark_told(folder, note)  # so that the training command submits it again
     return len(going)

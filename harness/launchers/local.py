@@ -13,13 +13,12 @@ from typing import Any
 
 from harness.launchers.placed import see_one_device
 from harness.launchers.queue import LOOK_AGAIN, Queue
-from harness.machine import available_cores
+from harness.machine import available_cores, huge_pages
 from harness.plan import Plan
 from harness.store import StoreError
 
 # What a driver leaves in /dev: NVIDIA, AMD, and a GPU under Windows' Linux
 GPU_NODES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/kfd", "/dev/dxg")
-HUGE_PAGES = "glibc.malloc.hugetlb"
 GRACE = 30.0  # seconds that workers have for their checkpoints when the launcher ends
 
 
@@ -35,10 +34,7 @@ class Running:
 def warm_up() -> None:
     """Start the server that workers are forked from, so that torch is imported once and while the caller goes on."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # two threads in each of two busy processes are 10x slower
-    # Read by glibc when a process starts: memory in pages of 2 MB, which takes .8 to .95 of the time of small pages
-    tunables = os.environ.get("GLIBC_TUNABLES", "")
-    if HUGE_PAGES not in tunables:  # a user's own setting stays
-        os.environ["GLIBC_TUNABLES"] = f"{tunables}:{HUGE_PAGES}=1".lstrip(":")
+    os.environ["GLIBC_TUNABLES"] = huge_pages(os.environ.get("GLIBC_TUNABLES", ""))
     multiprocessing.set_forkserver_preload(["harness.launchers.preload"])
     multiprocessing.forkserver.ensure_running()
 

@@ -40,12 +40,15 @@ class SlurmPlaced:
     name: str
     states: JobStates
 
+    def __post_init__(self) -> None:
+        self.states.want(self.id)
+
     def ended(self) -> int | None:
-        code = self.states.of(self.id).code
-        if code is None:
-            return None
+        state = self.states.of(self.id)
+        if state.code is None or state.word == "CANCELLED":  # whatever its worker said: it is not to go on
+            return state.code
         own = read_exit(self.folder, self.id, self.name)
-        return code if own is None else own
+        return state.code if own is None else own
 
     def describe(self) -> str:
         return self.states.of(self.id).describe()

@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Any
 
 from harness.launchers.placed import note_exit, remove_exit, see_one_device
+from harness.machine import huge_pages
 from harness.plan_file import read_stack
 
 POLL = 0.2  # seconds
@@ -75,7 +76,9 @@ class StackJob:
         log = f".jobs/{job_id()}_0_log.out"
         command = [sys.executable, "-m", "harness.worker", self.plan, str(index), device]
         command += [str(self.checkpoint_seconds), str(self.lease)]
-        return subprocess.Popen(command, env={**os.environ, **changed, PLACE: f"slurm {job_id()} {log}"})
+        changed[PLACE] = f"slurm {job_id()} {log}"
+        changed["GLIBC_TUNABLES"] = huge_pages(os.environ.get("GLIBC_TUNABLES", ""))
+        return subprocess.Popen(command, env={**os.environ, **changed})
 
     def checkpoint(self) -> Any:
         """submitit's question what to queue again; called from its signal handler."""

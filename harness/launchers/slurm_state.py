@@ -2,6 +2,7 @@
 
 import subprocess
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 ASK = 5.0  # seconds between two questions
@@ -33,30 +34,37 @@ class JobStates:
 
     def __init__(self) -> None:
         self.known: dict[str, State] = {}
-        self.asked = self.answered = time.monotonic() - ASK
+        self.wanted: set[str] = set()
+        self.answered = time.monotonic()
+        self.asked = -ASK
+
+    def want(self, job: str) -> None:
+        """Ask for a job, which was submitted by now, from the next question on."""
+        self.wanted.add(job)
 
     def of(self, job: str) -> State:
-        """Raises: ValueError when SLURM has not answered for minutes."""
-        now = time.monotonic()
-        if now - self.asked >= ASK:
-            self.asked = now
+        """A job's state; PENDING for one submitted after the last question.
+
+        Raises: ValueError when SLURM has not answered for minutes.
+        """
+        if time.monotonic() - self.asked >= ASK:
+            self.asked = time.monotonic()
             self.ask()
-        if job not in self.known and self.asked == now:
-            gone = ask_sacct(job)
-            self.known[job] = gone or State(FORGOTTEN)
-        # Submitted after the last question: it waits
         return self.known.get(job, State("PENDING"))
 
     def ask(self) -> None:
         # -t all: jobs that ended a few minutes ago too; -r: a line a task of an array
         answer = run_quietly(["squeue", "--me", "-h", "-r", "-t", "all", "-o", "%i|%T|%N|%r"])
-        if answer is not None:
-            ended = {job: state for job, state in self.known.items() if state.code is not None}
-            self.known, self.answered = ended | read_squeue(answer), time.monotonic()
-        elif time.monotonic() - self.answered > SILENT:
-            raise ValueError(
-                f"squeue has not answered for {SILENT:.0f} s: jobs go on, and the same command collects them"
-            )
+        if answer is None:
+            if time.monotonic() - self.answered > SILENT:
+                text = f"squeue has not answered for {SILENT:.0f} s"
+                raise ValueError(f"{text}: jobs go on, and the same command collects them")
+            return
+        ended = {job: state for job, state in self.known.items() if state.code is not None}
+        self.known, self.answered = ended | read_squeue(answer), time.monotonic()
+        if forgotten := self.wanted - set(self.known):
+            found = ask_sacct(forgotten)
+            self.known |= {job: found.get(job, State(FORGOTTEN)) for job in forgotten}
 
 
 def read_squeue(answer: str) -> dict[str, State]:
@@ -68,10 +76,10 @@ def read_squeue(answer: str) -> dict[str, State]:
     return states
 
 
-def ask_sacct(job: str) -> State | None:
+def ask_sacct(jobs: Iterable[str]) -> dict[str, State]:
     """From the accounting database, where the cluster has one."""
-    answer = run_quietly(["sacct", "-X", "-n", "-P", "-j", job, "-o", "JobID,State,NodeList"])
-    return read_sacct(answer or "").get(job)
+    numbers = ",".join(sorted({job.partition("_")[0] for job in jobs}))
+    return read_sacct(run_quietly(["sacct", "-X", "-n", "-P", "-j", numbers, "-o", "JobID,State,NodeList"]) or "")
 
 
 def read_sacct(answer: str) -> dict[str, State]:
