@@ -5,10 +5,11 @@ from typing import Any
 
 from harness.launchers.local import choose_device, launch_local
 from harness.launchers.placed import Cluster
+from harness.launchers.ray import launch_ray
 from harness.launchers.slurm import launch_slurm, slurm_cluster
 from harness.machine import available_cores
 
-LAUNCHERS = {"local": launch_local, "slurm": launch_slurm}
+LAUNCHERS = {"local": launch_local, "slurm": launch_slurm, "ray": launch_ray}
 ASKED_FOR = ("gpus_per_node", "gres", "num_gpus")  # options of clusters that ask for GPUs
 
 

@@ -11,6 +11,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from harness.launchers.placed import see_one_device
 from harness.launchers.queue import LOOK_AGAIN, Queue
 from harness.machine import available_cores, huge_pages
 from harness.plan import Plan
@@ -122,6 +123,10 @@ def end_workers(running: list[Running]) -> None:
 
 def work(plan_path: Path, stack: int, device: str, pipe: Connection, checkpoint: float, lease: float) -> None:
     """A child's first function; the import lies in it so that the launcher's own process needs no torch."""
+    kind, _, number = device.partition(":")
+    slot = int(number or 0)
+    device, changed = see_one_device(kind, slot, slot + 1, os.environ.get("CUDA_VISIBLE_DEVICES"))
+    os.environ.update(changed)  # before anything asks for GPUs
     from harness.worker import work_for
 
     work_for(plan_path, stack, device, pipe, checkpoint, lease)
