@@ -239,7 +239,9 @@ def execute() -> int:
         count = cancel_jobs(Path(settings["runs_dir"]) / sweep.name, known_clusters())
         print(f"{sweep.name}: {say_count(count, 'stack was', 'stacks were')} cancelled; what is done stays")
         return 0
-    for text in [*notes, *describe_repeats(settings["sweep"]["grid"])]:
+    for text in notes:
+        print(text)
+    for text in describe_repeats(settings["sweep"]["grid"]):
         print(text, file=sys.stderr)
     if settings["dry_run"]:
         from harness.dry_run import print_dry_run  # here, since it needs torch

@@ -199,7 +199,7 @@ def test_one_run_without_a_sweep(tmp_path):
     name = f"single-{frame['run_id'][0]}"  # another run's figure is another file
     assert f"figures/{name}" in done.stdout
     assert {path.stem for path in (tmp_path / "figures").iterdir()} == {name}
-    assert "note: sgd at the learning rate of" not in done.stderr
+    assert "note: sgd at the learning rate of" not in done.stdout
     assert done.stdout.endswith("records: runs/single; none were sent to W&B (tracker=none)\n")
     assert not (tmp_path / "wandb").exists()
 
@@ -229,8 +229,8 @@ def test_an_override_that_some_grids_do_not_take_is_told(tmp_path):
     few = ["sweep.grid.batch_size=[64]", "sweep.grid.seed=[0]", "num_samples=1024", "task.num_heldout=64"]
     few += [f"sweep.grids.{name}.optimizer.lr=[0.01]" for name in ("adam", "decay", "average", "sign", "sgd", "tiger")]
     done = harness(tmp_path, "sweep=optimizers", *few, "schedule=cosine", "dry_run=true")
-    assert "note: schedule=cosine reaches no run of sweep.grids.amos, which has an axis schedule.name" in done.stderr
-    assert "sweep.name=NAME keeps their records and figures apart" in done.stderr
+    assert "note: schedule=cosine reaches no run of sweep.grids.amos, which has an axis schedule.name" in done.stdout
+    assert "sweep.name=NAME keeps their records and figures apart" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -408,7 +408,7 @@ def test_a_sweep_of_checkpoints_from_command_to_figures(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr + done.stdout
     assert {path.name for path in (tmp_path / "figures").iterdir() if path.suffix == ".png"} == {
-        "tiny.png", "tiny-noise_scale.png", "tiny-teacher_student.png",
+        "tiny.png", "tiny-noise_scale.png", "tiny-step-2.png", "tiny-step-4.png",
     }  # fmt: skip
     assert len(list((tmp_path / "runs/tiny/probes").glob("*.safetensors"))) == 2
     (path,) = {path.parent for path in (tmp_path / "runs/tiny").glob("*.parquet")}
