@@ -92,6 +92,7 @@ def queue():
 def release(job):
     """Let a job that was queued again start now, not in two minutes, with an hour's time."""
     wait_for(lambda: "JobState=PENDING" in slurm("scontrol", "show", "job", job), "it is queued again")
+    time.sleep(3)  # in the second in which it was ended slurmd refuses its credential, and the job is lost
     slurm("scontrol", "update", f"JobId={job}", "StartTime=now", "TimeLimit=60")
 
 
