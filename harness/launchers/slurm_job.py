@@ -116,6 +116,9 @@ def job_id() -> str:
 
 
 def was_cancelled() -> bool:
-    """Whether this job is ending because somebody cancelled it, so that it is not to be queued again."""
+    """Whether this job is ending for good, since somebody cancelled it, so that it is not to be queued again.
+
+    A cancelled job is COMPLETING while its processes end; one that is preempted or out of time is RUNNING until then.
+    """
     asked = subprocess.run(["scontrol", "show", "job", "-o", job_id()], capture_output=True, text=True, timeout=30)
-    return "JobState=CANCELLED" in asked.stdout
+    return "JobState=CANCELLED" in asked.stdout or "JobState=COMPLETING" in asked.stdout
