@@ -15,8 +15,8 @@ ORDER = [
     "records", "sweep", "overrides", "rounds", "plan", "plan_file", "schedules", "parameters", "optimizers",
     "models", "tasks", "metrics", "noise_scale", "per_tensor", "autocorrelation", "groups", "overwriting",
     "recording", "lanes", "program", "train", "memory", "one_step", "curvature", "draws", "probe", "stackable",
-    "checkpoint", "weights", "process", "estimate", "measure", "job", "worker", "tracking", "mirror", "launchers",
-    "status", "progress", "launch", "dry_run", "compose", "__main__",
+    "checkpoint", "weights", "process", "estimate", "measure", "job", "worker", "tracking", "mirror", "trackio_mirror",
+    "launchers", "status", "progress", "launch", "dry_run", "compose", "__main__",
 ]  # fmt: skip
 
 
