@@ -1,4 +1,4 @@
-"""What a page shows of a sweep, as plain tables of text: optima, laws, scores, verdicts, runs and where they are from."""
+"""What a page shows of a sweep, as tables of text: optima, laws, scores, verdicts, config, where runs are from."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -171,7 +171,7 @@ def is_config(frame: pd.DataFrame, name: str) -> bool:
     """Whether a column is a run's config, and no measurement."""
     if name in ("batch_size", "seed", "optimizer.lr", "num_samples", "num_steps", "max_steps", "task.corpus_sha256"):
         return True
-    return is_configuration(frame, name)
+    return name != "status" and is_configuration(frame, name)
 
 
 def in_order(text: str) -> tuple[bool, float, str]:

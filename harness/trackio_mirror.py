@@ -1,7 +1,8 @@
 """Keeps a trackio project beside the records: `python -m harness.trackio_mirror FOLDER [MODE [PROJECT]]`.
 
-A process of its own, like harness/mirror.py: while its standard input is open it takes in whatever is published. trackio
-keeps a project in one SQLite file and shows it in a browser, with no account. What it has is asked of it: no log is kept.
+A process of its own, like harness/mirror.py: while its standard input is open it takes in whatever is published.
+trackio keeps a project in one SQLite file and shows it in a browser, with no account. What it has is asked of it: no
+log is kept.
 """
 
 import contextlib

@@ -86,5 +86,6 @@ def test_a_run_is_there_once_however_often_it_is_sent(tmp_path, make_run):
 def test_a_folder_of_its_name_is_not_trackio(tmp_path, monkeypatch):
     (tmp_path / "trackio").mkdir()
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "trackio", raising=False)
     with pytest.raises(ValueError, match="pip install"):
         check_installed()
