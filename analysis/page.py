@@ -79,18 +79,19 @@ def make_page(said: Analysis | Answer, frame: pd.DataFrame, paths: Sequence[Path
     """
     if isinstance(said, Answer):
         verdicts, label = list(said.verdicts), said.label
-        finding, notes, tables = state_verdicts(verdicts, label), (), tables_of_answer(said)
+        finding, tables = state_verdicts(verdicts, label), tables_of_answer(said)
         judged = tabulate_verdicts(verdicts, label)
         runs = frame
     else:
         verdicts = [verdict for answer in said.groups for verdict in answer.verdicts]
-        finding, notes, tables = state_finding(said), said.runs.notes, tables_of_analysis(said)
+        finding, tables = state_finding(said), tables_of_analysis(said)
         judged = tabulate_verdicts(verdicts)
         runs = said.runs.frame
+    notes = () if isinstance(said, Answer) else tuple(said.runs.notes)
     path = SWEEPS_DIR / f"{said.sweep}.yaml"
     planned = OmegaConf.select(OmegaConf.load(path), "sweep") if path.exists() else {}
     return Page(
-        said.sweep, said.question, tuple(finding), tuple(notes), tuple(embed(paths, said.question)), tuple(tables),
+        said.sweep, said.question, tuple(finding), notes, tuple(embed(paths, said.question)), tuple(tables),
         judged, tuple(tabulate_config(runs)), path.read_text(encoding="utf-8") if path.exists() else "",
         tuple((key, str(planned[key])) for key in ("prediction", "source") if planned.get(key)),
         tuple(list_provenance(frame, sentence)),
