@@ -21,6 +21,7 @@ from harness.config import PATHS, nest, say_count
 from harness.records import ENDED, PROVENANCE, RESULTS
 
 POLL = 0.5  # seconds
+FINAL = ("loss", "train_loss", "steps_to_target", "samples_to_target")  # of the outcome, charts of their own
 HISTORY, LISTS = "history.", ("history.", "memory.", "probe.")
 INSTALL = "tracker=trackio needs trackio: pip install -c constraints.txt -e '.[trackio]'"
 
@@ -51,31 +52,36 @@ def send_run(store: Any, row: Mapping[str, Any], *, project: str) -> None:
     Its id is sweep plus run_id. Rows appear together or not at all. An older attempt at the same run is replaced.
     A value that is not finite stays so; one that could not be told is left out.
     """
-    name = name_run(row)
+    name, run = name_run(row), identify_run(row)
     curve = {key.removeprefix(HISTORY): values for key, values in row.items() if key.startswith(HISTORY) and values}
     steps = [int(step) for step in curve.pop("step", None) or [0]]
     points = [{key: values[i] for key, values in curve.items() if values[i] is not None} for i in range(len(steps))]
-    outcome = {key: row[key] for key in RESULTS if row.get(key) is not None and key not in ("run_id", "sweep")}
     left_out = {*RESULTS, *PROVENANCE, *PATHS, *curve} - {"run_id", "sweep"}
     config = {key: value for key, value in row.items() if key not in left_out and not key.startswith(LISTS)}
     config = {key: value for key, value in config.items() if value is not None}
-    numbers = {f"final.{key}": value for key, value in outcome.items() if isinstance(value, int | float)}
-    points[-1] |= numbers
-    store.delete_run(project, name, run_id=name)
+    points[-1] |= {f"final/{key}": row[key] for key in FINAL if row.get(key) is not None}
+    store.delete_run(project, name, run_id=run)
     store.bulk_log(
-        project, name, points, steps=steps, run_id=name, log_ids=[f"{name}-{i}" for i in range(len(steps))],
+        project, name, points, steps=steps, run_id=run, log_ids=[f"{run}-{i}" for i in range(len(steps))],
         config=nest(config) | {
-            "status": row["status"], "ended": row["provenance.ended"], "_Group": str(row["sweep"]),
+            "status": row["status"], "num_params": row["num_params"], "ended": row["provenance.ended"],
+            "_Group": str(row["sweep"]),
         },
     )  # fmt: skip
 
 
-def name_run(row: Mapping[str, Any]) -> str:
+def identify_run(row: Mapping[str, Any]) -> str:
     return f"{row['sweep']}-{row['run_id']}"
 
 
+def name_run(row: Mapping[str, Any]) -> str:
+    """What the dashboard's lists and legends show."""
+    shown = f"{row['optimizer.name']} batch_size={row['batch_size']} lr={row['optimizer.lr']:.3g} seed={row['seed']}"
+    return f"{row['sweep']} {shown}"
+
+
 def read_sent(store: Any, project: str) -> dict[str, tuple[bool, str]]:
-    """The runs that trackio has: name -> whether it ended, and when."""
+    """The runs that trackio has: id -> whether it ended, and when."""
     configs = store.get_all_run_configs(project)
     return {
         name: (config["status"] in ENDED, config["ended"])
@@ -96,11 +102,11 @@ def mirror(folder: Path, *, project: str, closed: threading.Event) -> int:
             seen.add(path)
             for row in pq.read_table(path, partitioning=None).to_pylist():
                 rank = (row["status"] in ENDED, row["provenance.ended"])
-                if rank <= sent.get(name_run(row), (False, "")):
+                if rank <= sent.get(identify_run(row), (False, "")):
                     continue  # it has this attempt, or one that counts for more
                 with contextlib.redirect_stdout(sys.stderr):  # trackio tells how to open it, run by run
                     send_run(store, row, project=project)
-                sent[name_run(row)] = rank
+                sent[identify_run(row)] = rank
                 count += 1
         if last_look:
             print(describe_sent(count, project), flush=True)

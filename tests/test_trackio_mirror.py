@@ -66,7 +66,7 @@ def test_a_run_is_there_once_however_often_it_is_sent(tmp_path, make_run):
             for name in ("num_samples", "loss", "train_loss"):
                 assert told[name] == CURVE[name][i]
         assert "grad_norm" not in points[f"s-{row['run_id']}", 2]
-        assert points[f"s-{row['run_id']}", 4]["final.loss"] == 2 / 3
+        assert points[f"s-{row['run_id']}", 4]["final/loss"] == 2 / 3
         config = kept[f"s-{row['run_id']}"]
         assert config["optimizer"]["lr"] == row["optimizer.lr"]
         assert config["_Group"] == "s"
