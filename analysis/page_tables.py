@@ -13,7 +13,7 @@ from analysis.claim_words import CLAIM_WORDS
 from analysis.claims import Verdict, show_measured
 from analysis.critical_batch import CriticalBatch
 from analysis.greedy import describe_greedy
-from analysis.groups import is_configuration, label_group, select_group
+from analysis.groups import MEASURED_PREFIXES, is_configuration, label_group, select_group
 from analysis.objectives import is_steps, show_objective
 from analysis.optimum import Optimum
 from analysis.report import format_estimate
@@ -156,7 +156,7 @@ def tabulate_config(frame: pd.DataFrame) -> list[PageTable]:
         values = sorted({show_cell(x) for x in frame[name].dropna()}, key=in_order)
         if len(values) == 1 and frame[name].notna().all():
             common.append((name, values[0]))
-        elif values:
+        elif values and values != [""]:
             shown = ", ".join(values)
             if len(values) > MOST_VALUES:
                 shown = f"{values[0]} to {values[-1]}"
@@ -171,11 +171,14 @@ def is_config(frame: pd.DataFrame, name: str) -> bool:
     """Whether a column is a run's config, and no measurement."""
     if name in ("batch_size", "seed", "optimizer.lr", "num_samples", "num_steps", "max_steps", "task.corpus_sha256"):
         return True
-    return name != "status" and is_configuration(frame, name)
+    if name == "status" or name.startswith((*MEASURED_PREFIXES, "probe.")):
+        return False  # lists of records cannot be asked whether they are numbers
+    return is_configuration(frame, name)
 
 
 def in_order(text: str) -> tuple[bool, float, str]:
-    return (False, float(text), text) if is_number(text) and text != "-" else (True, 0.0, text)
+    """Numbers by size, then words."""
+    return (False, float(text), text) if is_number(text) and text not in ("", "-") else (True, 0.0, text)
 
 
 def list_provenance(frame: pd.DataFrame, sentence: str) -> list[tuple[str, str]]:

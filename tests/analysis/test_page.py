@@ -124,6 +124,19 @@ def test_a_page_of_an_optimum(hostile):
     assert (out / "planted.html").read_text(encoding="utf-8") == first
 
 
+def test_a_page_of_records_with_curves(hostile):
+    """Records have lists, which no committed table has."""
+    frame = pd.read_csv(hostile / "planted.csv")
+    curves = {"history.num_samples": [[8, 16]] * len(frame), "history.loss": [[3.0, x] for x in frame["loss"]]}
+    frame.assign(**curves).to_parquet(hostile / "planted.parquet")
+    assert main(["--runs", str(hostile / "planted.parquet"), "--out", str(hostile), "--html"]) == 0
+    seen = check_alone((hostile / "planted.html").read_text())
+    assert not [row for row in seen.rows if row[0].startswith("history.")]
+    varied = {row[0]: row[1] for row in seen.rows if len(row) == 3}
+    assert varied["batch_size"] == str(frame["batch_size"].nunique())
+    assert varied["optimizer.lr"] == str(frame["optimizer.lr"].nunique())
+
+
 def test_large_figures_are_shown_as_png(hostile, monkeypatch):
     monkeypatch.setattr(page, "MOST_VECTOR", 10)
     assert main(["--runs", str(hostile / "planted.csv"), "--out", str(hostile), "--html"]) == 0
