@@ -241,7 +241,7 @@ def main() -> int:
     # its logs would go to the home folder
     os.environ.setdefault("WANDB_CACHE_DIR", str(own_folder().resolve() / "cache"))
     if hasattr(os, "nice"):
-        os.nice(19)
+        os.nice(10)  # at 19 it gets nothing at all beside what others run
     closed = threading.Event()
 
     def wait_for_end() -> None:

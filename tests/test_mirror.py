@@ -9,8 +9,16 @@ import pandas as pd
 import pytest
 
 from analysis.wandb_project import read_project
+from harness.checkpoint import checkpoint_key, save_checkpoint
 from harness.config import flatten, run_id
+from harness.job import summarise
+from harness.metrics import METRICS
+from harness.mirror import Mirror
+from harness.plan import Plan, Stack
+from harness.program import make_program
 from harness.records import read_mirrored_entries, read_records, write_records
+from harness.train import train
+from tests.reference.plain import CPU
 from tests.wandb_standin import KEY, Server, serve
 
 PLACE = "me/scaling-harness"
@@ -85,13 +93,17 @@ def same_rows(server, folder):
         assert [line["loss"] for line in lines] == list(row["history.loss"])
 
 
-def read_back(server, cwd, monkeypatch):
+def own_environment(server, cwd, monkeypatch):
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
     monkeypatch.chdir(cwd)
     monkeypatch.setenv("HOME", str(cwd / "home"))
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     monkeypatch.setenv("WANDB_BASE_URL", server.address)
+
+
+def read_back(server, cwd, monkeypatch):
+    own_environment(server, cwd, monkeypatch)
     return read_project(f"wandb:{PLACE}")[0]
 
 
@@ -162,3 +174,33 @@ def test_offline_runs_are_delivered_with_an_account_later_and_a_new_attempt_goes
     mirror(server, records)
     same_rows(server, records)
     assert len(list(wandb.glob("offline-run-*/*.wandb.synced"))) >= before
+
+
+def test_runs_in_training_are_shown_and_their_records_go_on_with_them(server, make_run, tmp_path, monkeypatch):
+    """What is sent from a checkpoint half-way and then from the record is one curve, the record's."""
+    folder = tmp_path / "runs" / "s"
+    folder.mkdir(parents=True)
+    configs = {run_id(config): config for config in (make_run(seed=seed) for seed in range(2))}
+    stack = Stack(configs)
+    key = checkpoint_key(Plan("s", "cpu", 6, 16, None, (stack,)), stack, CPU)
+    for last in train(make_program(stack, CPU), stack, num_evals=6, num_examples=16):
+        if last.step == stack.first.num_steps // 2:
+            save_checkpoint(folder, stack.name, "s", stack, last, key)
+    own_environment(server, tmp_path, monkeypatch)
+    here = Mirror(folder, "online", "scaling-harness", None)
+    here.show_running()
+    half = {name: len(run.history) for name, run in server.runs(PLACE).items()}
+    assert all(0 < count < len(last.history["step"]) for count in half.values())
+    assert len(half) == 2
+    assert {run.node["tags"][0] for run in server.runs(PLACE).values()} == {"running"}
+    rows = [
+        {"run_id": name, "sweep": "s", "num_params": 11, "provenance.ended": TIME, **flatten(config)}
+        | summarise(last, lane, 2.5)
+        for lane, (name, config) in enumerate(configs.items())
+    ]
+    columns = {name: type(value) for name, value in flatten(next(iter(configs.values()))).items()}
+    write_records(folder, "stack", rows, columns=columns, metrics=[*METRICS])
+    here.look()
+    assert here.send()
+    same_rows(server, folder)
+    assert {run.node["tags"][0] for run in server.runs(PLACE).values()} == {"done"}
