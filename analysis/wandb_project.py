@@ -123,11 +123,14 @@ def with_types(frame: pd.DataFrame) -> pd.DataFrame:
     measured = {name.removeprefix("history.") for name in frame.columns if name.startswith("history.")}
     floats = float_options() | measured | {name for name, kind in KINDS.items() if kind == pa.float64()}
     whole = {name for name, kind in KINDS.items() if kind == pa.int64()}
+    texts = {name for name, kind in KINDS.items() if kind == pa.string()}
     for name in frame.columns:
         if (name in floats and name != "num_samples") or name.startswith("groups."):
             frame[name] = frame[name].astype(float)
         elif name in whole and frame[name].notna().all():
             frame[name] = frame[name].astype(np.int64)
+        elif name in texts and frame[name].isna().all():
+            frame[name] = frame[name].astype(pd.Series(["text"]).dtype)
     return frame
 
 
