@@ -129,7 +129,7 @@ def with_types(frame: pd.DataFrame) -> pd.DataFrame:
             frame[name] = frame[name].astype(float)
         elif name in whole and frame[name].notna().all():
             frame[name] = frame[name].astype(np.int64)
-        elif name in texts and frame[name].isna().all():
+        elif (name in texts or name not in KINDS) and frame[name].isna().all():  # records keep an unused option as text
             frame[name] = frame[name].astype(pd.Series(["text"]).dtype)
     return frame
 

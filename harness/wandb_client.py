@@ -85,7 +85,7 @@ def connect(entity: str | None = None, project: str | None = None) -> Any:
 
 
 def few_retries() -> dict[str, str]:
-    """Environment of a client's process that does not repeat its requests for hours; what is set there already holds."""
+    """Environment of a client's process that does not repeat its requests for hours; what is set already holds."""
     kinds = ("GRAPHQL", "FILE_STREAM", "FILE_TRANSFER")
     few = {f"WANDB_X_{kind}_{name.upper()}": str(seconds) for kind in kinds for name, seconds in WAITS.items()}
     few |= {f"WANDB_X_{kind}_RETRY_MAX": str(RETRIES) for kind in kinds}
