@@ -64,8 +64,7 @@ class Page:
     @property
     def counts(self) -> tuple[tuple[str, int], ...]:
         """How many verdicts are which."""
-        column = self.verdicts.columns.index("verdict")
-        return tuple((word, sum(row[column] == word for row in self.verdicts.rows)) for word in VERDICTS)
+        return tuple((word, sum(word in row for row in self.verdicts.rows)) for word in VERDICTS)
 
 
 def make_page(said: Analysis | Answer, frame: pd.DataFrame, paths: Sequence[Path], sentence: str) -> Page:

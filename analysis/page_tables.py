@@ -13,7 +13,7 @@ from analysis.claim_words import CLAIM_WORDS
 from analysis.claims import Verdict, show_measured
 from analysis.critical_batch import CriticalBatch
 from analysis.greedy import describe_greedy
-from analysis.groups import MEASURED_PREFIXES, is_configuration, label_group, select_group
+from analysis.groups import MEASURED_PREFIXES, NOT_GROUPS, is_configuration, label_group, select_group
 from analysis.objectives import is_steps, show_objective
 from analysis.optimum import Optimum
 from analysis.report import format_estimate
@@ -46,6 +46,12 @@ def make_table(
     cells = tuple(tuple(row) for row in rows)
     right = tuple(all(is_number(row[i]) for row in cells) for i in range(len(columns)))
     return PageTable(title, tuple(columns), cells, right, tuple(note for note in notes if note))
+
+
+def leave_out_empty(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
+    """Columns that hold text in some row, and their cells."""
+    kept = [i for i in range(len(columns)) if any(row[i] for row in rows)]
+    return [columns[i] for i in kept], [[row[i] for i in kept] for row in rows]
 
 
 def is_number(text: str) -> bool:
@@ -145,7 +151,7 @@ def tabulate_verdicts(verdicts: Sequence[Verdict], label: Label = label_group) -
     rules = dict.fromkeys((v.claim, v.rule) for v in verdicts)
     notes += [f"Rule of {claim}, fixed before the runs: {rule}." for claim, rule in rules]
     columns = ("claim", "of", "verdict", "measured [95 %] or worst (range)", "predicted", "numbers", "why")
-    return make_table("Verdicts", columns, rows, notes)
+    return make_table("Verdicts", *leave_out_empty(columns, rows), notes)
 
 
 def tabulate_config(frame: pd.DataFrame) -> list[PageTable]:
@@ -156,7 +162,7 @@ def tabulate_config(frame: pd.DataFrame) -> list[PageTable]:
         values = sorted({show_cell(x) for x in frame[name].dropna()}, key=in_order)
         if len(values) == 1 and frame[name].notna().all():
             common.append((name, values[0]))
-        elif values and values != [""]:
+        elif values:
             shown = ", ".join(values)
             if len(values) > MOST_VALUES:
                 shown = f"{values[0]} to {values[-1]}"
@@ -171,8 +177,8 @@ def is_config(frame: pd.DataFrame, name: str) -> bool:
     """Whether a column is a run's config, and no measurement."""
     if name in ("batch_size", "seed", "optimizer.lr", "num_samples", "num_steps", "max_steps", "task.corpus_sha256"):
         return True
-    if name == "status" or name.startswith((*MEASURED_PREFIXES, "probe.")):
-        return False  # lists of records cannot be asked whether they are numbers
+    if name in NOT_GROUPS or name.startswith((*MEASURED_PREFIXES, "probe.", "predicted.", "check.")):
+        return False
     return is_configuration(frame, name)
 
 

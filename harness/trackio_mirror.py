@@ -9,6 +9,7 @@ import contextlib
 import importlib.util
 import os
 import signal
+import sqlite3
 import sys
 import threading
 from collections.abc import Mapping
@@ -143,6 +144,9 @@ def main() -> int:
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
+    except (OSError, sqlite3.Error) as error:  # a full disk, a database that another holds: the records are kept
+        print(f"trackio: {error} (in {os.environ['TRACKIO_DIR']})", file=sys.stderr)
+        return 1
     return 0
 
 
