@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.tracking import points_of, split_row, wandb_id, write_fragment
+from harness.tracking import points_of, wandb_id, write_fragment
 from harness.wandb_client import connect, failures_in_one_line, few_retries
 
 TOGETHER = 100  # runs a process of the client sends, and the server is asked about
@@ -69,12 +69,13 @@ def deliver(
     *,
     project: str,
     entity: str | None,
-    kept: Mapping[str, Path],
+    kept: Mapping[tuple[str, str], Path],
 ) -> set[str]:
     """Send records, or runs in training, of which the server has not all.
 
     Args:
-        kept: whole runs that lie offline, by W&B's name: sent as they are where the server has nothing of them.
+        kept: whole attempts that lie offline, by run_id and the time they ended: sent as they are where the server has
+            nothing of the run.
 
     Returns: names of W&B runs that are there now, by the server's word.
     Raises: NoAnswer.
@@ -87,8 +88,8 @@ def deliver(
         for name, row in part.items():
             if has_arrived(row, there.get(name)):
                 arrived.add(name)
-            elif name not in there and name in kept and is_whole(kept[name], row):
-                folders[name] = kept[name]
+            elif name not in there and (path := kept.get(attempt_of(row))) is not None and path.is_dir():
+                folders[name] = path
             else:
                 begin = there[name].rows if name in there else 0
                 folders[name] = write_fragment(row, project=project, entity=entity, start=begin)
@@ -109,14 +110,12 @@ def deliver(
     return arrived
 
 
-def is_whole(folder: Path, row: Mapping[str, Any]) -> bool:
-    """Whether an offline directory was finished, and with this record's summary."""
-    summary = read_summary(folder)
-    return summary is not None and summary.get("provenance.ended") == split_row(row)[1].get("provenance.ended")
+def attempt_of(row: Mapping[str, Any]) -> tuple[str, str]:
+    return row["run_id"], row.get("provenance.ended") or ""
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:
-    """What an offline run's summary was at its end; None where it was not finished."""
+    """An offline run's summary, which the client leaves beside it when it sends it; None where it was not sent."""
     try:
         content = json.loads((folder / "files" / "wandb-summary.json").read_text())
     except (OSError, ValueError):
@@ -127,25 +126,34 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
 def deliver_folders(folders: Iterable[Path], *, project: str, entity: str | None) -> list[Path]:
     """Send offline runs that are no records, as they are: a sweep's summary run.
 
-    Their id is the end of the directory's name, after its time. One arrived when the server has its summary.
+    Their id is the end of the directory's name, after its time; of several the newest counts. One arrived when the
+    server has its summary.
     Returns: those that did not arrive.
     Raises: NoAnswer.
     """
     newest = {folder.name.split("-", 3)[3]: folder for folder in sorted(folders)}  # offline-run-TIME-ID
-    told = {name: own_part(read_summary(folder)) for name, folder in newest.items()}
-    there = ask(project, entity, list(newest))
-    missing = [name for name in newest if name not in there or own_part(there[name].summary) != told[name]]
-    if not missing:
-        return []
-    send_folders((newest[name] for name in missing), project, entity)
-    there = ask(project, entity, missing)
-    return [newest[name] for name in missing if name not in there or own_part(there[name].summary) != told[name]]
+    missing = not_there(newest, project, entity)
+    if missing:
+        send_folders((newest[name] for name in missing), project, entity)
+        missing = not_there(newest, project, entity)
+    return [newest[name] for name in missing]
 
 
-def own_part(summary: Mapping[str, Any] | None) -> dict[str, Any]:
+def not_there(folders: Mapping[str, Path], project: str, entity: str | None) -> list[str]:
+    """Names of offline runs that were never sent, or of whose summary the server has not all."""
+    there = ask(project, entity, list(folders))
+    told = {name: read_summary(folder) for name, folder in folders.items()}
+    return [
+        name
+        for name, summary in told.items()
+        if summary is None or name not in there or own_part(there[name].summary) != own_part(summary)
+    ]
+
+
+def own_part(summary: Mapping[str, Any]) -> dict[str, Any]:
     """Plain values of a summary without what the client adds."""
     plain = (str, int, float, bool)
-    return {k: v for k, v in (summary or {}).items() if not k.startswith("_") and isinstance(v, plain) and v == v}
+    return {k: v for k, v in summary.items() if not k.startswith("_") and isinstance(v, plain) and v == v}
 
 
 def send_folders(folders: Iterable[Path], project: str, entity: str | None) -> None:

@@ -42,7 +42,7 @@ class Mirror:
     Attributes:
         noted: attempts that are where this mode wants them.
         points: points of a run that its W&B fragments hold so far, by run_id.
-        kept: whole offline directories by W&B's name.
+        kept: offline directories with all points of an attempt.
         best: of a run the attempt that counts, as harness/records.py reads it.
         waiting: rows to be sent, by W&B's name.
         why: of the last failure, one line; refused: whether it is the key's.
@@ -54,7 +54,7 @@ class Mirror:
     entity: str | None
     noted: set[Key] = field(default_factory=set)
     points: dict[str, int] = field(default_factory=dict)
-    kept: dict[str, Path] = field(default_factory=dict)
+    kept: dict[Key, Path] = field(default_factory=dict)
     best: dict[str, tuple[bool, str]] = field(default_factory=dict)
     waiting: dict[str, dict[str, Any]] = field(default_factory=dict)
     seen: set[Path] = field(default_factory=set)
@@ -68,7 +68,7 @@ class Mirror:
                 self.noted.add((entry["run_id"], entry["ended"]))
             self.points[entry["run_id"]] = max(entry.get("points", 0), self.points.get(entry["run_id"], 0))
             if entry.get("directory"):
-                self.kept[f"{self.folder.name}-{entry['run_id']}"] = Path(entry["directory"])
+                self.kept[entry["run_id"], entry["ended"]] = Path(entry["directory"])
 
     def look(self) -> None:
         """Take in what was published since the last look; what a better attempt has replaced is not sent."""
@@ -128,10 +128,12 @@ class Mirror:
         """Online: the sweep's summary run, where one lies offline."""
         folders = [path for path in own_folder().glob(f"offline-run-*-{self.folder.name}-summary") if path.is_dir()]
         try:
-            return not folders or not deliver_folders(folders, project=self.project, entity=self.entity)
+            left = deliver_folders(folders, project=self.project, entity=self.entity) if folders else []
         except NoAnswer as reason:
             self.why = str(reason)
             return False
+        self.why = "W&B does not list what it was sent" if left else ""
+        return not left
 
 
 def mirror(folder: Path, *, mode: str, project: str, entity: str | None, closed: threading.Event) -> bool:
@@ -204,8 +206,8 @@ def describe_sent(here: Mirror) -> str:
     """A line on where runs went, and how they get further."""
     runs = say_count(here.count, "run")
     if here.mode != "online":
-        folder = own_folder()
-        return f"W&B: {runs} kept offline in {folder}; `wandb sync {folder}/offline-run-*` sends them"
+        command = f"python -m harness.mirror {here.folder}"
+        return f"W&B: {runs} kept offline in {own_folder()}; with an account `{command}` sends them"
     if not here.waiting and not here.why:
         return f"W&B: {runs} sent to {here.project}; tracker=none leaves W&B out"
     command = f"python -m harness.mirror {here.folder} online {here.project} {here.entity or ''}".strip()

@@ -12,7 +12,7 @@ import wandb
 
 from harness.config import PATHS, nest
 from harness.records import PROVENANCE, RESULTS
-from harness.wandb_client import has_account
+from harness.wandb_client import has_account, own_folder
 
 HISTORY = "history."
 LISTS = ("memory.", "probe.")  # measured, but no curve of training: lists in the summary
@@ -92,12 +92,12 @@ def write_fragment(row: Mapping[str, Any], *, project: str, entity: str | None, 
         resume="allow",
         reinit="create_new",
         mode="offline",
+        dir=str(own_folder().parent.resolve()),  # the client loses what it writes to a relative one
         settings=LEAN,
     ) as run:
         run.define_metric("num_samples", summary="none")
-        for name in sorted({name for point in points for name in point} - {"step", "num_samples"}):
-            # without "none" the last point would stand in the summary for what a run has not: a diverged one's loss
-            run.define_metric(name, step_metric="num_samples", summary="none")
+        # without "none" the last point would stand in the summary for what a run has not: a diverged one's loss
+        run.define_metric("*", step_metric="num_samples", summary="none")
         for point in points[start:]:
             run.log({name: value for name, value in point.items() if name != "step"}, step=int(point["step"]))
         run.summary.update(summary)

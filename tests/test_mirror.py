@@ -7,6 +7,7 @@ import sys
 
 import pandas as pd
 import pytest
+import wandb
 
 from analysis.wandb_project import read_project
 from harness.checkpoint import checkpoint_key, save_checkpoint
@@ -17,6 +18,7 @@ from harness.mirror import Mirror
 from harness.plan import Plan, Stack
 from harness.program import make_program
 from harness.records import read_mirrored_entries, read_records, write_records
+from harness.tracking import LEAN
 from harness.train import train
 from tests.reference.plain import CPU
 from tests.wandb_standin import KEY, Server, serve
@@ -209,3 +211,19 @@ def test_runs_in_training_are_shown_and_their_records_go_on_with_them(server, ma
     assert here.send()
     same_rows(server, folder)
     assert {run.node["tags"][0] for run in server.runs(PLACE).values()} == {"done"}
+
+
+def test_the_sweeps_summary_run_is_sent_once(server, tmp_path, monkeypatch):
+    folder = tmp_path / "runs" / "s"
+    folder.mkdir(parents=True)
+    own_environment(server, tmp_path, monkeypatch)
+    for id_ in ("s-summary", "s2-summary"):  # the other is another sweep's
+        place = {"id": id_, "project": "scaling-harness", "mode": "offline", "dir": str(tmp_path)}
+        with wandb.init(**place, reinit="create_new", settings=LEAN) as run:
+            run.summary["verdict"] = "holds"
+    here = Mirror(folder, "online", "scaling-harness", None)
+    assert here.send_summary()
+    assert [json.loads(run.node["summaryMetrics"])["verdict"] for run in server.runs(PLACE).values()] == ["holds"]
+    before = server.asked["UpsertBucket"]
+    assert here.send_summary()
+    assert server.asked["UpsertBucket"] == before
