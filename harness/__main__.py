@@ -47,6 +47,7 @@ from harness.records import (
 from harness.rounds import Round, describe_round, describe_spent, next_round, spots_of
 from harness.store import StoreError, writable_folder
 from harness.sweep import Sweep, describe_repeats, make_sweep
+from harness.trackio_mirror import check_installed
 
 HELP = """Train what a sweep lacks, fit laws to all of it, draw it.
 
@@ -59,6 +60,7 @@ HELP = """Train what a sweep lacks, fit laws to all of it, draw it.
   --cfg job           all values, composed;  --hydra-help  Hydra's own flags"""
 
 
+MIRRORS = {"wandb": "harness.mirror", "trackio": "harness.trackio_mirror"}  # tracker -> the process that mirrors
 OWN_NAME = "single"  # of runs without a sweep, see conf/config.yaml
 
 
@@ -189,14 +191,15 @@ def name_figure(sweep: Sweep) -> str:
 
 @contextmanager
 def mirroring(folder: Path, tracker: dict[str, Any], *, missing: bool) -> Iterator[None]:
-    """While the body runs, a process of its own sends to W&B what is published; after it, it gets to finish."""
-    sends = tracker["name"] != "none"
-    if not sends or not (missing or read_attempts(folder) - read_mirrored(folder)):
+    """While the body runs, a process of its own sends to the tracker what is published; after it, it gets to finish."""
+    sends, place = tracker["name"] != "none", {"wandb": "W&B"}.get(tracker["name"], tracker["name"])
+    has_all = tracker["name"] == "wandb" and not read_attempts(folder) - read_mirrored(folder)
+    if not sends or (has_all and not missing):
         yield
         print(f"records: {folder}; {'W&B has them already' if sends else 'none were sent to W&B (tracker=none)'}")
         return
     options = [str(tracker[key] or "") for key in ("mode", "project", "entity")]
-    command = [sys.executable, "-m", "harness.mirror", str(folder), *options]
+    command = [sys.executable, "-m", MIRRORS[tracker["name"]], str(folder), *options]
     process = subprocess.Popen(command, stdin=subprocess.PIPE)
     assert process.stdin is not None
     try:
@@ -204,10 +207,10 @@ def mirroring(folder: Path, tracker: dict[str, Any], *, missing: bool) -> Iterat
     finally:
         print(f"records: {folder}", flush=True)  # the mirror says where it sends them
         process.stdin.close()
-    with Console().status("sending what is left to W&B"):
+    with Console().status(f"sending what is left to {place}"):
         code = process.wait()
-    if code:
-        print(f"the W&B mirror ended with code {code}; send again: {shlex.join(command)}", file=sys.stderr)
+    if code not in ((0, 1) if tracker["name"] == "wandb" else (0,)):  # 1: W&B's has said what is not there yet
+        print(f"the {place} mirror ended with code {code}; send again: {shlex.join(command)}", file=sys.stderr)
 
 
 def check_analysis() -> None:
@@ -228,6 +231,8 @@ def execute() -> int:
     check_choice("launcher.name", settings["launcher"]["name"], LAUNCHERS)
     if settings["tracker"]["name"] == "wandb":
         check_choice("tracker.mode", settings["tracker"]["mode"], TRACKER_MODES)
+    if settings["tracker"]["name"] == "trackio":
+        check_installed()
     check_choice("launcher.device", settings["launcher"]["device"], ("auto", "cpu", "cuda"))
     check_choice("launcher.compile", settings["launcher"]["compile"], COMPILE)
     cancel = settings["launcher"].get("cancel", False)

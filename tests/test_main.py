@@ -119,7 +119,10 @@ def test_again_trains_nothing_and_draws_the_same(trained):
     assert "all 28 runs are done, nothing to train" in again.stdout
     drawn = [done.stdout.split("batch size", 1)[1].split("records: ")[0] for done in (again, first)]
     assert drawn[0] == drawn[1]
-    assert "W&B: 28 runs kept offline in wandb; `wandb sync wandb/offline-run-*` sends them" in first.stdout
+    assert (
+        "W&B: 28 runs kept offline in wandb; with an account `python -m harness.mirror runs/smoke` sends them"
+        in first.stdout
+    )
     assert again.stdout.endswith("records: runs/smoke; W&B has them already\n")
 
 
