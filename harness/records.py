@@ -28,6 +28,7 @@ ENDED = ("done", "diverged")  # a run that ended is not trained again
 STATUSES = ("running", *ENDED, "failed")
 MIRRORED = "mirrored.jsonl"
 QUESTIONS = "questions.jsonl"
+SUMMARIES = "summaries.jsonl"
 CORPORA = ".corpus"
 WEIGHTS = "weights"
 PROBES = "probes"
@@ -209,6 +210,18 @@ def read_mirrored(folder: Path) -> set[tuple[str, str]]:
 def append_mirrored(folder: Path, run_id: str, ended: str, mode: str) -> None:
     """Note an attempt as sent."""
     append_line(Path(folder) / MIRRORED, {"run_id": run_id, "ended": ended, "mode": mode})
+
+
+def read_summary(folder: Path, name: str) -> dict[str, str]:
+    """What was last sent as a sweep's summary run: its sha256, mode, project and entity; empty where none was."""
+    lines = [entry for entry in read_lines(Path(folder) / SUMMARIES) if entry.get("id") == name]
+    return {key: str(value) for key, value in lines[-1].items()} if lines else {}
+
+
+def append_summary(folder: Path, name: str, sha256: str, mode: str, project: str, entity: str) -> None:
+    """Note a summary run as sent."""
+    entry = {"id": name, "sha256": sha256, "mode": mode, "project": project, "entity": entity}
+    append_line(Path(folder) / SUMMARIES, entry)
 
 
 def keep_question(folder: Path, question: str) -> None:
