@@ -205,7 +205,7 @@ def mirroring(folder: Path, tracker: dict[str, Any], *, missing: bool) -> Iterat
         process.stdin.close()
     with Console().status("sending what is left to W&B"):
         code = process.wait()
-    if code:
+    if code not in (0, 1):  # 1: it has said what is not there yet
         print(f"the W&B mirror ended with code {code}; send again: {shlex.join(command)}", file=sys.stderr)
 
 

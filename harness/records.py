@@ -6,7 +6,7 @@ list columns `history.*`. A file appears whole under its final name or not at al
 
 import hashlib
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -203,13 +203,24 @@ def read_attempts(folder: Path) -> set[tuple[str, str]]:
 
 
 def read_mirrored(folder: Path) -> set[tuple[str, str]]:
-    """The attempts that were sent to W&B, from the mirror's log; a torn line does not count: that run is sent again."""
-    return {(entry["run_id"], entry["ended"]) for entry in read_lines(Path(folder) / MIRRORED)}
+    """The attempts that W&B has, or that lie offline for it, from the mirror's log."""
+    return {(entry["run_id"], entry["ended"]) for entry in read_mirrored_entries(folder)}
 
 
-def append_mirrored(folder: Path, run_id: str, ended: str, mode: str) -> None:
-    """Note an attempt as sent."""
-    append_line(Path(folder) / MIRRORED, {"run_id": run_id, "ended": ended, "mode": mode})
+def read_mirrored_entries(folder: Path) -> Iterator[dict[str, Any]]:
+    """The mirror's log; a torn line does not count: that run is sent again."""
+    for entry in read_lines(Path(folder) / MIRRORED):
+        if {"run_id", "ended", "mode"} <= set(entry):
+            yield entry
+
+
+def append_mirrored(folder: Path, run_id: str, ended: str, mode: str, **more: Any) -> None:
+    """Note an attempt as sent (mode online) or as an offline directory.
+
+    Args:
+        more: points, how many rows of history its W&B run has; folder, the offline directory that has all of them.
+    """
+    append_line(Path(folder) / MIRRORED, {"run_id": run_id, "ended": ended, "mode": mode, **more})
 
 
 def read_summary(folder: Path, name: str) -> dict[str, str]:
