@@ -1,5 +1,6 @@
 """What a sweep says as plain tables and charts, for a W&B run of its own: no figure of ours, no client of W&B's."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -132,12 +133,22 @@ def to_payload(summary: Summary, figures: Sequence[Path]) -> dict[str, object]:
     """The summary as plain JSON, as harness/summary_run.py takes it."""
     tables = {name: {"columns": list(map(str, t.columns)), "data": to_rows(t)} for name, t in summary.tables.items()}
     charts = [{"key": c.key, "title": c.title, "x": c.x, "y": c.y, "data": to_rows(c.points)} for c in summary.charts]
-    return {
+    content: dict[str, object] = {
         "sweep": summary.sweep, "question": summary.question, "protocol": summary.protocol, "text": summary.text,
         "tables": {name: table for name, table in tables.items() if table["columns"]}, "charts": charts,
         "figures": [str(path) for path in figures], "files": dict(summary.files),
         "provenance": dict(summary.provenance),
     }  # fmt: skip
+    return content | {"content_sha256": hash_content(content, figures)}
+
+
+def hash_content(content: Mapping[str, object], figures: Sequence[Path]) -> str:
+    """sha256 of all that a summary says, with the figures' bytes and not their paths."""
+    plain = {key: value for key, value in content.items() if key != "figures"}
+    digest = hashlib.sha256(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode())
+    for path in figures:
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
 
 
 def describe(summary: Summary) -> str:

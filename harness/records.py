@@ -223,16 +223,14 @@ def append_mirrored(folder: Path, run_id: str, ended: str, mode: str, **more: An
     append_line(Path(folder) / MIRRORED, {"run_id": run_id, "ended": ended, "mode": mode, **more})
 
 
-def read_summary(folder: Path, name: str) -> dict[str, str]:
-    """What was last sent as a sweep's summary run: its sha256, mode, project and entity; empty where none was."""
-    lines = [entry for entry in read_lines(Path(folder) / SUMMARIES) if entry.get("id") == name]
-    return {key: str(value) for key, value in lines[-1].items()} if lines else {}
+def read_summaries(folder: Path) -> list[dict[str, str]]:
+    """What a sweep's W&B summary runs were written from, the newest last: id, sha256, project, entity."""
+    return [dict(entry) for entry in read_lines(Path(folder) / SUMMARIES)]
 
 
-def append_summary(folder: Path, name: str, sha256: str, mode: str, project: str, entity: str) -> None:
-    """Note a summary run as sent."""
-    entry = {"id": name, "sha256": sha256, "mode": mode, "project": project, "entity": entity}
-    append_line(Path(folder) / SUMMARIES, entry)
+def append_summary(folder: Path, name: str, **written: str) -> None:
+    """Note a summary run as written."""
+    append_line(Path(folder) / SUMMARIES, {"id": name, **written})
 
 
 def keep_question(folder: Path, question: str) -> None:

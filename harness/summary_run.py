@@ -1,22 +1,24 @@
-"""One W&B run a sweep with its analysis: tables, charts, figures, an artifact. `python -m harness.summary_run FOLDER`.
+"""One W&B run a sweep with its analysis, written as the client's own offline run; the mirror delivers it.
 
-The process reads from its standard input what analysis/summary.py wrote as JSON, sends it as the run NAME-summary, and
-notes its sha256 in the sweep's folder. Every version is one step of that run: the newest shows, older figures stay.
+`python -m harness.summary_run FOLDER PROJECT [ENTITY]` reads from its standard input what analysis/summary.py wrote as
+JSON: tables, charts, figures, texts for an artifact. A version is one step of the run NAME-summary: the newest shows,
+older figures stay. What was written stands in the folder with its sha256, so that the same is not written again.
 """
 
 import hashlib
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import wandb
 
-from harness.config import say_count
 from harness.records import append_summary
-from harness.tracking import LEAN, choose_mode
+from harness.tracking import LEAN
+from harness.wandb_client import own_folder
 
 JOB_TYPE = "summary"
 LINES = "wandb/lineseries/v0"  # W&B's own chart of many lines
@@ -28,23 +30,14 @@ def name_summary(sweep: str) -> str:
     return f"{sweep}-{JOB_TYPE}"
 
 
-def hash_content(content: Mapping[str, Any]) -> str:
-    """sha256 of all that a summary says, the figures' bytes with it and not their paths."""
-    plain = {key: value for key, value in content.items() if key != "figures"}
-    digest = hashlib.sha256(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode())
-    for path in map(Path, content["figures"]):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()
-
-
-def send_summary(content: Mapping[str, Any], *, group: str, mode: str, project: str, entity: str | None) -> str | None:
-    """Send a summary as one W&B run, or go on with the run of that id.
+def write_summary(content: Mapping[str, Any], *, group: str, project: str, entity: str | None) -> None:
+    """Write a summary as one offline run; delivered, it goes on with the run of that id.
 
     Args:
-        content: sweep, question, protocol, text; tables as {name: {columns, data}}; charts as {key, title, x, y, data},
-            where data are rows of x, line, y; figures, paths of png files; files, texts by name; provenance.
+        content: sweep, question, protocol, text, content_sha256; tables as {name: {columns, data}}; charts as
+            {key, title, x, y, data}, where data are rows of x, line, y; figures, paths of png files; files, texts by
+            name; provenance.
         group: the sweep whose runs it stands beside.
-    Returns: address of the project; None where the run is kept on disk.
     """
     name = str(content["sweep"])
     texts = {**content["files"], "provenance.json": json.dumps(trace_files(content), indent=1) + "\n"}
@@ -57,29 +50,30 @@ def send_summary(content: Mapping[str, Any], *, group: str, mode: str, project: 
         job_type=JOB_TYPE,
         tags=[JOB_TYPE],
         notes=content["text"],
-        config={key: content[key] for key in ("sweep", "question", "protocol")}
-        | {"content_sha256": hash_content(content)},
+        config={key: content[key] for key in ("sweep", "question", "protocol", "content_sha256")},
         allow_val_change=True,
         resume="allow",
         reinit="create_new",
-        mode=mode,  # type: ignore[arg-type]
+        mode="offline",
         settings=LEAN,
     ) as run:
-        values: dict[str, Any] = {key: draw_lines(chart) for chart in content["charts"] for key in [chart["key"]]}
+        values: dict[str, Any] = {chart["key"]: draw_lines(chart) for chart in content["charts"]}
         values |= {key: make_table(table["columns"], table["data"]) for key, table in content["tables"].items()}
         values |= {f"{FIGURES}/{path.stem}": wandb.Image(str(path)) for path in map(Path, content["figures"])}
         run.log(values, commit=True)
-        counts: dict[str, int] = {}
-        for row in content["tables"]["verdicts"]["data"] if "verdicts" in content["tables"] else ():
-            word = dict(zip(content["tables"]["verdicts"]["columns"], row, strict=True))["verdict"]
-            counts[word] = counts.get(word, 0) + 1
-        run.summary.update({"verdict": counts, "num_runs": content["provenance"]["num_runs"]})
+        told = {"num_runs": content["provenance"]["num_runs"], "content_sha256": content["content_sha256"]}
+        run.summary.update(count_verdicts(content["tables"]) | told)
         artifact = wandb.Artifact(f"{name}-analysis", type="analysis", metadata=dict(content["provenance"]))
         for path, text in texts.items():
             with artifact.new_file(path, encoding="utf-8") as file:
                 file.write(text)
         run.log_artifact(artifact)
-        return run.project_url if mode == "online" else None
+
+
+def count_verdicts(tables: Mapping[str, Any]) -> dict[str, int]:
+    """How many verdicts are confirmed, refuted and inconclusive."""
+    table = tables.get("verdicts", {"columns": [], "data": []})
+    return Counter(dict(zip(table["columns"], row, strict=True))["verdict"] for row in table["data"])
 
 
 def trace_files(content: Mapping[str, Any]) -> dict[str, object]:
@@ -103,27 +97,15 @@ def draw_lines(chart: Mapping[str, Any]) -> Any:
 
 
 def main() -> int:
-    """Arguments: folder of records, mode, project, entity (may be empty)."""
-    folder, mode, project, entity = sys.argv[1:5]
+    """Exit code 0, whether it was written or lay there already; no line, since the mirror says where runs are."""
+    folder, project, entity = Path(sys.argv[1]), sys.argv[2], (sys.argv[3:] or [""])[0]
     content = json.load(sys.stdin)
-    own = (Path(os.environ.get("WANDB_DIR", ".")) / "wandb").resolve()
-    for name in (
-        "CACHE",
-        "DATA",
-        "CONFIG",
-        "ARTIFACT",
-    ):  # what the client keeps beside a run would go to the home folder
-        os.environ.setdefault(f"WANDB_{name}_DIR", str(own / name.lower()))
-    mode = choose_mode(mode)
-    if mode == "disabled":
-        return 0
-    name = name_summary(content["sweep"])
-    group = Path(folder).name
-    address = send_summary(content, group=group, mode=mode, project=project, entity=entity or None)
-    append_summary(Path(folder), name, hash_content(content), mode, project, entity)
-    count = say_count(len(content["figures"]), "figure")
-    where = f"sent to {address}" if address else "kept offline beside the runs"
-    print(f"W&B: summary run {name} with {len(content['tables'])} tables and {count} {where}", flush=True)
+    for name in ("CACHE", "DATA"):  # logs, and files on their way into an artifact: they would go to the home folder
+        os.environ.setdefault(f"WANDB_{name}_DIR", str(own_folder().resolve() / name.lower()))
+    write_summary(content, group=folder.name, project=project, entity=entity or None)
+    append_summary(
+        folder, name_summary(content["sweep"]), sha256=content["content_sha256"], project=project, entity=entity
+    )
     return 0
 
 
