@@ -30,7 +30,7 @@ def build_workspace(summary: Summary, figures: Sequence[str], entity: str, proje
     Args:
         figures: names of the figures that the summary run has.
     """
-    by = [expr.Config(name) for name in (*summary.groups, "batch_size", "optimizer.lr")]
+    by: list[Any] = [expr.Config(name) for name in (*summary.groups, "batch_size", "optimizer.lr")]
     return ws.Workspace(
         entity=entity,
         project=project,
@@ -48,7 +48,7 @@ def build_workspace(summary: Summary, figures: Sequence[str], entity: str, proje
 def build_sections(summary: Summary, figures: Sequence[str]) -> list[ws.Section]:
     """Loss against lr, best lr against batch size, weight RMS, noise scale, curves: those that there are numbers of."""
     charts = {chart.key: draw_chart(chart) for chart in summary.charts}
-    loss = [panel for key, panel in charts.items() if key.startswith("loss_by_lr")]
+    loss: list[Any] = [panel for key, panel in charts.items() if key.startswith("loss_by_lr")]
     if {"optimizer.lr", "loss", "batch_size"} <= summary.measured:
         every = wr.ScatterPlot(
             title="Every run: loss against learning rate, coloured by batch size",
@@ -57,7 +57,7 @@ def build_sections(summary: Summary, figures: Sequence[str]) -> list[ws.Section]
         loss.append(every)
     optimum = [panel for key, panel in charts.items() if key == "optimum_by_batch_size"]
     rms = [panel for key, panel in charts.items() if key == "weight_rms_by_prediction"]
-    parts = {
+    parts: dict[str, list[Any]] = {
         "Figures": [show_figure(name) for name in figures],
         "Loss against learning rate": loss,
         "Best learning rate against batch size": optimum,
