@@ -24,7 +24,7 @@ from harness.wandb_client import connect, failures_in_one_line, few_retries
 TOGETHER = 100  # runs a process of the client sends, and the server is asked about
 AT_ONCE = 8  # of them at a time
 CONFIRMED_WITHIN = 10.0  # seconds that the server may take to list what it took
-PATIENCE, PATIENCE_EACH = 60.0, 1.0  # seconds a process of the client may take, and a run
+PATIENCE, PATIENCE_EACH = 90.0, 2.0  # seconds a process of the client may take, and a run
 
 
 @dataclass(frozen=True)

@@ -66,8 +66,8 @@ class Mirror:
             if self.mode != "online" or entry["mode"] != "offline":
                 self.noted.add((entry["run_id"], entry["ended"]))
             self.points[entry["run_id"]] = max(entry.get("points", 0), self.points.get(entry["run_id"], 0))
-            if entry.get("folder"):
-                self.kept[f"{self.folder.name}-{entry['run_id']}"] = Path(entry["folder"])
+            if entry.get("directory"):
+                self.kept[f"{self.folder.name}-{entry['run_id']}"] = Path(entry["directory"])
 
     def look(self) -> None:
         """Take in what was published since the last look; what a better attempt has replaced is not sent."""
@@ -93,7 +93,7 @@ class Mirror:
         for row in list(self.waiting.values()):
             start = self.points.get(row["run_id"], 0)
             path = write_fragment(row, project=self.project, entity=self.entity, start=start)
-            self.note(row, **({"folder": str(path.resolve())} if not start else {}))
+            self.note(row, **({"directory": str(path.resolve())} if not start else {}))
 
     def send(self) -> bool:
         """Online: whether everything arrived; else `why` says what is in the way."""
@@ -241,7 +241,7 @@ def main() -> int:
     # its logs would go to the home folder
     os.environ.setdefault("WANDB_CACHE_DIR", str(own_folder().resolve() / "cache"))
     if hasattr(os, "nice"):
-        os.nice(19)
+        os.nice(10)  # at 19 it gets nothing at all beside what others run
     closed = threading.Event()
 
     def wait_for_end() -> None:

@@ -218,7 +218,7 @@ def append_mirrored(folder: Path, run_id: str, ended: str, mode: str, **more: An
     """Note an attempt as sent (mode online) or as an offline directory.
 
     Args:
-        more: points, how many rows of history its W&B run has; folder, the offline directory that has all of them.
+        more: points, how many rows of history its W&B run has; directory, the offline one that has all of them.
     """
     append_line(Path(folder) / MIRRORED, {"run_id": run_id, "ended": ended, "mode": mode, **more})
 

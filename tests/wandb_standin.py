@@ -69,6 +69,7 @@ class Server:
         failures: statuses (500, 429) that the next requests get instead of an answer; the list is used up.
         answers: operation -> function (variables, server) -> data, for what a test needs beyond what is here.
         asked: how often each operation was asked.
+        refused: whether every key is refused; else only others than KEY are.
         keys: every key that was shown.
         pause: seconds before each answer.
     """
@@ -79,6 +80,7 @@ class Server:
     failures: list[int] = field(default_factory=list)
     answers: dict[str, Callable[[Mapping[str, Any], "Server"], dict[str, Any]]] = field(default_factory=dict)
     asked: dict[str, int] = field(default_factory=dict)
+    refused: bool = False
     keys: set[str] = field(default_factory=set)
     pause: float = 0.0
     address: str = ""
@@ -187,7 +189,7 @@ def serve(server: Server) -> Iterator[str]:
             key = base64.b64decode(code).decode().partition(":")[2] if scheme == "Basic" else ""
             with server.lock:
                 server.keys.add(key)
-            if key != KEY and "/storage/" not in self.path:
+            if (server.refused or key != KEY) and "/storage/" not in self.path:
                 self.reply(401, {"errors": [{"message": "user is not logged in"}], "error": "user is not logged in"})
                 return False
             return True
