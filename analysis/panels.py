@@ -38,7 +38,7 @@ def build_workspace(summary: Summary, figures: Sequence[str], entity: str, proje
         sections=build_sections(summary, figures),
         settings=ws.WorkspaceSettings(x_axis="num_samples", max_runs=MOST),
         runset_settings=ws.RunsetSettings(
-            filters=[expr.Metric("Group") == summary.sweep],
+            filters=expr.And(expr.Metric("Group") == summary.sweep),
             groupby=by,
             pinned_runs=[f"{summary.sweep}-summary"],
         ),
@@ -104,7 +104,7 @@ def build_report(summary: Summary, figures: Sequence[str], entity: str, project:
             report's own project.
     """
     place: dict[str, Any] = {"entity": entity, "project": project}
-    own = wr.Runset(name="summary run", filters=[expr.Metric("ID") == f"{summary.sweep}-summary"], **place)
+    own = wr.Runset(name="summary run", filters=expr.And(expr.Metric("ID") == f"{summary.sweep}-summary"), **place)
     own._id = name_part(summary.sweep, "runset", "summary")
     panels: list[Any] = [show_figure(name) for name in figures]
     panels += [draw_chart(chart) for chart in summary.charts]

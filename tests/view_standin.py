@@ -61,7 +61,10 @@ def add_views(server: Server) -> Views:
         names = [place.partition("/") for place in server.projects]
         dates = {"createdAt": "2026-01-01T00:00:00Z", "isBenchmark": False}
         edges = [
-            {"node": {"id": f"p-{name}", "internalId": "1", "name": name, "entityName": entity, **dates}, "cursor": name}
+            {
+                "node": {"id": f"p-{name}", "internalId": "1", "name": name, "entityName": entity, **dates},
+                "cursor": name,
+            }
             for entity, _, name in names
         ]
         return {"models": {"edges": edges, "pageInfo": {"endCursor": None, "hasNextPage": False}}}
