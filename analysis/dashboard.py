@@ -17,7 +17,7 @@ from analysis.answers import choose_answer
 from analysis.plot import OneLineParser, find_arrays, find_question, select_tables
 from analysis.summary import Summary, describe, summarise_analysis, summarise_answer
 from analysis.write import publish, write_figure, write_further
-from harness.wandb_client import NoAnswer, connect, failures_in_one_line, has_account
+from harness.wandb_client import NoAnswer, connect, failures_in_one_line, has_account, own_folder
 
 if TYPE_CHECKING:
     import wandb_workspaces.workspaces as ws
@@ -116,6 +116,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(sentence)
         with Console(stderr=True).status(f"fitting and drawing {name}"):
             summary, figures = draw_summary(name, frame, options.out, options.runs)
+        os.environ.setdefault("WANDB_SILENT", "true")
+        os.environ.setdefault("WANDB_CACHE_DIR", str(own_folder().resolve() / "cache"))  # else in the home folder
         online = os.environ.get("WANDB_MODE") not in OFFLINE and has_account()
         api = connect(options.entity or None, options.project) if online else None
         entity = options.entity or (str(api.default_entity) if api else "")

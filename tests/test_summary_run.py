@@ -13,7 +13,7 @@ import pytest
 
 from analysis.analyse import analyse_runs
 from analysis.summary import summarise_analysis, to_payload
-from analysis.write import write_figure
+from analysis.write import write_figure, write_further
 from harness.config import SWEEPS_DIR
 from harness.records import read_records, read_summaries, write_records
 from tests.test_tracking import items, read_offline
@@ -49,7 +49,8 @@ def run_summary(folder: Path) -> dict[str, Any]:
     """Draw a sweep and write its summary run from where its runs_dir lies; returns what was told."""
     frame = read_records(folder)
     analysis = analyse_runs(folder.name, frame, "Why?")
-    figures = write_figure(analysis, folder.parents[1] / "figures")[:1]
+    out = folder.parents[1] / "figures"
+    figures = [path for path in (*write_figure(analysis, out), *write_further(analysis, out)) if path.suffix == ".png"]
     content = to_payload(summarise_analysis(analysis, frame), figures)
     env = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
     env |= {"HOME": str(folder.parents[1] / "home")}

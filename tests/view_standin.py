@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.wandb_standin import Server
+from tests.wandb_standin import VIEWER, Server
 
 
 @dataclass
@@ -59,10 +59,10 @@ def add_views(server: Server) -> Views:
 
     def list_projects(v: Mapping[str, Any], server: Server) -> dict[str, Any]:
         names = [place.partition("/") for place in server.projects]
-        dates = {"createdAt": "2026-01-01T00:00:00Z", "isBenchmark": False}
+        more = {"createdAt": "2026-01-01T00:00:00Z", "isBenchmark": False, "user": VIEWER}
         edges = [
             {
-                "node": {"id": f"p-{name}", "internalId": "1", "name": name, "entityName": entity, **dates},
+                "node": {"id": f"p-{name}", "internalId": "1", "name": name, "entityName": entity, **more},
                 "cursor": name,
             }
             for entity, _, name in names

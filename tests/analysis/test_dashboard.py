@@ -9,10 +9,8 @@ import sys
 import pytest
 
 from analysis.dashboard import main
-from harness.records import read_records
-from harness.tracking import write_fragment
 from tests.test_summary_run import read_run, write_smoke
-from tests.test_tracking import items, read_offline
+from tests.test_tracking import items, mirror, read_offline
 from tests.view_standin import add_views
 from tests.wandb_standin import KEY, Server, serve
 
@@ -70,9 +68,7 @@ def test_panels_name_what_was_sent(place):
     assert "no W&B account" in done.stdout
     content = json.loads((place / "figures" / "mine-dashboard.json").read_text())
     assert (content["project"], content["workspace"]["displayName"]) == ("p", "mine by batch size")
-    row = read_records(place / "runs" / "mine").to_dict("records")[0]
-    folder = write_fragment(row, project="p", entity=None)
-    (path,) = folder.glob("*.wandb")
+    path = next(path for path in mirror(place / "runs" / "mine", place) if "summary" not in path.name)
     sent = read_offline(path)
     curve = {name for r in sent if r.WhichOneof("record_type") == "history" for name in items(r.history.item)}
     config = {name for r in sent if r.WhichOneof("record_type") == "run" for name in items(r.run.config.update)}
