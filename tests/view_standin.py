@@ -59,7 +59,7 @@ def add_views(server: Server) -> Views:
 
     def list_projects(v: Mapping[str, Any], server: Server) -> dict[str, Any]:
         names = [place.partition("/") for place in server.projects]
-        more = {"createdAt": "2026-01-01T00:00:00Z", "isBenchmark": False, "user": VIEWER}
+        more = {"createdAt": "2026-01-01T00:00:00Z", "isBenchmark": False, "user": {**VIEWER, "deletedAt": None}}
         edges = [
             {
                 "node": {"id": f"p-{name}", "internalId": "1", "name": name, "entityName": entity, **more},
