@@ -17,6 +17,7 @@ from analysis.write import write_figure, write_further
 from harness.config import SWEEPS_DIR
 from harness.records import read_records, read_summaries, write_records
 from tests.test_tracking import items, read_offline
+from tests.wandb_standin import KEY, Server, serve
 
 POINTS = {
     "step": [1, 2],
@@ -115,6 +116,7 @@ def test_it_stands_beside_its_runs(found, place):
     run = found["run"]
     assert (run.run_id, run.run_group, run.job_type, run.project) == ("mine-summary", "mine", "summary", "p")
     assert list(run.tags) == ["summary"]
+    assert not run.host
     assert "claim **sde-slope** under fixed_samples" in run.notes
     (note,) = read_summaries(place / "runs" / "mine")
     assert found["summary"]["content_sha256"] == note["sha256"] == items(run.config.update)["content_sha256"]
@@ -167,6 +169,30 @@ def test_the_artifact_has_runs_numbers_and_where_they_come_from(found, place):
     assert json.loads(files["mine.json"]) == json.loads((place / "figures" / "mine.json").read_text())
     assert b"secret-host" not in b"".join(files.values())
     assert str(place).encode() not in b"".join(files.values())
+
+
+def test_the_mirror_delivers_it_once_and_it_is_no_run_that_is_read_back(place):
+    server = Server()
+    env = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    read = "from analysis.wandb_project import read_project; print(len(read_project('wandb:me/p')[0]))"
+    with serve(server) as address:
+        env |= {"HOME": str(place / "home"), "WANDB_BASE_URL": address, "WANDB_API_KEY": KEY}
+        sent = []
+        for command in (["-m", "harness.mirror", "runs/mine", "online", "p"],) * 2 + (["-c", read],):
+            done = subprocess.run(
+                [sys.executable, *command], cwd=place, env=env, input="", text=True, capture_output=True, timeout=240
+            )
+            assert done.returncode == 0, done.stdout + done.stderr
+            sent.append(server.asked.get("UpsertBucket"))
+    run = server.runs("me/p")["mine-summary"]
+    (note,) = read_summaries(place / "runs" / "mine")
+    assert json.loads(run.node["summaryMetrics"])["content_sha256"] == note["sha256"]
+    assert (run.node["group"], run.node["jobType"], len(run.history)) == ("mine", "summary", 1)
+    assert (
+        run.files[json.loads(run.history[0])["figures/mine"]["path"]] == (place / "figures" / "mine.png").read_bytes()
+    )
+    assert sent[0] == sent[1] == sent[2]
+    assert (len(server.runs("me/p")), done.stdout.strip()) == (29, "28")
 
 
 def test_the_hash_moves_with_the_content_alone(place):
