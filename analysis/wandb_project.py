@@ -124,11 +124,14 @@ def with_types(frame: pd.DataFrame) -> pd.DataFrame:
     measured = {name.removeprefix("history.") for name in frame.columns if name.startswith("history.")}
     floats = float_options() | measured | {name for name, kind in KINDS.items() if kind == pa.float64()}
     whole = {name for name, kind in KINDS.items() if kind == pa.int64()}
+    texts = {name for name, kind in KINDS.items() if kind == pa.string()}
     for name in frame.columns:
         if (name in floats and name != "num_samples") or name.startswith("groups."):
             frame[name] = frame[name].astype(float)
         elif name in whole and frame[name].notna().all():
             frame[name] = frame[name].astype(np.int64)
+        elif (name in texts or name not in KINDS) and frame[name].isna().all():  # records keep an unused option as text
+            frame[name] = frame[name].astype(pd.Series(["text"]).dtype)
     return frame
 
 

@@ -23,14 +23,14 @@ from harness.delivery import deliver, deliver_folders, mark_sent
 from harness.records import ENDED, append_mirrored, read_mirrored_entries, read_summaries
 from harness.tracking import choose_mode, points_of, wandb_id, write_fragment
 from harness.unfinished import read_running
-from harness.wandb_client import NoAnswer, own_folder
+from harness.wandb_client import NoAnswer, Refused, own_folder
 
 POLL = 0.5  # seconds
 SEND_EVERY = 15.0  # seconds between deliveries: each starts a process of the client
 LIVE_EVERY = 60.0  # seconds between looks at runs in training
 MOST_LIVE = 500  # runs in training that are shown
 LONGEST_WAIT = 300.0  # seconds until the next try where nothing goes through
-LAST_TRIES = 3  # without progress, when training has ended
+LAST_TRIES = 2  # without progress, when training has ended
 
 Key = tuple[str, str]  # run_id and the time it ended
 
@@ -45,7 +45,7 @@ class Mirror:
         kept: whole offline directories by W&B's name.
         best: of a run the attempt that counts, as harness/records.py reads it.
         waiting: rows to be sent, by W&B's name.
-        why: of the last failure, one line.
+        why: of the last failure, one line; refused: whether it is the key's.
     """
 
     folder: Path
@@ -60,6 +60,7 @@ class Mirror:
     seen: set[Path] = field(default_factory=set)
     count: int = 0
     why: str = ""
+    refused: bool = False
 
     def __post_init__(self) -> None:
         for entry in read_mirrored_entries(self.folder):
@@ -101,7 +102,7 @@ class Mirror:
         try:
             names = deliver(list(self.waiting.values()), project=self.project, entity=self.entity, kept=self.kept)
         except NoAnswer as reason:
-            self.why = str(reason)
+            self.why, self.refused = str(reason), isinstance(reason, Refused)
             return False
         for name in sorted(names):
             self.note(self.waiting[name])
@@ -191,19 +192,16 @@ def while_training(here: Mirror, closed: threading.Event) -> None:
 
 
 def finish(here: Mirror) -> bool:
-    """Training has ended: a few tries more, none where the server does not answer."""
+    """Training has ended: try again while something goes through; whether all arrived."""
     tries = 0
-    while tries < LAST_TRIES:
+    while tries < LAST_TRIES and not here.refused:
         here.look()
         left = len(here.waiting)
         if not left or here.send():
-            break
-        if here.why and len(here.waiting) == left and "does not list" not in here.why:
-            return False
+            return here.send_summary()
         tries = 0 if len(here.waiting) < left else tries + 1
-    if here.waiting:
-        return False
-    return here.send_summary()
+    here.look()
+    return False
 
 
 def describe_sent(here: Mirror) -> str:

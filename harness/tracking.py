@@ -65,9 +65,7 @@ def split_row(row: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     }
     left_out = after | set(PATHS)
     config = {
-        name: value
-        for name, value in row.items()
-        if name not in left_out and not name.startswith((HISTORY, *LISTS)) and value is not None
+        name: value for name, value in row.items() if name not in left_out and not name.startswith((HISTORY, *LISTS))
     }
     return config, summary
 

@@ -19,6 +19,10 @@ class NoAnswer(Exception):
     """W&B did not answer, or not to us: why and what helps, in one line without the key."""
 
 
+class Refused(NoAnswer):
+    """There is no key, or W&B takes it not: asking again does not help."""
+
+
 @contextmanager
 def failures_in_one_line() -> Iterator[None]:
     """Raises: NoAnswer for what the client raises; errors of others go through."""
@@ -30,15 +34,15 @@ def failures_in_one_line() -> Iterator[None]:
         # what a failed request raises differs between releases of the client, and is not all public
         if type(error).__module__.partition(".")[0] not in ("wandb", "requests", "pydantic_core"):
             raise
-        raise NoAnswer(describe(error)) from None
+        raise describe(error) from None
 
 
-def describe(error: Exception) -> str:
+def describe(error: Exception) -> NoAnswer:
     """A failed request in one line."""
     text = hide_key(" ".join(str(error).split()))
     if any(word in text for word in ("401", "403", "not logged in", "API key", "permission")):
-        return f"W&B refuses the API key: {KEY_CURE}"
-    return f"W&B does not answer ({text[:120]}): the next call goes on from here"
+        return Refused(f"W&B refuses the API key: {KEY_CURE}")
+    return NoAnswer(f"W&B does not answer ({text[:120]}): the next call goes on from here")
 
 
 def hide_key(text: str) -> str:
@@ -58,7 +62,7 @@ def has_account() -> bool:
         try:
             return bool(wandb.login(prompt=False))
         except ValueError as error:  # of another length, or with other letters
-            raise NoAnswer(describe(wandb.errors.UsageError(f"API key: {error}"))) from None
+            raise describe(ValueError(f"API key: {error}")) from None
 
 
 def connect(entity: str | None = None, project: str | None = None) -> Any:
@@ -71,19 +75,21 @@ def connect(entity: str | None = None, project: str | None = None) -> Any:
 
     with failures_in_one_line():
         # as it comes the client repeats a request for minutes, and waits for that at exit
-        waits: dict[str, Any] = {f"x_graphql_{name}": seconds for name, seconds in WAITS.items()}
-        wandb.setup(wandb.Settings(silent=True, x_graphql_retry_max=RETRIES, **waits))
+        asked = {name.lower(): value for name, value in few_retries().items() if "GRAPHQL" in name}
+        waits: dict[str, Any] = {name.removeprefix("wandb_"): float(value) for name, value in asked.items()}
+        wandb.setup(wandb.Settings(silent=True, **waits))
         if not has_account():
-            raise NoAnswer("there is no W&B account: run `wandb login`, or set WANDB_API_KEY")
+            raise Refused("there is no W&B account: run `wandb login`, or set WANDB_API_KEY")
         overrides = {"entity": entity, "project": project}
         return wandb.Api(overrides={name: value for name, value in overrides.items() if value}, timeout=TIMEOUT)
 
 
-def few_retries(count: int = RETRIES) -> dict[str, str]:
-    """Environment of a client's process that does not repeat its requests for hours."""
+def few_retries() -> dict[str, str]:
+    """Environment of a client's process that does not repeat its requests for hours; what is set already holds."""
     kinds = ("GRAPHQL", "FILE_STREAM", "FILE_TRANSFER")
-    waits = {f"WANDB_X_{kind}_{name.upper()}": str(seconds) for kind in kinds for name, seconds in WAITS.items()}
-    return waits | {f"WANDB_X_{kind}_RETRY_MAX": str(count) for kind in kinds}
+    few = {f"WANDB_X_{kind}_{name.upper()}": str(seconds) for kind in kinds for name, seconds in WAITS.items()}
+    few |= {f"WANDB_X_{kind}_RETRY_MAX": str(RETRIES) for kind in kinds}
+    return few | {name: os.environ[name] for name in few if name in os.environ}
 
 
 def own_folder() -> Path:

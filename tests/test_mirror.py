@@ -23,6 +23,11 @@ from tests.wandb_standin import KEY, Server, serve
 
 PLACE = "me/scaling-harness"
 STEPS = [1, 2, 4, 7]
+HURRIED = {  # the client would wait longer between its tries
+    f"WANDB_X_{kind}_RETRY_{name}": value
+    for kind in ("GRAPHQL", "FILE_STREAM", "FILE_TRANSFER")
+    for name, value in (("MAX", "2"), ("WAIT_MIN_SECONDS", "0.1"), ("WAIT_MAX_SECONDS", "0.2"))
+}
 TIME = "2026-01-01T00:00:00"
 
 
@@ -66,15 +71,13 @@ def records(make_run, tmp_path):
     return folder
 
 
-def mirror(server, folder, mode="online", *, key=KEY, check=0, wait=True):
+def mirror(server, folder, mode="online", *, key=KEY, check=0):
     cwd = folder.parents[1]
     env = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
-    env |= {"HOME": str(cwd / "home"), "WANDB_BASE_URL": server.address, "WANDB_API_KEY": key, "PYTHONWARNINGS": ""}
+    env |= {"HOME": str(cwd / "home"), "WANDB_BASE_URL": server.address, "WANDB_API_KEY": key, **HURRIED}
     command = [sys.executable, "-m", "harness.mirror", str(folder), mode]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     process = subprocess.Popen(command, cwd=cwd, env=env, text=True, start_new_session=True, **pipes)
-    if not wait:
-        return process
     out, err = process.communicate("", timeout=240)
     assert process.returncode == check, out + err
     assert key not in out + err
@@ -100,6 +103,8 @@ def own_environment(server, cwd, monkeypatch):
     monkeypatch.setenv("HOME", str(cwd / "home"))
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     monkeypatch.setenv("WANDB_BASE_URL", server.address)
+    for name, value in HURRIED.items():
+        monkeypatch.setenv(name, value)
 
 
 def read_back(server, cwd, monkeypatch):
