@@ -22,6 +22,7 @@ PREFIX = "wandb:"
 OUTCOMES = set(RESULTS) - {"run_id", "sweep"}
 STATES = {"finished": "done", "running": "running", "pending": "running", "preempting": "running"}  # others failed
 KINDS = RESULTS | PROVENANCE | MEMORY | PROBE  # of columns that are no config
+SUMMARY = "content_sha256"  # in the config of a sweep's summary run alone, which is no training run
 SPELLED = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}  # numbers that JSON lacks
 
 
@@ -45,7 +46,7 @@ def read_project(source: str) -> tuple[pd.DataFrame, str]:
         if not path.exists():
             raise ValueError(f"{source}: {reason}") from None
         how = f"all kept from before, since {reason}"
-    kept = read_kept(path)
+    kept = {name: run for name, run in read_kept(path).items() if SUMMARY not in json.loads(run.config)}
     if not kept:
         raise ValueError(f"{source} has no runs: train some, or check the name")
     rows = [to_row(run) for run in sorted(kept.values(), key=lambda run: (run.created, run.id))]

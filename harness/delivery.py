@@ -123,37 +123,28 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
-def deliver_folders(folders: Iterable[Path], *, project: str, entity: str | None) -> list[Path]:
+def deliver_folders(
+    folders: Iterable[Path], sha256: Mapping[str, str], *, project: str, entity: str | None
+) -> list[Path]:
     """Send offline runs that are no records, as they are: a sweep's summary run.
 
-    Their id is the end of the directory's name, after its time; of several the newest counts. One arrived when the
-    server has its summary.
+    Their id is the end of the directory's name, after its time; of several the newest is sent.
+
+    Args:
+        sha256: by id, what the newest one's summary has as `content_sha256`: one arrived when the server has it.
+
     Returns: those that did not arrive.
     Raises: NoAnswer.
     """
-    newest = {folder.name.split("-", 3)[3]: folder for folder in sorted(folders)}  # offline-run-TIME-ID
-    missing = not_there(newest, project, entity)
-    if missing:
-        send_folders((newest[name] for name in missing), project, entity)
-        missing = not_there(newest, project, entity)
-    return [newest[name] for name in missing]
-
-
-def not_there(folders: Mapping[str, Path], project: str, entity: str | None) -> list[str]:
-    """Names of offline runs that were never sent, or of whose summary the server has not all."""
-    there = ask(project, entity, list(folders))
-    told = {name: read_summary(folder) for name, folder in folders.items()}
-    return [
-        name
-        for name, summary in told.items()
-        if summary is None or name not in there or own_part(there[name].summary) != own_part(summary)
-    ]
-
-
-def own_part(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Plain values of a summary without what the client adds."""
-    plain = (str, int, float, bool)
-    return {k: v for k, v in summary.items() if not k.startswith("_") and isinstance(v, plain) and v == v}
+    newest = {name: folder for folder in sorted(folders) if (name := folder.name.split("-", 3)[3]) in sha256}
+    for turn in range(2):
+        there = ask(project, entity, sorted(newest))
+        arrived = {name for name in there if there[name].summary.get("content_sha256") == sha256[name]}
+        newest = {name: folder for name, folder in newest.items() if name not in arrived}
+        if not newest or turn:
+            break
+        send_folders(newest.values(), project, entity)
+    return list(newest.values())
 
 
 def send_folders(folders: Iterable[Path], project: str, entity: str | None) -> None:

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from harness.config import TRACKER_MODES, say_count
 from harness.delivery import deliver, deliver_folders, mark_sent
-from harness.records import ENDED, append_mirrored, read_mirrored_entries
+from harness.records import ENDED, append_mirrored, read_mirrored_entries, read_summaries
 from harness.tracking import choose_mode, points_of, wandb_id, write_fragment
 from harness.unfinished import read_running
 from harness.wandb_client import NoAnswer, Refused, own_folder
@@ -126,9 +126,11 @@ class Mirror:
 
     def send_summary(self) -> bool:
         """Online: the sweep's summary run, where one lies offline."""
-        folders = [path for path in own_folder().glob(f"offline-run-*-{self.folder.name}-summary") if path.is_dir()]
+        sha256 = {entry["id"]: entry["sha256"] for entry in read_summaries(self.folder)}
+        folders = [path for path in own_folder().glob("offline-run-*-summary") if path.is_dir()]
         try:
-            left = deliver_folders(folders, project=self.project, entity=self.entity) if folders else []
+            kept = bool(sha256 and folders)
+            left = deliver_folders(folders, sha256, project=self.project, entity=self.entity) if kept else []
         except NoAnswer as reason:
             self.why = str(reason)
             return False

@@ -28,6 +28,7 @@ ENDED = ("done", "diverged")  # a run that ended is not trained again
 STATUSES = ("running", *ENDED, "failed")
 MIRRORED = "mirrored.jsonl"
 QUESTIONS = "questions.jsonl"
+SUMMARIES = "summaries.jsonl"
 CORPORA = ".corpus"
 WEIGHTS = "weights"
 PROBES = "probes"
@@ -221,6 +222,16 @@ def append_mirrored(folder: Path, run_id: str, ended: str, mode: str, **more: An
         more: points, how many rows of history its W&B run has; directory, the offline one that has all of them.
     """
     append_line(Path(folder) / MIRRORED, {"run_id": run_id, "ended": ended, "mode": mode, **more})
+
+
+def read_summaries(folder: Path) -> list[dict[str, str]]:
+    """What a sweep's W&B summary runs were written from, the newest last: id, sha256, project, entity."""
+    return [dict(entry) for entry in read_lines(Path(folder) / SUMMARIES)]
+
+
+def append_summary(folder: Path, name: str, **written: str) -> None:
+    """Note a summary run as written."""
+    append_line(Path(folder) / SUMMARIES, {"id": name, **written})
 
 
 def keep_question(folder: Path, question: str) -> None:

@@ -114,6 +114,7 @@ LEAN = wandb.Settings(
     console="off",
     save_code=False,
     disable_git=True,
+    host="",  # nobody's business on a server, as in HIDDEN
     x_disable_stats=True,
     x_disable_machine_info=True,
     x_disable_meta=True,

@@ -16,7 +16,7 @@ ORDER = [
     "models", "tasks", "metrics", "noise_scale", "per_tensor", "autocorrelation", "groups", "overwriting",
     "recording", "lanes", "program", "train", "memory", "one_step", "curvature", "draws", "probe", "stackable",
     "checkpoint", "weights", "process", "estimate", "measure", "job", "worker", "wandb_client", "tracking",
-    "delivery", "mirror", "trackio_mirror", "launchers",
+    "summary_run", "delivery", "mirror", "trackio_mirror", "launchers",
     "status", "progress", "launch", "dry_run", "compose", "__main__",
 ]  # fmt: skip
 
