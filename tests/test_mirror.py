@@ -4,17 +4,20 @@ import json
 import os
 import subprocess
 import sys
+import threading
 
 import pandas as pd
 import pytest
 import wandb
 
 from analysis.wandb_project import read_project
+from harness import delivery
 from harness.checkpoint import checkpoint_key, save_checkpoint
 from harness.config import flatten, run_id
 from harness.job import summarise
 from harness.metrics import METRICS
 from harness.mirror import Mirror
+from harness.mirror import mirror as mirror_here
 from harness.plan import Plan, Stack
 from harness.program import make_program
 from harness.records import read_mirrored_entries, read_records, write_records
@@ -143,20 +146,26 @@ def test_what_is_sent_is_read_back_to_the_last_bit_and_not_sent_again(server, re
     same_rows(server, records)
 
 
-def test_cut_off_in_the_middle_it_is_told_and_delivered_later(server, records):
-    server.cut_after = 7  # it has asked, and begins to send
-    out, err = mirror(server, records, check=1)
-    assert "nothing is lost, `python -m harness.mirror" in out
-    assert "Traceback" not in err
+def test_cut_off_in_the_middle_it_is_told_and_delivered_later(server, records, monkeypatch, capfd):
+    own_environment(server, records.parents[1], monkeypatch)
+    monkeypatch.setattr(delivery, "PATIENCE", 10.0)
+    monkeypatch.setattr("harness.mirror.LAST_TRIES", 1)
+    server.cut_after = 12  # it has asked, and begins to send
+    closed = threading.Event()
+    closed.set()
+    assert not mirror_here(records, mode="online", project="scaling-harness", entity=None, closed=closed)
+    assert "nothing is lost, `python -m harness.mirror" in capfd.readouterr().out
+    assert sum(len(run.history) for run in server.project(None, "scaling-harness").runs.values()) < 12
     server.cut, server.cut_after = False, None
     mirror(server, records)
     same_rows(server, records)
 
 
-@pytest.mark.parametrize("status", [500, 429])
-def test_errors_of_the_server_delay_and_lose_nothing(server, records, status):
-    server.failures = [status] * 3
+@pytest.mark.parametrize(("status", "failing"), [(500, "UpsertBucket"), (429, "file_stream")])
+def test_errors_of_the_server_delay_and_lose_nothing(server, records, status, failing):
+    server.failures, server.failing = [status] * 2, failing
     mirror(server, records)
+    assert server.failures == []
     same_rows(server, records)
 
 

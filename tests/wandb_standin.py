@@ -67,6 +67,7 @@ class Server:
         cut: while set, connections are closed without an answer.
         cut_after: requests until it cuts itself off; None: never.
         failures: statuses (500, 429) that the next requests get instead of an answer; the list is used up.
+        failing: only requests with this in their path or operation fail; by default all.
         answers: operation -> function (variables, server) -> data, for what a test needs beyond what is here.
         asked: how often each operation was asked.
         refused: whether every key is refused; else only others than KEY are.
@@ -78,6 +79,7 @@ class Server:
     cut: bool = False
     cut_after: int | None = None
     failures: list[int] = field(default_factory=list)
+    failing: str = ""
     answers: dict[str, Callable[[Mapping[str, Any], "Server"], dict[str, Any]]] = field(default_factory=dict)
     asked: dict[str, int] = field(default_factory=dict)
     refused: bool = False
@@ -131,7 +133,7 @@ def serve(server: Server) -> Iterator[str]:
             if "/otel/" in self.path:  # what the client tells of itself
                 self.reply(200, b"")
                 return
-            if not self.may_go_on():
+            if not self.may_go_on(body):
                 return
             if self.path.endswith("/graphql"):
                 with server.lock:
@@ -170,7 +172,7 @@ def serve(server: Server) -> Iterator[str]:
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             return gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body
 
-        def may_go_on(self) -> bool:
+        def may_go_on(self, body: bytes = b"") -> bool:
             """Whether this request is answered; what goes wrong has been sent where it is not."""
             if server.pause:
                 time.sleep(server.pause)
@@ -179,7 +181,7 @@ def serve(server: Server) -> Iterator[str]:
                     server.cut = server.cut or server.cut_after <= 0
                     server.cut_after -= 1
                 cut, failure = server.cut, None
-                if not cut and server.failures:
+                if not cut and server.failures and server.failing in f"{self.path} {body[:200]!r}":
                     failure = server.failures.pop(0)
             if cut:
                 self.close_connection = True
