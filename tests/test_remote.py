@@ -164,6 +164,7 @@ def test_what_was_left_running_is_found_again_and_not_submitted_twice(lay, start
     assert [cancel_jobs(folder, clusters) for _ in range(2)] == [1, 0]
     assert list(find_jobs(folder, clusters)) == []
     wait_for(lambda: read_log(folder)[-1]["event"] == "stopped")
+    wait_for(lambda: cluster.placed[read_notes(folder)[note.name].id].ended() is not None)  # its lease is given back
     assert list(launch(path, plan, cluster, wait=False)) == [(0, {"queued": "RUNNING here"})]
     assert cluster.submitted == [[0]] * 3
     assert not trained_twice(read_log(folder))
