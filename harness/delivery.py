@@ -114,15 +114,6 @@ def attempt_of(row: Mapping[str, Any]) -> tuple[str, str]:
     return row["run_id"], row.get("provenance.ended") or ""
 
 
-def read_summary(folder: Path) -> dict[str, Any] | None:
-    """An offline run's summary, which the client leaves beside it when it sends it; None where it was not sent."""
-    try:
-        content = json.loads((folder / "files" / "wandb-summary.json").read_text())
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
-
-
 def deliver_folders(
     folders: Iterable[Path], sha256: Mapping[str, str], *, project: str, entity: str | None
 ) -> list[Path]:
