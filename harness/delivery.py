@@ -7,7 +7,6 @@ them, the next fragment begins with point k, whatever was lost on the way.
 """
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
