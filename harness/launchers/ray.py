@@ -7,6 +7,7 @@ that the worker's GPU is always cuda:0. Results go through runs_dir, which all n
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -25,6 +26,7 @@ from harness.machine import available_cores
 from harness.plan import Plan
 from harness.store import subfolder
 
+CONNECT = 5.0  # seconds in which something at launcher.address must answer
 LOOK = 0.5  # least seconds between two questions to Ray
 MORE_TO_DO, FAILED, KILLED = 3, 1, -signal.SIGKILL  # exit codes of a worker, or what stands for one
 
@@ -54,10 +56,23 @@ def launch_ray(
             tasks.end_all()
 
 
+def check_answer(address: str) -> None:
+    """Ray itself would knock for minutes. Raises: ValueError where nothing listens at HOST:PORT."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT).close()
+    except (OSError, OverflowError) as error:
+        text = f"launcher.address={address!r}: {error}"
+        raise ValueError(f"{text}; start a cluster with ray start, or leave launcher.address out") from error
+
+
 @contextmanager
 def connect(launcher: Mapping[str, Any]) -> Iterator[ModuleType]:
     """Ray, connected to the cluster at launcher.address, or to one of this machine alone. Raises: ValueError."""
     own = launcher["address"] is None
+    check_answer(str(launcher["address"]))
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # a task without GPUs keeps the environment
     if own:
         keep_on_loopback()
