@@ -126,8 +126,6 @@ def serve(server: Server) -> Iterator[str]:
     """The address of a server on a free port of loopback."""
 
     class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
         def do_POST(self) -> None:
             body = self.read_body()
             if "/otel/" in self.path:  # what the client tells of itself
