@@ -44,7 +44,9 @@ def draw_exponents(fits: pd.DataFrame, tolerance: float, title: str, style: Styl
         ax.grid(visible=False, axis="y")
         ax.set_title(case)
         ax.set_xlabel("exponent of the RMS")
-        place_legend(ax, "exponent", handles)
+        # One a row, at its right: between two panels the names of the tensors need the room
+        if any(ax is row[-1] for row in grid) or ax is axes[len(cases) - 1] or style.narrow:
+            place_legend(ax, "exponent", handles)
     for ax in axes[len(cases) :]:
         ax.set_visible(False)
     return fig
