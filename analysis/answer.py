@@ -123,14 +123,20 @@ def write_answer(answer: Answer, out_dir: Path, style: Style = SCREEN) -> list[P
             figure = draw(style)
             write_finding(figure, state_verdicts(answer.verdicts, answer.label), style)
             paths += save_figure(figure, out_dir / name, style)
-    content = {
-        "sweep": answer.sweep, "protocol": answer.protocol, "question": answer.question,
-        "scores": answer.scores.to_dict("records"), "verdicts": [verdict_to_json(v) for v in answer.verdicts],
-    }  # fmt: skip
-    text = json.dumps(clean(content), indent=1, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(to_json(answer), indent=1, ensure_ascii=False, allow_nan=False)
     path = out_dir / f"{answer.sweep}.json"
     publish(path, lambda at: at.write_text(text + "\n", encoding="utf-8"))
     return [*paths, path]
+
+
+def to_json(answer: Answer) -> dict[str, object]:
+    """The content of NAME.json. Numbers have 9 digits; what is not known is null."""
+    content = clean({
+        "sweep": answer.sweep, "protocol": answer.protocol, "question": answer.question,
+        "scores": answer.scores.to_dict("records"), "verdicts": [verdict_to_json(v) for v in answer.verdicts],
+    })  # fmt: skip
+    assert isinstance(content, dict)
+    return content
 
 
 def commit_rows(answer: Answer) -> str:

@@ -22,6 +22,7 @@ from analysis.answer import commit_rows, print_answer, write_answer
 from analysis.answers import ANSWERS, choose_answer
 from analysis.borrow import BORROW, borrow_noise
 from analysis.figures.style import SCREEN, STYLES, Style
+from analysis.page import Page, make_page, write_index, write_page
 from analysis.report import print_report
 from analysis.seed_noise import SeedNoise
 from analysis.tables import choose_table, parse_columns, read_source, read_table, rename_columns
@@ -149,6 +150,7 @@ def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--answer", choices=["optimum", *ANSWERS], help="what is asked; by default sweeps/NAME.yaml's sweep.answer"
     )
     parser.add_argument("--all", action="store_true", help="print every verdict and rule, where they are many")
+    parser.add_argument("--html", action="store_true", help="also NAME.html, a page that needs nothing beside it")
     parser.add_argument("--commit", action="store_true", help="write sweeps/NAME.csv from records")
     return parser.parse_args(arguments)
 
@@ -161,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.commit and not options.names:
             raise ValueError("--commit needs a NAME: say which sweep's records become its committed answer")
         runs = options.runs or ("runs" if options.commit else None)
-        some = False
+        some, pages = False, list[Page]()
         for name, frame, sentence in select_tables(options.names, runs):
             print(sentence)
             source = name if runs is None or is_project(runs) or is_runs_dir(Path(runs)) else runs
@@ -173,8 +175,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     with Console(stderr=True).status(f"judging and drawing {name}"):
                         answer = analyse(name, frame, question, find_arrays(name, runs))
                     print_answer(answer, whole=options.all)
-                    print("\n".join(map(str, write_answer(answer, options.out, style))))
+                    paths = write_answer(answer, options.out, style)
+                    print("\n".join(map(str, paths)))
                     some = True
+                    if options.html:
+                        pages.append(make_page(answer, frame, paths, sentence))
+                        print(write_page(pages[-1], options.out))
                     if options.commit:
                         print(commit_rows(answer))
                     continue
@@ -192,8 +198,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print_report(drawn.analysis)
             further = write_further(drawn.analysis, options.out, style)
             print("\n".join(str(path) for path in (*drawn.paths, *further)))
+            if options.html:
+                pages.append(make_page(drawn.analysis, frame, [*drawn.paths, *further], sentence))
+                print(write_page(pages[-1], options.out))
             if options.commit:
                 print(commit_answer(name, frame))
+        if len(pages) > 1:
+            print(write_index(pages, options.out))
     except ValueError as error:
         print(" ".join(str(error).split()), file=sys.stderr)
         return 2

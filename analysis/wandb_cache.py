@@ -1,8 +1,8 @@
 """The runs of a W&B project as kept on disk: fetched page by page through the client, only what is new or has changed.
 
 The listing of a project is light (names, states and heartbeats, a thousand runs a page). Of it only runs that are not
-kept, or whose state or heartbeat has moved since, are asked for their config and summary. What came is kept even if the
-rest does not: the next call goes on.
+kept, or whose state or heartbeat has moved since, are asked for their config and summary, and those that this project
+sent for their points, one request a run. What came is kept even if the rest does not: the next call goes on.
 """
 
 import json
@@ -20,13 +20,12 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.progress import Progress
 
+from harness.wandb_client import connect, failures_in_one_line
+
 LISTED, FETCHED = 1000, 100  # runs a request
 SAVE_EVERY = 2.0  # seconds of fetching that a kill may cost
-RETRIES, TIMEOUT = 4, 30  # of one request; seconds of it with its retries
-
-
-class NoAnswer(Exception):
-    """W&B did not answer, or not to us: why, in one line."""
+SAMPLED = 10_000  # points that the server tells unsampled in one request
+OWN = ("run_id", "sweep", "protocol")  # a run whose config has these is one of ours
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,7 @@ class KeptRun:
 
     Attributes:
         stamp: what changes when the run does: state, heartbeat and number of logged points.
+        history: its points, a list of JSON objects; empty for runs that are not ours.
     """
 
     id: str
@@ -43,6 +43,7 @@ class KeptRun:
     stamp: str
     config: str
     summary: str
+    history: str
 
 
 SCHEMA = pa.schema([(field.name, pa.string()) for field in fields(KeptRun)])
@@ -77,29 +78,13 @@ def fetch_runs(entity: str, project: str, path: Path, console: Console) -> int:
     Returns: how many runs were asked for their config and summary.
     Raises: NoAnswer; what had come until then is kept.
     """
-    # the client starts a process of its own and takes half a second to import: nothing else pays for it
-    import wandb
-
     kept = read_kept(path)
-    try:
-        with (
-            settle_client(path.parent),
-            Progress(console=console, transient=True, disable=not console.is_terminal) as bar,
-        ):
-            task = bar.add_task(f"asking W&B for the runs of {entity}/{project}", total=None)
-            # as it comes the client repeats a request for minutes, and waits for that at exit
-            settings = wandb.Settings(
-                silent=True,
-                x_graphql_retry_max=RETRIES,
-                x_graphql_retry_wait_min_seconds=0.5,
-                x_graphql_retry_wait_max_seconds=4,
-            )
-            wandb.setup(settings)
-            if not wandb.login(prompt=False):
-                raise NoAnswer("there is no W&B account: run `wandb login`, or set WANDB_API_KEY")
-            api = wandb.Api(overrides={"entity": entity, "project": project}, timeout=TIMEOUT)
-            place = f"{entity}/{project}"
-            listed = {run.id: stamp(run) for run in api.runs(place, per_page=LISTED, lazy=True)}
+    with settle_client(path.parent), Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(f"asking W&B for the runs of {entity}/{project}", total=None)
+        api = connect(entity, project)
+        place = f"{entity}/{project}"
+        with failures_in_one_line():
+            listed = list_runs(api, place)
             wanted = [name for name, mark in listed.items() if name not in kept or kept[name].stamp != mark]
             kept = {name: kept[name] for name in listed if name in kept}
             bar.update(task, description=f"fetching runs of {place}", total=len(wanted))
@@ -115,24 +100,20 @@ def fetch_runs(entity: str, project: str, path: Path, console: Console) -> int:
                         saved = time.monotonic()
             finally:
                 write_kept(path, kept)
-    except Exception as error:
-        if "Could not find project" in str(error):
-            raise ValueError(
-                f"W&B has no project {entity}/{project} that this account can see: check ENTITY and PROJECT"
-            ) from None
-        # what a failed request raises differs between releases of the client, and is not all public
-        if type(error).__module__.partition(".")[0] not in ("wandb", "requests", "pydantic_core"):
-            raise
-        raise NoAnswer(describe(error)) from None
     return len(wanted)
 
 
-def describe(error: Exception) -> str:
-    """A failed request in one line."""
-    text = " ".join(str(error).split())
-    if any(word in text for word in ("401", "403", "not logged in", "nvalid API key", "permission")):
-        return "W&B refuses the API key: run `wandb login --relogin`, or set WANDB_API_KEY"
-    return f"W&B does not answer ({text[:120]}): the next call goes on from here"
+def list_runs(api: Any, place: str) -> dict[str, str]:
+    """The stamp of every run of a project by its id.
+
+    Raises: ValueError where there is no such project.
+    """
+    try:
+        return {run.id: stamp(run) for run in api.runs(place, per_page=LISTED, lazy=True)}
+    except ValueError as error:
+        if "Could not find project" not in str(error):
+            raise
+        raise ValueError(f"W&B has no project {place} that this account can see: check ENTITY and PROJECT") from None
 
 
 def stamp(run: Any) -> str:
@@ -142,7 +123,18 @@ def stamp(run: Any) -> str:
 
 def keep(run: Any) -> KeptRun:
     config, summary = (json.dumps(dict(values)) for values in (run.config, run.summary_metrics))
-    return KeptRun(run.id, str(run.created_at), run.state, stamp(run), config, summary)
+    points = fetch_points(run) if set(OWN) <= set(run.config) else []
+    return KeptRun(run.id, str(run.created_at), run.state, stamp(run), config, summary, json.dumps(points))
+
+
+def fetch_points(run: Any) -> list[dict[str, Any]]:
+    """All points of a run, in order and none of them twice."""
+    count = int(run.historyLineCount or 0)
+    points = run.history(samples=count, pandas=False) if 0 < count <= SAMPLED else []
+    if len(points) != count:  # it may sample nevertheless; pages come slower
+        points = list(run.scan_history())
+    by_step = {point["_step"]: point for point in points}
+    return [by_step[step] for step in sorted(by_step)]
 
 
 @contextmanager

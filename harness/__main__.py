@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import json
 import os
 import shlex
 import signal
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it found, and it is told in one line here
 
@@ -29,8 +30,9 @@ from harness.compose import (
     register_sweeps,
 )
 from harness.config import CONF_DIR, ROOT, SWEEPS_DIR, TRACKER_MODES, check_choice, check_limits, match_types, say_count
-from harness.launch import read_request, train_missing
-from harness.launchers import LAUNCHERS
+from harness.launch import Detached, read_request, train_missing
+from harness.launchers import LAUNCHERS, known_clusters
+from harness.launchers.jobs import cancel_jobs
 from harness.launchers.local import warm_up
 from harness.measure import COMPILE
 from harness.overrides import check_overrides
@@ -42,10 +44,15 @@ from harness.records import (
     read_ended,
     read_mirrored,
     read_records,
+    read_summaries,
 )
 from harness.rounds import Round, describe_round, describe_spent, next_round, spots_of
 from harness.store import StoreError, writable_folder
 from harness.sweep import Sweep, describe_repeats, make_sweep
+from harness.trackio_mirror import check_installed
+
+if TYPE_CHECKING:
+    from analysis.summary import Summary
 
 HELP = """Train what a sweep lacks, fit laws to all of it, draw it.
 
@@ -58,6 +65,7 @@ HELP = """Train what a sweep lacks, fit laws to all of it, draw it.
   --cfg job           all values, composed;  --hydra-help  Hydra's own flags"""
 
 
+MIRRORS = {"wandb": "harness.mirror", "trackio": "harness.trackio_mirror"}  # tracker -> the process that mirrors
 OWN_NAME = "single"  # of runs without a sweep, see conf/config.yaml
 
 
@@ -68,7 +76,7 @@ def run(settings: dict[str, Any], sweep: Sweep) -> int:
     if sweep.question and not (SWEEPS_DIR / f"{sweep.name}.yaml").exists():
         keep_question(folder, sweep.question)
     again = is_again(settings)
-    import analysis.write  # noqa: F401  # here, while the workers' server imports torch: later the answer would wait
+    from analysis.summary import to_payload  # here, while the workers' server imports torch: later it would wait
 
     if sweep.adaptive is not None:
         sweep = look_ahead(sweep, folder).sweep
@@ -84,7 +92,9 @@ def run(settings: dict[str, Any], sweep: Sweep) -> int:
         failed = train_missing(settings, wanted, folder, again=again, asked=asked) if begin else 0
         if by_rounds and not failed:
             sweep, failed = train_rounds(settings, sweep, folder)
-        draw_sweep(settings, sweep, folder)
+        figures, said = draw_sweep(settings, sweep, folder)
+        if said is not None and settings["tracker"]["name"] != "none" and sweep.name != OWN_NAME:
+            write_summary_run(to_payload(said, figures), folder, settings["tracker"])
     if settings["save_weights"] and (lacking := len(wanted.runs) - count_weights(folder, wanted.runs)) and not failed:
         text = f"{say_count(lacking, 'run was', 'runs were')} trained before without save_weights and"
         text += f" {'has' if lacking == 1 else 'have'} none"
@@ -141,12 +151,16 @@ def train_rounds(settings: dict[str, Any], sweep: Sweep, folder: Path) -> tuple[
     return now.sweep, failed
 
 
-def draw_sweep(settings: dict[str, Any], sweep: Sweep, folder: Path) -> None:
-    """Figure, table of optima, laws and verdicts of exactly the composed runs."""
+def draw_sweep(settings: dict[str, Any], sweep: Sweep, folder: Path) -> "tuple[list[Path], Summary | None]":
+    """Figure, table of optima, laws and verdicts of exactly the composed runs.
+
+    Returns: the figures, and what was said, None where there was nothing to say.
+    """
     from analysis.analyse import analyse_runs
     from analysis.answer import print_answer, write_answer
     from analysis.answers import choose_answer
     from analysis.report import print_report
+    from analysis.summary import summarise_analysis, summarise_answer
     from analysis.write import write_figure, write_further
 
     out, name = Path(settings["figures_dir"]), name_figure(sweep)
@@ -156,26 +170,41 @@ def draw_sweep(settings: dict[str, Any], sweep: Sweep, folder: Path) -> None:
         if analyse := choose_answer(sweep.name, composed, sweep.answer):
             answer = analyse(name, composed, sweep.question, folder)
             print_answer(answer)
-            print("\n".join(str(path) for path in write_answer(answer, out) if path.suffix == ".png"))
-            return
+            paths = [path for path in write_answer(answer, out) if path.suffix == ".png"]
+            print("\n".join(map(str, paths)))
+            return paths, summarise_answer(answer, composed)
         analysis = analyse_runs(name, composed, sweep.question)
         print_report(analysis)
         sys.stdout.flush()
-        print(write_figure(analysis, out)[0], flush=True)
+        paths = write_figure(analysis, out)[:1]
+        print(paths[0], flush=True)
     except ValueError as error:
         # Runs that all diverged, or failed, are a result too: say what is not drawn, and why
         print(f"no figure: {error}")
-        return
+        return [], None
     try:
-        paths = write_further(analysis, out)
+        further = [path for path in write_further(analysis, out) if path.suffix == ".png"]
+        print("".join(f"{path}\n" for path in further), end="")
+        paths += further
     except StoreError:
         raise
     except Exception as error:  # the answer stands without its further figures
         print(f"no further figures: {type(error).__name__}: {error}")
+    return paths, summarise_analysis(analysis, composed)
+
+
+def write_summary_run(content: dict[str, Any], folder: Path, tracker: dict[str, Any]) -> None:
+    """Write the W&B run NAME-summary for the mirror, by a process of its own, unless W&B was told the same before."""
+    project, entity = str(tracker["project"]), str(tracker["entity"] or "")
+    same = {"id": f"{content['sweep']}-summary", "project": project, "entity": entity}
+    written = [entry for entry in read_summaries(folder) if same.items() <= entry.items()]
+    if written and written[-1]["sha256"] == content["content_sha256"]:
         return
-    for path in paths:
-        if path.suffix == ".png":
-            print(path)
+    command = [sys.executable, "-m", "harness.summary_run", str(folder), project, entity]
+    done = subprocess.run(command, input=json.dumps(content), capture_output=True, text=True)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"code {done.returncode}"])[-1]
+        print(f"no W&B summary run: {last}; the same command tries again", file=sys.stderr)
 
 
 def name_figure(sweep: Sweep) -> str:
@@ -188,14 +217,19 @@ def name_figure(sweep: Sweep) -> str:
 
 @contextmanager
 def mirroring(folder: Path, tracker: dict[str, Any], *, missing: bool) -> Iterator[None]:
-    """While the body runs, a process of its own sends to W&B what is published; after it, it gets to finish."""
-    sends = tracker["name"] != "none"
-    if not sends or not (missing or read_attempts(folder) - read_mirrored(folder)):
+    """While the body runs, a process of its own sends to the tracker what is published; after it, it gets to finish."""
+    sends, place = tracker["name"] != "none", {"wandb": "W&B"}.get(tracker["name"], tracker["name"])
+    has_all = tracker["name"] == "wandb" and not read_attempts(folder) - read_mirrored(folder)
+    options = [str(tracker.get(key) or "") for key in ("mode", "project", "entity")]
+    command = [sys.executable, "-m", MIRRORS.get(tracker["name"], ""), str(folder), *options]
+    if not sends or (has_all and not missing):
+        before = read_summaries(folder)
         yield
-        print(f"records: {folder}; {'W&B has them already' if sends else 'none were sent to W&B (tracker=none)'}")
+        told = "W&B has them already" if sends else "none were sent to W&B (tracker=none)"
+        print(f"records: {folder}; {told}", flush=True)
+        if sends and read_summaries(folder) != before:  # another analysis of the same runs
+            subprocess.run(command, stdin=subprocess.DEVNULL)
         return
-    options = [str(tracker[key] or "") for key in ("mode", "project", "entity")]
-    command = [sys.executable, "-m", "harness.mirror", str(folder), *options]
     process = subprocess.Popen(command, stdin=subprocess.PIPE)
     assert process.stdin is not None
     try:
@@ -203,10 +237,10 @@ def mirroring(folder: Path, tracker: dict[str, Any], *, missing: bool) -> Iterat
     finally:
         print(f"records: {folder}", flush=True)  # the mirror says where it sends them
         process.stdin.close()
-    with Console().status("sending what is left to W&B"):
+    with Console().status(f"sending what is left to {place}"):
         code = process.wait()
-    if code:
-        print(f"the W&B mirror ended with code {code}; send again: {shlex.join(command)}", file=sys.stderr)
+    if code not in ((0, 1) if tracker["name"] == "wandb" else (0,)):  # 1: W&B's has said what is not there yet
+        print(f"the {place} mirror ended with code {code}; send again: {shlex.join(command)}", file=sys.stderr)
 
 
 def check_analysis() -> None:
@@ -227,12 +261,19 @@ def execute() -> int:
     check_choice("launcher.name", settings["launcher"]["name"], LAUNCHERS)
     if settings["tracker"]["name"] == "wandb":
         check_choice("tracker.mode", settings["tracker"]["mode"], TRACKER_MODES)
+    if settings["tracker"]["name"] == "trackio":
+        check_installed()
     check_choice("launcher.device", settings["launcher"]["device"], ("auto", "cpu", "cuda"))
     check_choice("launcher.compile", settings["launcher"]["compile"], COMPILE)
-    if not settings["dry_run"]:
+    cancel = settings["launcher"].get("cancel", False)
+    if not settings["dry_run"] and settings["launcher"]["name"] == "local":
         warm_up()
     with Console(stderr=True).status("laying out the runs"):  # half a second for every choice of groups
         sweep = make_sweep(compose)
+    if cancel:
+        count = cancel_jobs(Path(settings["runs_dir"]) / sweep.name, known_clusters())
+        print(f"{sweep.name}: {say_count(count, 'stack was', 'stacks were')} cancelled; what is done stays")
+        return 0
     for text in notes:
         print(text)
     for text in describe_repeats(settings["sweep"]["grid"]):
@@ -248,7 +289,11 @@ def execute() -> int:
         asked = name_rounds(settings, sweep)
         print_dry_run(settings, wanted, read_request(settings, wanted, folder, again=is_again(settings), asked=asked))
         return 0
-    return run(settings, sweep)
+    try:
+        return run(settings, sweep)
+    except Detached as left:
+        print(left)
+        return 1 if left.failed else 0
 
 
 def tell(error: Exception) -> int:
@@ -280,7 +325,8 @@ def cli() -> int:
         return 0
     if {"-m", "--multirun"} & set(sys.argv[1:]):
         return tell(ValueError("--multirun is not used here: give an axis, e.g. sweep.grid.optimizer.lr=[0.1,0.2]"))
-    if all("=" in text and not text.startswith(("-", "dry_run=")) for text in sys.argv[1:]):
+    elsewhere = ("-", "dry_run=", *(f"launcher={name}" for name in LAUNCHERS if name != "local"))
+    if all("=" in text and not text.startswith(elsewhere) for text in sys.argv[1:]):
         warm_up()  # before all else: it takes three seconds
     register_sweeps()
     signal.signal(signal.SIGTERM, interrupt)

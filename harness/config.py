@@ -52,6 +52,7 @@ _average = ("a number in [0, 1)", lambda v: 0 <= v < 1)
 _share = ("a number in [0, 1]", lambda v: 0 <= v <= 1)
 _count = ("a whole number >= 1", lambda v: v >= 1 and v == int(v))
 _examples = ("a whole number from 1 to 10,000,000", lambda v: 1 <= v <= 10**7 and v == int(v))
+_none_or_one = ("0 or 1, GPUs of a stack", lambda v: v in (0, 1))
 _natural = ("a whole number from 0 to 2^63 - 1", lambda v: 0 <= v < 2**63 and v == int(v))
 LIMITS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "batch_size": _count, "num_steps": _count, "num_samples": _count, "seed": _natural,
@@ -61,6 +62,9 @@ LIMITS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "max_norm": _positive, "micro_batch": _count,
     "target_loss": _finite, "max_steps": _count, "eval_every": _count, "eval_share": _positive, "smoothing": _positive,
     "checkpoint": _positive, "lease": _positive,
+    "gpus_per_node": _natural, "cpus_per_task": _count, "stacks_per_gpu": _count, "mem_gb": _positive,
+    "timeout_min": _count, "signal_delay_s": _count, "array_parallelism": _count,
+    "num_cpus": _positive, "num_gpus": _none_or_one, "retries": _natural, "head_cpus": _count, "head_gpus": _natural,
     "lr": _positive, "eps": _not_negative, "weight_decay": _not_negative,
     "beta1": _average, "beta2": _average, "momentum": _average,
     "accumulate": _count, "shrink": _share, "gamma": _not_negative, "dual_lr": _not_negative, "dual_steps": _count,

@@ -1,5 +1,6 @@
 """Train one stack whose lease is held: rows of results, checkpoints along the way, records at the end."""
 
+import os
 import platform
 import threading
 import time
@@ -38,6 +39,7 @@ from harness.weights import save_weights
 
 NOT_BUILT = ("unbuildable", "unbuilt")  # what is told of a build that failed: for good, or this time
 WORTH_NOTING = 20  # steps; the time of fewer says little
+PLACE = "HARNESS_JOB"  # environment variable by which a cluster's job says what it is
 SHARE = 0.02  # most of the time that checkpoints may take: where they are dear they come less often
 
 Report = Callable[[dict[str, Any]], None]
@@ -264,6 +266,7 @@ def write_rows(
         "started": began.isoformat(timespec="seconds"),
         "ended": datetime.now(UTC).isoformat(timespec="microseconds"),
         "seconds": seconds / len(job.stack.runs),
+        "job": os.environ.get(PLACE),
     }
     named = [
         {"run_id": name, "sweep": job.plan.sweep, **flatten(config), **row}

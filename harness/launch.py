@@ -3,7 +3,7 @@
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,11 +13,10 @@ from typing import Any
 
 from harness.config import RunConfig, say_count
 from harness.corpus import read_corpus
-from harness.launchers import LAUNCHERS
-from harness.launchers.local import choose_device
-from harness.machine import available_cores
+from harness.imports import has_own_code
+from harness.launchers import LAUNCHERS, choose_place
 from harness.measure import Machine, choose_all
-from harness.plan import Plan, make_plan
+from harness.plan import Choice, Plan, make_plan, shape_of
 from harness.plan_file import name_request, newest_since, open_plan
 from harness.progress import Display
 from harness.records import read_ended, store_corpus
@@ -48,15 +47,28 @@ def read_request(
 ) -> Request:
     """See train_missing; it starts and writes nothing."""
     launcher = settings["launcher"]
-    device, num_devices = choose_device(launcher["device"])
+    device, num_devices, workers = choose_place(launcher)
     options = {"device": device, "width": launcher["width"], "metrics": settings["metrics"]}
     options["save_weights"] = settings["save_weights"]
     how = {"compile": launcher["compile"], "micro_batch": launcher["micro_batch"]}
     name = partial(name_request, sweep.name, asked or sweep.runs, **options, **how)
     since = since_when(folder, sweep.runs, name) if again else None
-    workers = launcher["workers"] or num_devices or available_cores()
     machine = Machine(device, workers, width=launcher["width"], **how)
     return Request(options, machine, num_devices, name, since, read_ended(folder, since))
+
+
+class Detached(Exception):
+    """Stacks wait or run without this command, which asked for that.
+
+    Attributes:
+        failed: how many runs did.
+    """
+
+    def __init__(self, states: Mapping[str, int], failed: int) -> None:
+        count = say_count(sum(states.values()), "stack is", "stacks are")
+        how = ", ".join(f"{number} {word.lower()}" for word, number in states.items())
+        super().__init__(f"{count} left to the cluster ({how}): the same command later collects them")
+        self.failed = failed
 
 
 def train_missing(
@@ -77,15 +89,17 @@ def train_missing(
     since, ended = request.since, request.ended
 
     def lay(runs: dict[str, RunConfig]) -> Plan:
-        choices = choose_all(runs, request.machine, Path(settings["runs_dir"]))
+        here = request.machine.device == "cpu" or request.num_devices > 0
+        choices = choose_all(runs, request.machine, Path(settings["runs_dir"]), probe=here)
+        choices |= {} if here else stackable_here(runs)
         return make_plan(sweep.name, runs, **request.options, since=since, choices=choices)
 
     path, plan = open_plan(folder, request.name(since=since), sweep.runs, ended, lay)
     waiting = [i for i, stack in enumerate(plan.stacks) if stack.without(ended).runs]
     for reason, count in Counter(plan.stacks[i].alone for i in waiting if plan.stacks[i].alone).items():
         print(f"{say_count(count, 'run is', 'runs are')} trained one by one: {reason}")
-    pace = {"num_devices": request.num_devices, "workers": request.machine.workers}
-    pace |= {key: launcher[key] for key in ("checkpoint", "lease")}
+    pace = {"launcher": launcher, "num_devices": request.num_devices, "workers": request.machine.workers}
+    queued: dict[int, str] = {}  # stack that waits or runs without this command -> how
     failed: dict[str, list[str]] = {}  # reason -> run_ids
     with (
         closing(LAUNCHERS[launcher["name"]](path, plan, waiting, **pace)) as launched,
@@ -93,6 +107,8 @@ def train_missing(
     ):
         for stack, message in launched:
             display.show(stack, message)
+            if "queued" in message:
+                queued[stack] = message["queued"]
             for run, status, reason in message.get("ended", ()):
                 if status == "failed":
                     failed.setdefault(reason, []).append(run)
@@ -100,7 +116,24 @@ def train_missing(
     for reason, runs in failed.items():
         print(f"{say_count(len(runs), 'run')} failed: {reason}", file=sys.stderr)
         print(f"  one of them alone: {command_for(runs[0])}", file=sys.stderr)
-    return sum(map(len, failed.values()))
+    count = sum(map(len, failed.values()))
+    if queued:
+        raise Detached(Counter(how.split()[0] for how in queued.values()), count)
+    return count
+
+
+def stackable_here(runs: Mapping[str, RunConfig]) -> dict[str, Choice]:
+    """Shapes of a user's own code that cannot be stacked, tried on this host's processor: it has no GPU."""
+    choices: dict[str, Choice] = {}
+    for shape, config in {shape_of(config): config for config in runs.values()}.items():
+        if has_own_code(config):
+            import torch  # here, since most sweeps need it not
+
+            from harness.stackable import why_alone
+
+            if reason := why_alone(config, torch.device("cpu")):
+                choices[shape] = Choice(1, alone=reason)
+    return choices
 
 
 def since_when(folder: Path, runs: Collection[str], name: Callable[..., str]) -> str:

@@ -25,8 +25,11 @@ def prepare_process(device: str) -> None:
 
 
 def end_on_signals(stop: threading.Event) -> None:
-    """SIGTERM and SIGINT (Ctrl-C reaches launcher and workers alike) ask to end after the step in hand."""
-    for number in (signal.SIGTERM, signal.SIGINT):
+    """SIGTERM, SIGINT (Ctrl-C reaches launcher and workers alike) and SIGUSR2 ask to end after the step in hand.
+
+    The last is what clusters send before a job's time is up.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
         signal.signal(number, lambda *_: stop.set())
 
 

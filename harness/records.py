@@ -6,7 +6,7 @@ list columns `history.*`. A file appears whole under its final name or not at al
 
 import hashlib
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,7 @@ ENDED = ("done", "diverged")  # a run that ended is not trained again
 STATUSES = ("running", *ENDED, "failed")
 MIRRORED = "mirrored.jsonl"
 QUESTIONS = "questions.jsonl"
+SUMMARIES = "summaries.jsonl"
 CORPORA = ".corpus"
 WEIGHTS = "weights"
 PROBES = "probes"
@@ -79,6 +80,7 @@ PROVENANCE: dict[str, pa.DataType] = {
         "plan": pa.string(), "stack": pa.string(), "width": pa.int64(), "device": pa.string(), "host": pa.string(),
         "python": pa.string(), "torch": pa.string(), "code_sha256": pa.string(), "own_code_sha256": pa.string(),
         "compiled": pa.bool_(), "started": pa.string(), "ended": pa.string(), "seconds": pa.float64(),
+        "job": pa.string(),  # of a cluster: launcher, id, log below the sweep's folder
     }.items()
 }  # fmt: skip
 ARROW_TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
@@ -202,13 +204,34 @@ def read_attempts(folder: Path) -> set[tuple[str, str]]:
 
 
 def read_mirrored(folder: Path) -> set[tuple[str, str]]:
-    """The attempts that were sent to W&B, from the mirror's log; a torn line does not count: that run is sent again."""
-    return {(entry["run_id"], entry["ended"]) for entry in read_lines(Path(folder) / MIRRORED)}
+    """The attempts that W&B has, or that lie offline for it, from the mirror's log."""
+    return {(entry["run_id"], entry["ended"]) for entry in read_mirrored_entries(folder)}
 
 
-def append_mirrored(folder: Path, run_id: str, ended: str, mode: str) -> None:
-    """Note an attempt as sent."""
-    append_line(Path(folder) / MIRRORED, {"run_id": run_id, "ended": ended, "mode": mode})
+def read_mirrored_entries(folder: Path) -> Iterator[dict[str, Any]]:
+    """The mirror's log; a torn line does not count: that run is sent again."""
+    for entry in read_lines(Path(folder) / MIRRORED):
+        if {"run_id", "ended", "mode"} <= set(entry):
+            yield entry
+
+
+def append_mirrored(folder: Path, run_id: str, ended: str, mode: str, **more: Any) -> None:
+    """Note an attempt as sent (mode online) or as an offline directory.
+
+    Args:
+        more: points, how many rows of history its W&B run has; directory, the offline one that has all of them.
+    """
+    append_line(Path(folder) / MIRRORED, {"run_id": run_id, "ended": ended, "mode": mode, **more})
+
+
+def read_summaries(folder: Path) -> list[dict[str, str]]:
+    """What a sweep's W&B summary runs were written from, the newest last: id, sha256, project, entity."""
+    return [dict(entry) for entry in read_lines(Path(folder) / SUMMARIES)]
+
+
+def append_summary(folder: Path, name: str, **written: str) -> None:
+    """Note a summary run as written."""
+    append_line(Path(folder) / SUMMARIES, {"id": name, **written})
 
 
 def keep_question(folder: Path, question: str) -> None:

@@ -1,10 +1,11 @@
-"""What of a sweep is done, running, waiting, failed: `python -m harness.status sweep=NAME [runs_dir=DIR]`.
+"""What of a sweep is done, running, queued, failed: `python -m harness.status sweep=NAME [runs_dir=DIR] [watch=true]`.
 
 Reads records, plans, leases, checkpoints and the log; needs no torch, and changes nothing: a file among the leases that
 tells the file system's time is deleted at once, and where none can be written the local clock serves.
 """
 
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -16,7 +17,10 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from harness.config import SWEEPS_DIR, closest, read_number
+from harness.config import SWEEPS_DIR, check_choice, closest, read_number
+from harness.launchers import known_clusters
+from harness.launchers.jobs import find_jobs
+from harness.launchers.placed import Note
 from harness.leases import Lease, read_leases
 from harness.log import read_log
 from harness.plan import Plan, Stack, cost
@@ -24,14 +28,17 @@ from harness.plan_file import newest_revision, read_plan
 from harness.records import ENDED, read_records
 from harness.unfinished import Header, read_headers
 
-USAGE = "python -m harness.status [sweep=NAME] [runs_dir=DIR]"
+USAGE = "python -m harness.status [sweep=NAME] [runs_dir=DIR] [watch=true]"
 HELP = f"""What of a sweep is done, diverged, running, waiting and failed; of all in runs_dir where none is named.
 
   {USAGE}
 
   sweep=NAME               or sweep.name=NAME: what is in training, what failed and why, how long it will take
   runs_dir=DIR             where the sweeps lie; runs by default
+  watch=true               again every few seconds, until all has ended or Ctrl-C
   launcher.lease=SECONDS   of the training command, where that was given one"""
+PAUSE = 5.0  # seconds between two looks of watch=true
+MOST_JOBS = 20  # that are listed one by one
 LEASE = 60.0  # seconds, where launcher.lease is not given
 
 
@@ -45,6 +52,7 @@ class Status:
         failures: message -> run_ids.
         codes: code_sha256 -> runs that ended with it.
         again: runs that were to be trained again and were not, since nobody goes on; those that ended before count.
+        jobs: stacks whose jobs wait or run on a cluster, and how; or ended, and nobody has collected them.
         left: seconds until all is trained, from what ended so far; None where nothing tells it.
     """
 
@@ -53,6 +61,7 @@ class Status:
     failures: dict[str, list[str]] = field(default_factory=dict)
     codes: dict[str, int] = field(default_factory=dict)
     again: int = 0
+    jobs: list[tuple[Note, str]] = field(default_factory=list)
     left: float | None = None
 
 
@@ -87,6 +96,9 @@ def read_status(folder: Path, lease: float = LEASE) -> Status:
     for name, text in failures.items():
         if status_of[name] == "failed":
             status.failures.setdefault(text, []).append(name)
+    over = {stack.name for stack in stacks if all(status_of.get(run) in (*ENDED, "failed") for run in stack.runs)}
+    found = find_jobs(folder, known_clusters())
+    status.jobs = [(note, placed.describe()) for note, placed in found if note.name not in over]
     ended = frame[frame["status"].isin(ENDED)]
     if len(ended):
         status.codes = dict(Counter(ended["provenance.code_sha256"]))
@@ -166,6 +178,13 @@ def print_status(name: str, status: Status) -> None:
                 f"{lease.age:.0f} s ago", lease.holder,
             )  # fmt: skip
         console.print(going)
+    if status.jobs:
+        jobs = Table("job", "stack", "how it stands", "log")
+        for note, state in status.jobs[:MOST_JOBS]:
+            jobs.add_row(f"{note.launcher} {note.id}", note.name, state, note.log or "")
+        console.print(jobs)
+        words = Counter(state.split()[0].lower() for _, state in status.jobs)
+        print("jobs: " + ", ".join(f"{count} {word}" for word, count in words.items()))
     for text, runs in status.failures.items():
         print(f"{len(runs)} failed, e.g. {runs[0]}: {text}")
     if len(status.codes) > 1:
@@ -175,6 +194,13 @@ def print_status(name: str, status: Status) -> None:
         print(f"{status.again} of them were to be trained again and were not: the same command goes on")
     if status.left and status.counts["running"] + status.counts["waiting"]:
         print(f"about {timedelta(seconds=round(status.left))} left")
+
+
+def watch_once(name: str, folder: Path, lease: float) -> bool:
+    """Print how a sweep stands; True while something of it runs or waits."""
+    status = read_status(folder, lease)
+    print_status(name, status)
+    return bool(status.counts["running"] + status.counts["waiting"])
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -199,7 +225,13 @@ def main(arguments: list[str] | None = None) -> int:
             known |= {path.name for path in folder.parent.glob("[!.]*") if path.is_dir()}
             hint = "" if name in known else closest(name, known)
             raise ValueError(f"no records of {name!r} in {folder.parent}{hint}: train it, or give runs_dir=DIR")
-        print_status(name, read_status(folder, lease))
+        watch = values.get("watch", "false")
+        check_choice("watch", watch, ("false", "true"))
+        while watch_once(name, folder, lease) and watch == "true":
+            time.sleep(PAUSE)
+            Console().clear()
+    except KeyboardInterrupt:
+        return 0
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -4,8 +4,8 @@ Takes the stack's lease, trains what its records lack, from a checkpoint where t
 ends. SIGTERM, SIGINT and the end of whoever started it (its pipe closes) let it finish the step in hand, save a
 checkpoint and give the lease back.
 
-Exit code of the command: 0, 1 when runs failed, could not be written or were stopped, 2 on a mistake in what was typed,
-3 when there is more to do than this process did: another holds the lease, or the stack was halved for want of memory.
+Exit code of the command: 0, 1 when runs failed or could not be written, 2 on a mistake in what was typed, 3 when there
+is more to do than this process did: it was stopped, another holds the lease, or memory was short and the stack halved.
 """
 
 import sys
@@ -124,7 +124,7 @@ def main() -> int:
     prepare_process(device)
 
     def report(message: dict[str, Any]) -> None:
-        if "held" in message or "halved" in message:
+        if {"held", "halved", "stopped"} & set(message):
             more.set()
         for kind in ("error", "warning", "held", "halved", "stopped"):
             if kind in message:
@@ -132,9 +132,8 @@ def main() -> int:
         for reason in {why for _, status, why in message.get("ended", ()) if status == "failed"}:
             print(f"failed: {reason}", file=sys.stderr)
 
-    if not run_stack(plan_path, index, device, report=report, stop=stop, **seconds):
-        return 1
-    return 3 if more.is_set() else 0
+    done = run_stack(plan_path, index, device, report=report, stop=stop, **seconds)
+    return 3 if more.is_set() else 0 if done else 1
 
 
 def tell(mistake: str) -> int:

@@ -8,7 +8,8 @@ import pytest
 
 from harness.config import run_id
 from harness.launchers import local
-from harness.launchers.local import UNKNOWN, Queue, Running, read_messages, warm_up
+from harness.launchers.local import Running, read_messages, warm_up
+from harness.launchers.queue import UNKNOWN, Queue
 from harness.leases import acquire, release
 from harness.plan import make_plan
 from harness.plan_file import open_plan

@@ -85,7 +85,7 @@ def test_a_sweep_is_trained_recorded_drawn_and_mirrored(trained):
     assert {p.name for p in (folder / "figures").iterdir()} == drawn
     assert "figures/smoke.png\nfigures/smoke-curves.png" in done.stdout
     offline = [p for p in (folder / "wandb").iterdir() if p.name.startswith("offline-run")]
-    assert {p.name.split("-")[-1] for p in offline} == set(frame["run_id"])
+    assert {p.name.split("-")[-1] for p in offline} == {*frame["run_id"], "summary"}
 
 
 def test_further_figures_that_cannot_be_drawn_leave_the_answer(trained, tmp_path, monkeypatch, capsys):
@@ -105,7 +105,7 @@ def test_it_leaves_nothing_else(trained):
     folder, _ = trained
     assert {p.name for p in folder.iterdir()} == {"runs", "figures", "wandb"}
     kinds = {p.name.split("-")[0] for p in (folder / "runs" / "smoke").iterdir()}
-    assert kinds == {"plan", "stack", "mirrored.jsonl", "log.jsonl", ".leases"}
+    assert kinds == {"plan", "stack", "mirrored.jsonl", "summaries.jsonl", "log.jsonl", ".leases"}
     assert not list((folder / "runs" / "smoke" / ".leases").iterdir())
 
 
@@ -119,7 +119,10 @@ def test_again_trains_nothing_and_draws_the_same(trained):
     assert "all 28 runs are done, nothing to train" in again.stdout
     drawn = [done.stdout.split("batch size", 1)[1].split("records: ")[0] for done in (again, first)]
     assert drawn[0] == drawn[1]
-    assert "W&B: 28 runs kept offline in wandb; `wandb sync wandb/offline-run-*` sends them" in first.stdout
+    assert (
+        "W&B: 28 runs kept offline in wandb; with an account `python -m harness.mirror runs/smoke` sends them"
+        in first.stdout
+    )
     assert again.stdout.endswith("records: runs/smoke; W&B has them already\n")
 
 

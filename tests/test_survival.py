@@ -30,7 +30,7 @@ from harness.process import end_on_signals
 from harness.records import probe_path, read_records
 from harness.worker import run_stack
 
-KILLS = int(os.environ.get("KILLS", "8"))
+KILLS = int(os.environ.get("KILLS", "4"))
 QUIET = {**os.environ, "WANDB_MODE": "disabled", "MPLBACKEND": "agg"}
 NUM_SAMPLES = 4096 if KILLS < 20 else 16384  # so that a sweep lasts for its kills
 SWEEP = [

@@ -1,5 +1,34 @@
 """Launchers: run the stacks of a plan somewhere, each by the same worker."""
 
-from harness.launchers.local import launch_local
+from collections.abc import Mapping
+from typing import Any
 
-LAUNCHERS = {"local": launch_local}
+from harness.launchers.local import choose_device, launch_local
+from harness.launchers.placed import Cluster
+from harness.launchers.ray import launch_ray
+from harness.launchers.slurm import launch_slurm, slurm_cluster
+from harness.machine import available_cores
+
+LAUNCHERS = {"local": launch_local, "slurm": launch_slurm, "ray": launch_ray}
+ASKED_FOR = ("gpus_per_node", "gres", "num_gpus")  # options of clusters that ask for GPUs
+
+
+def known_clusters() -> dict[str, Cluster]:
+    """Those whose jobs can be looked at and cancelled by what a sweep's folder says of them."""
+    return {"slurm": slurm_cluster()}
+
+
+def choose_place(launcher: Mapping[str, Any]) -> tuple[str, int, int]:
+    """cpu or cuda, how many GPUs this machine has, and workers at once on it; the host of a cluster may have none.
+
+    Raises: ValueError for a device that is not there, or was not asked for.
+    """
+    if launcher["name"] == "local":
+        device, num_devices = choose_device(launcher["device"])
+        return device, num_devices, launcher["workers"] or num_devices or available_cores()
+    asked = [f"launcher.{key}" for key in ASKED_FOR if key in launcher]
+    gpus = any(launcher.get(key) for key in ASKED_FOR)
+    if launcher["device"] == "cuda" and not gpus:
+        raise ValueError(f"launcher.device=cuda, but no GPU is asked for: give {' or '.join(asked)}")
+    device = "cuda" if gpus and launcher["device"] != "cpu" else "cpu"
+    return device, 0, available_cores() if device == "cpu" else 1

@@ -7,13 +7,15 @@ import sys
 
 import pytest
 from planting import plant_table
-from wandb_server import KEY, Project, make_node, mirror_nodes, serve
 
-from analysis import plot, wandb_cache
+from analysis import plot
 from analysis.plot import main
 from analysis.recommend import main as recommend
 from analysis.wandb_cache import read_kept
 from analysis.wandb_project import place_of, read_project
+from harness import wandb_client
+from harness.config import nest
+from tests.wandb_standin import KEY, Project, Server, plant_run, serve
 
 SOURCE = "wandb:me/sweeps"
 PLANTED = plant_table(lambda b: 0.002 * b**0.5, num_seeds=3, batch_sizes=(8, 16, 32, 64, 128, 256, 512))  # 273 runs
@@ -22,16 +24,31 @@ PLANTED = plant_table(lambda b: 0.002 * b**0.5, num_seeds=3, batch_sizes=(8, 16,
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     """The planted sweep on a server, in a folder and an environment of its own."""
-    found = Project(mirror_nodes(PLANTED))
+    found = Project()
+    plant(found, PLANTED)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(wandb_cache, "RETRIES", 1)
+    monkeypatch.setattr(wandb_client, "RETRIES", 1)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.delenv("WANDB_DIR", raising=False)
-    with serve({"me/sweeps": found, "me/empty": Project([])}) as address:
+    server = Server({"me/sweeps": found, "me/empty": Project()})
+    with serve(server) as address:
         monkeypatch.setenv("WANDB_BASE_URL", address)
+        found.server = server
         yield found
+
+
+def plant(project, frame):
+    """Records as harness/tracking.py sends them, without run_id: the nested config, and a summary with the outcome."""
+    for row in frame.to_dict("records"):
+        outcome = {name: row.pop(name) for name in ("loss", "status")}
+        config = nest({name: value for name, value in row.items() if not name.startswith("provenance.")})
+        plant_run(project, config, {**outcome, "num_samples": row["num_samples"]})
+
+
+def node(project, number):
+    return project.runs[f"run{number:04d}"].node
 
 
 def test_our_project_draws_as_its_csv_and_asks_for_nothing_twice(project, tmp_path, capsys):
@@ -52,14 +69,15 @@ def test_our_project_draws_as_its_csv_and_asks_for_nothing_twice(project, tmp_pa
 
 
 def test_only_new_and_changed_runs_are_fetched_and_deleted_ones_forgotten(project):
-    project.runs[5]["state"] = "running"
+    node(project, 5)["state"] = "running"
     read_project(SOURCE)
     project.fetched.clear()
-    project.runs[5] |= {"state": "finished", "heartbeatAt": "2026-01-02T00:00:00Z"}
-    gone = project.runs.pop(7)["name"]
-    project.runs.append(make_node(999, {"batch_size": 8, "optimizer": {"lr": 0.5}}, {"loss": 2.5}))
+    node(project, 5).update({"state": "finished", "heartbeatAt": "2026-01-02T00:00:00Z"})
+    plant_run(project, {"batch_size": 8, "optimizer": {"lr": 0.5}}, {"loss": 2.5})
+    gone = "run0007"
+    del project.runs[gone]
     frame, _ = read_project(SOURCE)
-    assert project.fetched == [["run0005", "run0999"]]
+    assert project.fetched == [["run0005", "run0273"]]
     assert len(frame) == 273
     assert gone not in read_kept(place_of("me", "sweeps"))
 
@@ -72,7 +90,7 @@ def test_a_download_that_broke_goes_on_where_it_was(project, monkeypatch):
     project.broken_after = None
     frame, sentence = read_project(SOURCE)
     assert "(173 fetched now)" in sentence
-    assert sorted(name for names in project.fetched for name in names) == [run["name"] for run in project.runs]
+    assert sorted(name for names in project.fetched for name in names) == list(project.runs)
     assert len(frame) == 273
 
 
@@ -121,7 +139,7 @@ def test_mistakes_are_told_in_one_line(project, capsys, source, message):
 
 
 def test_a_refused_key(project, capsys):
-    project.refused = True
+    project.server.refused = True
     assert main(["--runs", SOURCE]) == 2
     assert "refuses the API key: run `wandb login" in one_line(capsys)
 
@@ -137,17 +155,16 @@ def test_no_account(project, monkeypatch):
 
 def test_foreign_columns_states_and_names(project, tmp_path, capsys):
     rows = PLANTED[PLANTED["seed"] == 0]
-    project.runs[:] = [
-        make_node(
-            i,
+    project.runs.clear()
+    for i, row in enumerate(rows.to_dict("records")):
+        plant_run(
+            project,
             {"bs": row["batch_size"], "args": {"peak_lr": row["optimizer.lr"]}, "loss": "mse", "layers": [1, 2]},
             {"eval/loss": row["loss"], "loss": row["loss"] + 1, "epoch": i % 3},
         )
-        for i, row in enumerate(rows.to_dict("records"))
-    ]
-    project.runs[0] |= {"state": "crashed"}
-    project.runs[1] |= {"state": "running"}
-    project.runs[2] |= {"summaryMetrics": json.dumps({"eval/loss": "NaN"})}
+    node(project, 0)["state"] = "crashed"
+    node(project, 1)["state"] = "running"
+    node(project, 2)["summaryMetrics"] = json.dumps({"eval/loss": "NaN"})
     frame, _ = read_project(SOURCE)
     assert set(frame["config.loss"]) == {"mse"}
     assert frame["status"].tolist()[:3] == ["failed", "running", "done"]
@@ -169,8 +186,10 @@ def test_a_torn_cache_is_fetched_again(project):
 
 
 def test_thousands_of_runs(project, monkeypatch):
-    monkeypatch.setattr(wandb_cache, "SAVE_EVERY", 0.5)
-    project.runs[:] = [make_node(i, {"batch_size": 8, "lr": 0.1 + i}, {"loss": 2.0}) for i in range(1200)]
+    monkeypatch.setattr("analysis.wandb_cache.SAVE_EVERY", 0.5)
+    project.runs.clear()
+    for i in range(1200):
+        plant_run(project, {"batch_size": 8, "lr": 0.1 + i}, {"loss": 2.0})
     frame, _ = read_project(SOURCE)
     assert project.listings == 2
     assert len(project.fetched) == 12

@@ -1,0 +1,149 @@
+"""Stacks placed on a cluster: what a launcher must give for one, and the notes by which others find them.
+
+`runs_dir/NAME/.jobs/LAUNCHER-NUMBER.json` is one submission: its plan and, for every stack, the job's id and log. It is
+published once the jobs are submitted, so that harness.status and a later command, on any host, find them.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol
+
+from harness.store import publish, subfolder
+
+JOBS = ".jobs"
+
+
+class Placed(Protocol):
+    """One stack on a cluster, as a subprocess.Popen is one on this machine."""
+
+    @property
+    def id(self) -> str:
+        """What the cluster calls its job: "1234_5"."""
+
+    @property
+    def log(self) -> Path | None:
+        """Where its output goes."""
+
+    def ended(self) -> int | None:
+        """None while it waits or runs, else the worker's exit code; negative: the signal that ended it.
+
+        0, 1 and 3 are those of harness.worker. A job of which nothing is known any more has ended: with 3 where it may
+        be tried again, with 1 where not. It is asked often: ask the cluster for all jobs at once, now and then.
+        """
+
+    def describe(self) -> str:
+        """How it stands in the cluster's words: "PENDING (Priority)", "RUNNING on node7"."""
+
+    def cancel(self) -> None:
+        """End it, whether it waits or runs; its worker gets SIGTERM and some time for a checkpoint."""
+
+
+@dataclass(frozen=True)
+class Note:
+    """One placed stack as it stands in a note.
+
+    Attributes:
+        plan: the plan's file name.
+        stack, name: its index in the plan, and its name.
+        attempt: number of the record file that came next when it was submitted.
+        died: a signal ended its worker before: it is not tried a third time.
+        log: relative to the sweep's folder where it lies in it.
+    """
+
+    launcher: str
+    plan: str
+    stack: int
+    name: str
+    attempt: int
+    died: bool
+    id: str
+    log: str | None
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What a launcher gives to launch_remote (harness/launchers/remote.py).
+
+    Attributes:
+        name: the launcher's.
+        submit: (plan, indices of stacks, longest first) -> as many Placed, in that order. All that are given are
+            submitted at once, as job arrays where there are some. Several stacks may share a job.
+        recall: what another command submitted and noted; None where the cluster cannot tell of it: it is lost.
+    """
+
+    name: str
+    submit: Callable[[Path, Sequence[int]], Sequence[Placed]]
+    recall: Callable[[Path, Note], Placed | None]
+
+
+def keep_notes(folder: Path, notes: Sequence[Note]) -> None:
+    """Publish one submission. Raises: StoreError."""
+    place = subfolder(folder, JOBS)
+    content = json.dumps([asdict(note) for note in notes], indent=0).encode()
+    number = len(list(place.glob(f"{notes[0].launcher}-*.json")))
+    while not publish(place / f"{notes[0].launcher}-{number}.json", content):
+        number += 1
+
+
+def mark_told(folder: Path, note: Note) -> None:
+    """Keep in mind that its failure was told: the next command submits it again. Raises: StoreError."""
+    publish(told_path(folder, note), b"")
+
+
+def is_told(folder: Path, note: Note) -> bool:
+    return told_path(folder, note).exists()
+
+
+def told_path(folder: Path, note: Note) -> Path:
+    return folder / JOBS / f"{note.id}-{note.name}.told"
+
+
+def note_exit(folder: Path, job: str, name: str, code: int) -> None:
+    """Keep a worker's exit code where its job's own does not tell it. Raises: StoreError."""
+    publish(exit_path(folder, job, name), str(code).encode())
+
+
+def remove_exit(folder: Path, job: str, name: str) -> None:
+    """A job that is queued again has no exit code yet."""
+    exit_path(folder, job, name).unlink(missing_ok=True)
+
+
+def read_exit(folder: Path, job: str, name: str) -> int | None:
+    """The exit code that was kept, or None."""
+    try:
+        return int(exit_path(folder, job, name).read_text())
+    except FileNotFoundError:
+        return None
+
+
+def exit_path(folder: Path, job: str, name: str) -> Path:
+    return folder / JOBS / f"{job}-{name}.exit"
+
+
+def see_one_device(device: str, slot: int, gpus: int, visible: str | None) -> tuple[str, dict[str, str]]:
+    """What the worker in a slot of a job is to train on, and the environment in which it sees that alone.
+
+    Args:
+        device: the plan's: cpu or cuda.
+        gpus: of the job.
+        visible: CUDA_VISIBLE_DEVICES as the cluster set it for the job; None: it did not.
+    """
+    if device == "cpu":
+        return "cpu", {"OMP_NUM_THREADS": "1"}
+    names = visible.split(",") if visible else [str(i) for i in range(max(1, gpus))]
+    return "cuda:0", {"CUDA_VISIBLE_DEVICES": names[slot % len(names)]}
+
+
+def read_notes(folder: Path) -> dict[str, Note]:
+    """The last note of every stack, by the stack's name."""
+    return {note.name: note for note in all_notes(folder)}
+
+
+def all_notes(folder: Path) -> Iterator[Note]:
+    """All of a sweep's notes, the oldest first."""
+    paths = [path for path in (folder / JOBS).glob("*-*.json") if path.stem.rpartition("-")[2].isdecimal()]
+    for path in sorted(paths, key=lambda path: (path.stat().st_mtime_ns, path.name)):
+        for content in json.loads(path.read_bytes()):
+            yield Note(**content)

@@ -1,0 +1,185 @@
+"""The loop that clusters share: submit stacks as jobs, and read what becomes of them from the sweep's folder.
+
+Nothing comes back through a cluster's own channels: records, checkpoints and leases lie in runs_dir, which all hosts
+share. A cluster is asked only whether a job still waits or runs.
+"""
+
+import signal
+import time
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.launchers.placed import Cluster, Note, Placed, is_told, keep_notes, mark_told, read_notes
+from harness.launchers.queue import LOOK_AGAIN, Queue, describe_exit
+from harness.launchers.watch import Tries, Watch, newest_step, read_outcome
+from harness.leases import find_live
+from harness.plan import Plan, Stack
+from harness.records import read_ended
+
+LOOK = 1.0  # seconds between two looks into the folder
+# Seconds that records may take to be seen here once a job has ended: a network file system shows new files late
+PATIENCE, SHORT_PATIENCE = 60.0, 5.0
+STOPPED = tuple(-number for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT))
+MORE_TO_DO = 3  # a worker's exit code
+GONE = (0, 0.0)  # what Going.over is once all is told of a job
+
+Messages = Iterator[tuple[int, dict[str, Any]]]
+
+
+@dataclass
+class Going:
+    """A stack that was submitted and of whose end nothing is known yet."""
+
+    stack: Stack
+    placed: Placed
+    note: Note
+    over: tuple[int, float] | None = None  # its job's exit code, and when it was seen
+
+
+def launch_remote(
+    plan_path: Path, plan: Plan, waiting: list[int], cluster: Cluster, *, wait: bool, lease: float
+) -> Generator[tuple[int, dict[str, Any]], None, None]:
+    """Train the stacks `waiting` (indices, longest first) on a cluster; yields the messages of launch_local.
+
+    What an earlier command submitted is not submitted again but waited for. A job that was ended before its stack was
+    trained is submitted again, up to three times without getting further. When the caller stops, jobs go on.
+
+    Args:
+        wait: False: submit what is to submit, tell of what has ended, and leave: for every stack that waits or runs
+            there is a message {"queued": how it stands}.
+
+    Raises: StoreError when the notes of what was submitted cannot be written.
+    """
+    queue = Queue(plan_path, plan, waiting, lease)
+    watch, tries = Watch(plan_path.parent), Tries()
+    going = recall_noted(queue, cluster)
+    while True:
+        watch.look()
+        yield from submit_waiting(queue, cluster, going, watch)
+        for index, one in list(going.items()):
+            for message in look_after(index, one, queue, watch, tries):
+                if one.over == GONE:
+                    going.pop(index, None)
+                yield index, message
+        settling = any(one.over for one in going.values())
+        if not (queue.waiting or queue.held or going):
+            return
+        if not (wait or queue.waiting or settling):
+            yield from ((index, {"queued": one.placed.describe()}) for index, one in going.items())
+            yield from ((index, {"queued": "trained by another launcher's worker"}) for index in queue.held)
+            return
+        queue.look_again()
+        if not queue.waiting:
+            time.sleep(LOOK)
+
+
+def recall_noted(queue: Queue, cluster: Cluster) -> dict[int, Going]:
+    """What earlier commands submitted under this plan and nobody has told the end of; it leaves the queue."""
+    folder, request = queue.path.parent, name_of_request(queue.path.name)
+    notes = {
+        name: note
+        for name, note in read_notes(folder).items()
+        if note.launcher == cluster.name and name_of_request(note.plan) == request and not is_told(folder, note)
+    }
+    going: dict[int, Going] = {}
+    for index in list(queue.waiting):
+        stack = queue.plan.stacks[index]
+        note = notes.get(stack.name)
+        if note is None:
+            continue
+        if note.died:
+            queue.died.add(index)
+        placed = cluster.recall(folder, note)
+        if placed is not None:
+            going[index] = Going(stack, placed, note)
+            queue.waiting.remove(index)
+    return going
+
+
+def name_of_request(plan_name: str) -> str:
+    return plan_name.split("-")[1]
+
+
+def submit_waiting(queue: Queue, cluster: Cluster, going: dict[int, Going], watch: Watch) -> Messages:
+    """Submit all that waits, in one go. Raises: StoreError, and what the cluster raises."""
+    indices = []
+    while queue.waiting:
+        index, message = queue.take()
+        if message is None:
+            indices.append(index)
+            continue
+        if "held" in message:
+            queue.held[index] = time.monotonic() + LOOK_AGAIN
+        yield index, message
+    if not indices:
+        return
+    stacks = [queue.plan.stacks[index] for index in indices]
+    placed = cluster.submit(queue.path, indices)
+    notes = [
+        Note(
+            cluster.name, queue.path.name, index, stack.name, watch.next_attempt(stack.name), index in queue.died,
+            one.id, None if one.log is None else str(one.log),
+        )
+        for index, stack, one in zip(indices, stacks, placed, strict=True)
+    ]  # fmt: skip
+    keep_notes(queue.path.parent, notes)
+    going |= {i: Going(*one) for i, one in zip(indices, zip(stacks, placed, notes, strict=True), strict=True)}
+
+
+def look_after(index: int, one: Going, queue: Queue, watch: Watch, tries: Tries) -> Iterator[dict[str, Any]]:
+    """What is to tell of a stack now."""
+    if paths := watch.published(one.note.name, one.note.attempt):
+        one.over = GONE
+        rows = read_outcome(paths)
+        if all(status == "failed" for _, status, _ in rows):
+            mark_told(queue.path.parent, one.note)
+        else:
+            yield from watch.finish(one.stack, paths)
+        yield {"ended": rows}
+        return
+    yield from watch.progress(one.stack)
+    now = time.monotonic()
+    if one.over is None:
+        code = one.placed.ended()
+        one.over = None if code is None else (code, now)  # what it has published is seen from the next look on
+    elif now - one.over[1] >= (PATIENCE if one.over[0] == 0 else SHORT_PATIENCE):
+        code, one.over = one.over[0], GONE
+        yield settle(index, one, queue, code, tries)
+
+
+def settle(index: int, one: Going, queue: Queue, code: int, tries: Tries) -> dict[str, Any]:
+    """The message for a job that ended without records of its stack, which is queued again where that may help."""
+    queue.refresh()
+    folder, stack = queue.path.parent, one.stack
+    if queue.plan.stacks[index].name != stack.name:
+        queue.waiting.append(index)
+        return {"halved": "out of memory"}
+    if not stack.without(read_ended(folder, queue.plan.since)).runs:
+        return {"elsewhere": len(stack.runs)}
+    job = f"job {one.placed.id}, {one.placed.describe()}" + (f", log {one.placed.log}" if one.placed.log else "")
+    if code in (0, MORE_TO_DO, *STOPPED):
+        if (live := find_live(folder, stack.runs, queue.lease)) and code in (0, MORE_TO_DO):
+            queue.held[index] = time.monotonic() + LOOK_AGAIN
+            return {"held": live.holder}
+        if tries.once_more(folder, stack):
+            queue.waiting.append(index)
+            return {"stopped": newest_step(folder, stack)}
+        code, reason = 1, f"it was submitted {Tries.MOST} times again without getting further ({job})"
+    else:
+        reason = f"{describe_exit(code)} ({job}{last_words(one.placed.log)})"
+    message = queue.mourn(index, code, reason)
+    if "ended" in message:
+        mark_told(folder, one.note)
+    return message
+
+
+def last_words(log: Path | None) -> str:
+    """The last line of a job's log that says something."""
+    try:
+        text = log.read_text(errors="replace") if log else ""
+    except OSError:
+        return ""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return f", which ends: {lines[-1][:200]}" if lines else ""

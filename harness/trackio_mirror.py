@@ -1,0 +1,154 @@
+"""Keeps a trackio project beside the records: `python -m harness.trackio_mirror FOLDER [MODE [PROJECT]]`.
+
+A process of its own, like harness/mirror.py: while its standard input is open it takes in whatever is published.
+trackio keeps a project in one SQLite file and shows it in a browser, with no account. What it has is asked of it: no
+log is kept.
+"""
+
+import contextlib
+import importlib.util
+import os
+import signal
+import sqlite3
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from harness.config import PATHS, nest, say_count
+from harness.records import ENDED, PROVENANCE, RESULTS
+
+POLL = 0.5  # seconds
+FINAL = ("loss", "train_loss", "steps_to_target", "samples_to_target")  # of the outcome, charts of their own
+HISTORY, LISTS = "history.", ("history.", "memory.", "probe.")
+INSTALL = "tracker=trackio needs trackio: pip install -c constraints.txt -e '.[trackio]'"
+
+
+def open_storage() -> Any:
+    """trackio's own store, which its importers write to as well: a whole run at once, under an id of ours.
+
+    `trackio.init` gives ids of its own, and a run that was cut off could not be told from a whole one.
+    Raises: ValueError where trackio is not installed.
+    """
+    check_installed()
+    os.environ.setdefault("TRACKIO_DIR", str(Path("trackio").resolve()))  # read when it is imported
+    from trackio.sqlite_storage import SQLiteStorage  # here: it takes seconds, and is an extra
+
+    return SQLiteStorage
+
+
+def check_installed() -> None:
+    """Raises: ValueError where trackio is not installed; a folder of that name is none."""
+    found = importlib.util.find_spec("trackio")
+    if found is None or found.origin is None:
+        raise ValueError(INSTALL)
+
+
+def send_run(store: Any, row: Mapping[str, Any], *, project: str) -> None:
+    """One record -> one run of trackio: nested config, the learning curve against steps, and the outcome at its end.
+
+    Its id is sweep plus run_id. Rows appear together or not at all. An older attempt at the same run is replaced.
+    A value that is not finite stays so; one that could not be told is left out.
+    """
+    name, run = name_run(row), identify_run(row)
+    curve = {key.removeprefix(HISTORY): values for key, values in row.items() if key.startswith(HISTORY) and values}
+    steps = [int(step) for step in curve.pop("step", None) or [0]]
+    points = [{key: values[i] for key, values in curve.items() if values[i] is not None} for i in range(len(steps))]
+    left_out = {*RESULTS, *PROVENANCE, *PATHS, *curve} - {"run_id", "sweep"}
+    config = {key: value for key, value in row.items() if key not in left_out and not key.startswith(LISTS)}
+    config = {key: value for key, value in config.items() if value is not None}
+    points[-1] |= {f"final/{key}": row[key] for key in FINAL if row.get(key) is not None}
+    store.delete_run(project, name, run_id=run)
+    store.bulk_log(
+        project, name, points, steps=steps, run_id=run, log_ids=[f"{run}-{i}" for i in range(len(steps))],
+        config=nest(config) | {
+            "status": row["status"], "num_params": row["num_params"], "ended": row["provenance.ended"],
+            "_Group": str(row["sweep"]),
+        },
+    )  # fmt: skip
+
+
+def identify_run(row: Mapping[str, Any]) -> str:
+    return f"{row['sweep']}-{row['run_id']}"
+
+
+def name_run(row: Mapping[str, Any]) -> str:
+    """What the dashboard's lists and legends show."""
+    shown = f"{row['optimizer.name']} batch_size={row['batch_size']} lr={row['optimizer.lr']:.3g} seed={row['seed']}"
+    return f"{row['sweep']} {shown}"
+
+
+def read_sent(store: Any, project: str) -> dict[str, tuple[bool, str]]:
+    """The runs that trackio has: id -> whether it ended, and when."""
+    configs = store.get_all_run_configs(project)
+    return {
+        name: (config["status"] in ENDED, config["ended"])
+        for name, config in configs.items()
+        if {"status", "ended"} <= set(config)
+    }
+
+
+def mirror(folder: Path, *, project: str, closed: threading.Event) -> int:
+    """Send what is missing until `closed` is set and nothing is left; returns how many runs were sent."""
+    store = open_storage()
+    sent = read_sent(store, project)
+    seen: set[Path] = set()
+    count = 0
+    while True:
+        last_look = closed.is_set()
+        for path in sorted(set(folder.glob("*.parquet")) - seen):
+            seen.add(path)
+            for row in pq.read_table(path, partitioning=None).to_pylist():
+                rank = (row["status"] in ENDED, row["provenance.ended"])
+                if rank <= sent.get(identify_run(row), (False, "")):
+                    continue  # it has this attempt, or one that counts for more
+                with contextlib.redirect_stdout(sys.stderr):  # trackio tells how to open it, run by run
+                    send_run(store, row, project=project)
+                sent[identify_run(row)] = rank
+                count += 1
+        if last_look:
+            print(describe_sent(count, project), flush=True)
+            return count
+        closed.wait(POLL)
+
+
+def describe_sent(count: int, project: str) -> str:
+    """A line on where runs went, and how they are looked at."""
+    place = os.environ["TRACKIO_DIR"]
+    runs = say_count(count, "run")
+    return f"trackio: {runs} kept in {place}; `TRACKIO_DIR={place} trackio show --project {project}` opens them"
+
+
+def main() -> int:
+    if not 2 <= len(sys.argv) <= 5 or not Path(sys.argv[1]).is_dir():
+        print("usage: python -m harness.trackio_mirror FOLDER [MODE [PROJECT]], e.g. runs/smoke", file=sys.stderr)
+        return 2
+    # in the place of W&B's mirror, whose mode and entity mean nothing here
+    project = (sys.argv[3] if len(sys.argv) > 3 else "") or "scaling-harness"
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends training; what was trained is still kept
+    if hasattr(os, "nice"):
+        os.nice(19)
+    closed = threading.Event()
+
+    def wait_for_end() -> None:
+        if not sys.stdin.isatty():
+            sys.stdin.read()
+        closed.set()
+
+    threading.Thread(target=wait_for_end, daemon=True).start()
+    try:
+        mirror(Path(sys.argv[1]), project=project, closed=closed)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except (OSError, sqlite3.Error) as error:  # a full disk, a database that another holds: the records are kept
+        print(f"trackio: {error} (in {os.environ['TRACKIO_DIR']})", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,238 @@
+"""Oracle: the records. The real W&B client sends to the stand-in of tests/wandb_standin.py and reads back from it."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+
+import pandas as pd
+import pytest
+import wandb
+
+from analysis.wandb_project import read_project
+from harness import delivery
+from harness.checkpoint import checkpoint_key, save_checkpoint
+from harness.config import flatten, run_id
+from harness.job import summarise
+from harness.metrics import METRICS
+from harness.mirror import Mirror
+from harness.mirror import mirror as mirror_here
+from harness.plan import Plan, Stack
+from harness.program import make_program
+from harness.records import read_mirrored_entries, read_records, write_records
+from harness.tracking import LEAN
+from harness.train import train
+from tests.reference.plain import CPU
+from tests.wandb_standin import KEY, Server, serve
+
+PLACE = "me/scaling-harness"
+STEPS = [1, 2, 4, 7]
+HURRIED = {  # the client would wait longer between its tries
+    f"WANDB_X_{kind}_RETRY_{name}": value
+    for kind in ("GRAPHQL", "FILE_STREAM", "FILE_TRANSFER")
+    for name, value in (("MAX", "2"), ("WAIT_MIN_SECONDS", "0.1"), ("WAIT_MAX_SECONDS", "0.2"))
+}
+TIME = "2026-01-01T00:00:00"
+
+
+def write_rows(folder, configs, *, name="stack", ended=TIME, status="done", loss=2 / 3):
+    """Records with every kind of value: whole numbers that are floats, nulls, truths, lists, what is not finite."""
+    folder.mkdir(parents=True, exist_ok=True)
+    columns = {name: type(value) for name, value in flatten(configs[0]).items()}
+    rows = []
+    for i, config in enumerate(configs):
+        curve = [3.0, 2.5 + i, 1 / 3, 0.1 + 0.2] if status != "failed" else []
+        diverged = status == "diverged" or i == 1
+        row = {
+            "run_id": run_id(config), "sweep": folder.name, "status": "diverged" if diverged else status,
+            "message": "training loss not finite" if diverged else "", "loss": None if diverged else loss + i,
+            "train_loss": 1.0, "num_params": 11, "update_rms": 1e-300, "weight_rms": 1e22, "noise_scale": None,
+            "censored": False, "grad_norm": float("inf"), **flatten(config),
+            "history.step": STEPS[: len(curve)], "history.num_samples": [8 * step for step in STEPS[: len(curve)]],
+            "history.loss": curve, "history.train_loss": curve, "history.update_rms": curve,
+            "history.weight_rms": [x * 5e-324 for x in curve], "history.noise_scale": [None] * len(curve),
+            "history.grad_norm": [float("nan"), None, float("inf"), 1.0][: len(curve)],
+            "memory.step": [5, 6], "memory.loss": [7.0, float("nan")], "memory.unseen_loss": [7.5, 1 / 7],
+            "provenance.ended": ended, "provenance.host": "secret-host", "provenance.compiled": True,
+            "provenance.seconds": 2.0, "provenance.width": 3,
+        }  # fmt: skip
+        rows.append(row)
+    metrics = ["update_rms", "weight_rms", "noise_scale", "grad_norm"]
+    write_records(folder, name, rows, columns=columns, metrics=metrics, memory=True)
+
+
+@pytest.fixture
+def server():
+    found = Server()
+    with serve(found):
+        yield found
+
+
+@pytest.fixture
+def records(make_run, tmp_path):
+    folder = tmp_path / "runs" / "s"
+    write_rows(folder, [make_run(seed=seed) for seed in range(3)])
+    return folder
+
+
+def mirror(server, folder, mode="online", *, key=KEY, check=0):
+    cwd = folder.parents[1]
+    env = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    env |= {"HOME": str(cwd / "home"), "WANDB_BASE_URL": server.address, "WANDB_API_KEY": key, **HURRIED}
+    command = [sys.executable, "-m", "harness.mirror", str(folder), mode]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, cwd=cwd, env=env, text=True, start_new_session=True, **pipes)
+    out, err = process.communicate("", timeout=240)
+    assert process.returncode == check, out + err
+    assert key not in out + err
+    assert all(key.encode() not in path.read_bytes() for path in cwd.rglob("*") if path.is_file())
+    return out, err
+
+
+def same_rows(server, folder):
+    """Every run is there once, and every point once and in order."""
+    frame = read_records(folder)
+    runs = server.runs(PLACE)
+    assert sorted(runs) == sorted(f"{folder.name}-{name}" for name in frame["run_id"])
+    for row in frame.to_dict("records"):
+        lines = [json.loads(line) for line in runs[f"{folder.name}-{row['run_id']}"].history]
+        assert [line["_step"] for line in lines] == list(row["history.step"])
+        assert [line["loss"] for line in lines] == list(row["history.loss"])
+
+
+def own_environment(server, cwd, monkeypatch):
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(cwd)
+    monkeypatch.setenv("HOME", str(cwd / "home"))
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    monkeypatch.setenv("WANDB_BASE_URL", server.address)
+    for name, value in HURRIED.items():
+        monkeypatch.setenv(name, value)
+
+
+def read_back(server, cwd, monkeypatch):
+    own_environment(server, cwd, monkeypatch)
+    return read_project(f"wandb:{PLACE}")[0]
+
+
+def assert_same_table(found, folder):
+    """Same columns, types and values, to the last bit; the host's name is not sent."""
+    wanted = read_records(folder).drop(columns="provenance.host")
+    left, right = (table.set_index("run_id").sort_index().sort_index(axis=1) for table in (found, wanted))
+    pd.testing.assert_frame_equal(left, right, check_exact=True)
+
+
+def test_what_is_sent_is_read_back_to_the_last_bit_and_not_sent_again(server, records, monkeypatch):
+    out, err = mirror(server, records)
+    assert "W&B: 3 runs sent" in out
+    assert err == ""
+    same_rows(server, records)
+    node = next(iter(server.runs(PLACE).values())).node
+    assert (node["group"], node["jobType"], node["state"]) == ("s", "fixed_samples", "finished")
+    tags = [run.node["tags"][0] for run in server.runs(PLACE).values()]
+    assert sorted(tags) == ["diverged", "done", "done"]
+    summaries = [json.loads(run.node["summaryMetrics"]) for run in server.runs(PLACE).values()]
+    assert sorted(summary["status"] for summary in summaries) == sorted(tags)
+    assert [summary["status"] for summary in summaries if "loss" not in summary] == ["diverged"]
+    assert "secret-host" not in json.dumps([run.node for run in server.runs(PLACE).values()])
+    assert_same_table(read_back(server, records.parents[1], monkeypatch), records)
+    before = server.asked["UpsertBucket"]
+    assert "W&B: 0 runs sent" in mirror(server, records)[0]
+    (records / "mirrored.jsonl").unlink()  # even what was forgotten is not sent again
+    assert "W&B: 3 runs sent" in mirror(server, records)[0]
+    assert server.asked["UpsertBucket"] == before
+    same_rows(server, records)
+
+
+def test_cut_off_in_the_middle_it_is_told_and_delivered_later(server, records, monkeypatch, capfd):
+    own_environment(server, records.parents[1], monkeypatch)
+    monkeypatch.setattr(delivery, "PATIENCE", 10.0)
+    monkeypatch.setattr("harness.mirror.LAST_TRIES", 1)
+    server.cut_after = 12  # it has asked, and begins to send
+    closed = threading.Event()
+    closed.set()
+    assert not mirror_here(records, mode="online", project="scaling-harness", entity=None, closed=closed)
+    assert "nothing is lost, `python -m harness.mirror" in capfd.readouterr().out
+    assert sum(len(run.history) for run in server.project(None, "scaling-harness").runs.values()) < 12
+    server.cut, server.cut_after = False, None
+    mirror(server, records)
+    same_rows(server, records)
+
+
+@pytest.mark.parametrize(("status", "failing"), [(500, "UpsertBucket"), (429, "file_stream")])
+def test_errors_of_the_server_delay_and_lose_nothing(server, records, status, failing):
+    server.failures, server.failing = [status] * 2, failing
+    mirror(server, records)
+    assert server.failures == []
+    same_rows(server, records)
+
+
+def test_a_wrong_key_is_told_in_one_line_without_the_key(server, records):
+    for key in ("b" * 40, "short-secret"):
+        out, err = mirror(server, records, mode="auto", key=key, check=1)
+        said = [line for line in (out + err).splitlines() if "W&B" in line]
+        assert any("refuses the API key: run `wandb login --relogin`, or set WANDB_API_KEY" in line for line in said)
+        assert "Traceback" not in err
+    assert PLACE not in server.projects
+
+
+def test_offline_runs_are_delivered_with_an_account_later_and_a_new_attempt_goes_on(server, records, make_run):
+    write_rows(records, [make_run(seed=7)], name="other", status="failed", ended="2026-01-01")
+    mirror(server, records, mode="offline")
+    write_rows(records, [make_run(seed=7)], name="other", ended="2026-01-02")
+    mirror(server, records, mode="offline")
+    assert {entry["mode"] for entry in read_mirrored_entries(records)} == {"offline"}
+    assert PLACE not in server.projects
+    wandb = records.parents[1] / "wandb"
+    before = len(list(wandb.glob("offline-run-*")))
+    mirror(server, records)
+    same_rows(server, records)
+    assert len(list(wandb.glob("offline-run-*/*.wandb.synced"))) >= before
+
+
+def test_runs_in_training_are_shown_and_their_records_go_on_with_them(server, make_run, tmp_path, monkeypatch):
+    """What is sent from a checkpoint half-way and then from the record is one curve, the record's."""
+    folder = tmp_path / "runs" / "s"
+    folder.mkdir(parents=True)
+    configs = {run_id(config): config for config in (make_run(seed=seed) for seed in range(2))}
+    stack = Stack(configs)
+    key = checkpoint_key(Plan("s", "cpu", 6, 16, None, (stack,)), stack, CPU)
+    for last in train(make_program(stack, CPU), stack, num_evals=6, num_examples=16):
+        if last.step == stack.first.num_steps // 2:
+            save_checkpoint(folder, stack.name, "s", stack, last, key)
+    own_environment(server, tmp_path, monkeypatch)
+    here = Mirror(folder, "online", "scaling-harness", None)
+    here.show_running()
+    half = {name: len(run.history) for name, run in server.runs(PLACE).items()}
+    assert all(0 < count < len(last.history["step"]) for count in half.values())
+    assert len(half) == 2
+    assert {run.node["tags"][0] for run in server.runs(PLACE).values()} == {"running"}
+    rows = [
+        {"run_id": name, "sweep": "s", "num_params": 11, "provenance.ended": TIME, **flatten(config)}
+        | summarise(last, lane, 2.5)
+        for lane, (name, config) in enumerate(configs.items())
+    ]
+    columns = {name: type(value) for name, value in flatten(next(iter(configs.values()))).items()}
+    write_records(folder, "stack", rows, columns=columns, metrics=[*METRICS])
+    here.look()
+    assert here.send()
+    same_rows(server, folder)
+    assert {run.node["tags"][0] for run in server.runs(PLACE).values()} == {"done"}
+
+
+def test_the_sweeps_summary_run_is_sent_once(server, tmp_path, monkeypatch):
+    folder = tmp_path / "runs" / "s"
+    folder.mkdir(parents=True)
+    own_environment(server, tmp_path, monkeypatch)
+    for id_ in ("s-summary", "s2-summary"):  # the other is another sweep's
+        place = {"id": id_, "project": "scaling-harness", "mode": "offline", "dir": str(tmp_path)}
+        with wandb.init(**place, reinit="create_new", settings=LEAN) as run:
+            run.summary["verdict"] = "holds"
+    here = Mirror(folder, "online", "scaling-harness", None)
+    assert here.send_summary()
+    assert [json.loads(run.node["summaryMetrics"])["verdict"] for run in server.runs(PLACE).values()] == ["holds"]
+    before = server.asked["UpsertBucket"]
+    assert here.send_summary()
+    assert server.asked["UpsertBucket"] == before
