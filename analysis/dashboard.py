@@ -14,7 +14,8 @@ from rich.console import Console
 from analysis.analyse import analyse_runs
 from analysis.answer import write_answer
 from analysis.answers import choose_answer
-from analysis.plot import OneLineParser, find_arrays, find_question, select_tables
+from analysis.drawing import find_arrays, find_question
+from analysis.plot import OneLineParser, select_tables
 from analysis.summary import Summary, describe, summarise_analysis, summarise_answer
 from analysis.write import publish, write_figure, write_further
 from harness.wandb_client import NoAnswer, connect, failures_in_one_line, has_account, own_folder

@@ -3,7 +3,6 @@
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
@@ -14,64 +13,15 @@ if __name__ == "__main__":
     sys.path[:] = [str(ROOT), *(entry for entry in sys.path if entry != str(ROOT / "analysis"))]
 
 import pandas as pd
-from omegaconf import OmegaConf
-from rich.console import Console
 
-from analysis.analyse import Analysis, analyse_runs
-from analysis.answer import commit_rows, print_answer, write_answer
-from analysis.answers import ANSWERS, choose_answer
-from analysis.borrow import BORROW, borrow_noise
-from analysis.figures.style import SCREEN, STYLES, Style
-from analysis.page import Page, make_page, write_index, write_page
-from analysis.report import print_report
-from analysis.seed_noise import SeedNoise
-from analysis.tables import choose_table, parse_columns, read_source, read_table, rename_columns
+from analysis.answers import ANSWERS
+from analysis.borrow import BORROW
+from analysis.drawing import Asked, Wishes, draw_all, find_arrays, find_question
+from analysis.figures.style import STYLES
+from analysis.page import Page, write_index
+from analysis.tables import choose_table, parse_columns, read_source, read_table
 from analysis.wandb_project import is_project
-from analysis.write import commit_answer, write_figure, write_further
 from harness.config import SWEEPS_DIR, closest
-from harness.records import PROBES, read_question
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """What a call of draw made: the analysis, and the paths of NAME.png, NAME.svg and NAME.json, or of more formats."""
-
-    analysis: Analysis
-    paths: tuple[Path, ...]
-
-
-def draw(
-    name: str,
-    frame: pd.DataFrame,
-    out_dir: Path,
-    question: str = "",
-    source: str = "",
-    *,
-    robust: bool = False,
-    borrowed: SeedNoise | None = None,
-    style: Style = SCREEN,
-) -> Drawn:
-    """Analyse a table of runs and write its figure and JSON.
-
-    Args:
-        name: of the sweep; the files bear it.
-        frame: exactly the runs to draw, with the columns of records.
-        question: title of the figure; by default the one in sweeps/NAME.yaml.
-        source: what error messages call the table; by default the name.
-        robust: laws that no single wild cell moves far.
-        borrowed: seed noise for batch sizes with one seed.
-    """
-    analysis = analyse_runs(name, frame, question or find_question(name), source, robust=robust, borrowed=borrowed)
-    return Drawn(analysis, tuple(write_figure(analysis, out_dir, style)))
-
-
-def find_question(name: str, source: str | None = None) -> str:
-    """The question that sweeps/NAME.yaml asks, else the one that lies beside the records, or nothing."""
-    path = SWEEPS_DIR / f"{name}.yaml"
-    if not path.exists():
-        runs = Path(source or "runs")
-        return read_question(runs / name) or read_question(runs)
-    return str(OmegaConf.to_container(OmegaConf.load(path))["sweep"]["question"])  # type: ignore[index,call-overload]
 
 
 def select_tables(names: Sequence[str], source: str | None) -> Iterator[tuple[str, pd.DataFrame, str]]:
@@ -121,12 +71,6 @@ def split_sweeps(names: Sequence[str], source: str) -> Iterator[tuple[str, pd.Da
         yield name, rows, f"{name}: {len(rows)} of the runs below\n{sentence}" if len(there) > 1 else sentence
 
 
-def find_arrays(name: str, source: str | None) -> Path | None:
-    """The folder of records that probed checkpoints' arrays lie in, if there is one."""
-    runs = Path(source or "runs")
-    return next((folder for folder in (runs, runs / name) if (folder / PROBES).is_dir()), None)
-
-
 class OneLineParser(argparse.ArgumentParser):
     """An argument parser that tells a mistake in one line."""
 
@@ -163,46 +107,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.commit and not options.names:
             raise ValueError("--commit needs a NAME: say which sweep's records become its committed answer")
         runs = options.runs or ("runs" if options.commit else None)
-        some, pages = False, list[Page]()
+        how = Wishes(
+            options.out, STYLES[options.style], columns, robust=options.robust, borrow=options.borrow,
+            answer=options.answer, whole=options.all, html=options.html, commit=options.commit,
+        )  # fmt: skip
+        asked = []
         for name, frame, sentence in select_tables(options.names, runs):
-            print(sentence)
             source = name if runs is None or is_project(runs) or is_runs_dir(Path(runs)) else runs
-            style = STYLES[options.style]
-            try:
-                frame = rename_columns(frame, columns, source)
-                question = find_question(name, options.runs)
-                if analyse := choose_answer(name, frame, options.answer):
-                    with Console(stderr=True).status(f"judging and drawing {name}"):
-                        answer = analyse(name, frame, question, find_arrays(name, runs))
-                    print_answer(answer, whole=options.all)
-                    paths = write_answer(answer, options.out, style)
-                    print("\n".join(map(str, paths)))
-                    some = True
-                    if options.html:
-                        pages.append(make_page(answer, frame, paths, sentence))
-                        print(write_page(pages[-1], options.out))
-                    if options.commit:
-                        print(commit_rows(answer))
-                    continue
-                borrowed = borrow_noise(options.borrow, columns, frame) if options.borrow else None
-                how = {"robust": options.robust, "borrowed": borrowed, "style": style}
-                with Console(stderr=True).status(f"fitting and drawing {name}"):
-                    drawn = draw(name, frame, options.out, question, source, **how)
-            except ValueError as error:
-                if isinstance(error.__cause__, OSError):
-                    raise  # no folder for figures: of no sweep
-                text = " ".join(str(error).split())
-                print(text if source in text else f"{source}: {text}", file=sys.stderr)
-                continue  # the others can be drawn
-            some = True
-            print_report(drawn.analysis)
-            further = write_further(drawn.analysis, options.out, style)
-            print("\n".join(str(path) for path in (*drawn.paths, *further)))
-            if options.html:
-                pages.append(make_page(drawn.analysis, frame, [*drawn.paths, *further], sentence))
-                print(write_page(pages[-1], options.out))
-            if options.commit:
-                print(commit_answer(name, frame))
+            question = find_question(name, options.runs)
+            asked.append(Asked(name, frame, sentence, source, question, find_arrays(name, runs), how))
+        some, pages = False, list[Page]()
+        for told in draw_all(asked):
+            print(told.out, end="", flush=True)
+            print(told.err, end="", file=sys.stderr, flush=True)
+            some = some or told.drawn
+            pages += told.pages
         if len(pages) > 1:
             print(write_index(pages, options.out))
     except ValueError as error:

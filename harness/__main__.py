@@ -22,7 +22,7 @@ from rich.console import Console
 
 from harness.compose import (
     MISTAKES,
-    compose,
+    compose_once,
     describe_options,
     explain,
     read_chosen,
@@ -254,6 +254,7 @@ def check_analysis() -> None:
 def execute() -> int:
     """The command, after Hydra has composed what was typed."""
     check_analysis()
+    compose = compose_once()
     settings, defaults = compose({})
     notes = check_overrides(read_typed(), settings["sweep"], read_chosen("sweep"))
     settings = match_types(settings, defaults)
@@ -266,6 +267,8 @@ def execute() -> int:
     check_choice("launcher.device", settings["launcher"]["device"], ("auto", "cpu", "cuda"))
     check_choice("launcher.compile", settings["launcher"]["compile"], COMPILE)
     cancel = settings["launcher"].get("cancel", False)
+    if cancel and settings["dry_run"]:
+        raise ValueError("launcher.cancel=true and dry_run=true: harness.status lists the jobs; leave one of them out")
     if not settings["dry_run"] and settings["launcher"]["name"] == "local":
         warm_up()
     with Console(stderr=True).status("laying out the runs"):  # half a second for every choice of groups
@@ -325,10 +328,10 @@ def cli() -> int:
         return 0
     if {"-m", "--multirun"} & set(sys.argv[1:]):
         return tell(ValueError("--multirun is not used here: give an axis, e.g. sweep.grid.optimizer.lr=[0.1,0.2]"))
-    elsewhere = ("-", "dry_run=", *(f"launcher={name}" for name in LAUNCHERS if name != "local"))
-    if all("=" in text and not text.startswith(elsewhere) for text in sys.argv[1:]):
+    elsewhere = [text for text in sys.argv[1:] if text.startswith("launcher=") and text != "launcher=local"]
+    if not elsewhere and all("=" in text and not text.startswith(("-", "dry_run=")) for text in sys.argv[1:]):
         warm_up()  # before all else: it takes three seconds
-    register_sweeps()
+    register_sweeps(sys.argv[1:])
     signal.signal(signal.SIGTERM, interrupt)
     try:
         main()

@@ -1,10 +1,11 @@
 """Hydra: what a user typed -> composed values, and mistakes told in one line."""
 
+import copy
 import itertools
 import re
 import shutil
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import hydra
@@ -22,20 +23,42 @@ NEEDS = {
     "task.data": "task.data=MODULE:FUNCTION, a function of yours that returns training and held-out inputs and targets,"
     " and a model of your own: --config-dir DIR model=NAME for DIR/model/NAME.yaml (README, A module of your own)",
 }
+Composed = tuple[dict[str, Any], dict[str, Any]]
+Compose = Callable[[Mapping[str, str]], Composed]
 GROUPS = ("task", "model", "optimizer", "schedule", "protocol", "launcher", "tracker")
 
 
-def register_sweeps() -> None:
-    """Make sweeps/*.yaml the config group `sweep`, and let sweep.grid take axes that it does not have yet."""
+def register_sweeps(typed: Sequence[str]) -> None:
+    """Make sweeps/*.yaml the config group `sweep`, and let sweep.grid take axes that it does not have yet.
+
+    Hydra copies all that is registered whenever it composes: of sweeps that nothing typed names only the names are,
+    but where a YAML of the user's own may build on any.
+    """
     store = ConfigStore.instance()
+    own = any(text.startswith(("--config-dir", "-cd", "--config-path", "-cp")) for text in typed)
     for path in sorted(SWEEPS_DIR.glob("*.yaml")):
-        store.store(group="sweep", name=path.stem, node=OmegaConf.load(path), package="_global_")
+        needed = own or any(path.stem in text for text in typed)
+        node = OmegaConf.load(path) if needed else OmegaConf.create({})
+        store.store(group="sweep", name=path.stem, node=node, package="_global_")
     grid = OmegaConf.create({"sweep": {"grid": {}}})
     OmegaConf.set_struct(grid.sweep.grid, False)
     store.store(name="open_grid", node=grid)
 
 
-def compose(chosen: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
+def compose_once() -> Compose:
+    """compose, doing each choice once: it takes a few tenths of a second."""
+    done: dict[frozenset[tuple[str, str]], Composed] = {}
+
+    def call(chosen: Mapping[str, str]) -> Composed:
+        key = frozenset(chosen.items())
+        if key not in done:
+            done[key] = compose(chosen)
+        return copy.deepcopy(done[key])  # plain values, which callers change
+
+    return call
+
+
+def compose(chosen: Mapping[str, str]) -> Composed:
     """The values of the running command with some groups chosen anew, and the defaults of those choices.
 
     The defaults are the same groups alone: their keys and types are what the user's and the sweep's values are held

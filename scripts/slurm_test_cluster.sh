@@ -11,21 +11,26 @@ mkdir -p "$2"
 dir=$(cd "$2" && pwd)
 export SLURM_CONF=$dir/slurm.conf
 
+# Process id of a daemon of this cluster that lives: a file may be older than the process that has its number now
+pid_of() {
+  local pid
+  pid=$(cat "$dir/$1.pid" 2>/dev/null) && [[ $(cat "/proc/$pid/comm" 2>/dev/null) == "$1" ]] || return 0
+  # One that has ended may stay as a zombie where nobody reaps it
+  grep -qs '^State:[[:space:]]*[^Z]' "/proc/$pid/status" && echo "$pid" || true
+}
+
 stop() {
   for daemon in slurmd slurmctld munged; do
-    [[ -s $dir/$daemon.pid ]] && kill "$(cat "$dir/$daemon.pid")" 2>/dev/null || true
+    pid=$(pid_of $daemon); [[ -z $pid ]] || kill "$pid" 2>/dev/null || true
   done
   for _ in $(seq 100); do
     alive=
-    for daemon in slurmd slurmctld munged; do
-      # One that has ended may stay as a zombie where nobody reaps it
-      [[ -s $dir/$daemon.pid ]] && grep -qs '^State:[[:space:]]*[^Z]' "/proc/$(cat "$dir/$daemon.pid")/status" && alive=yes
-    done
+    for daemon in slurmd slurmctld munged; do alive+=$(pid_of $daemon); done
     [[ -z $alive ]] && return
     sleep 0.1
   done
   for daemon in slurmd slurmctld munged; do  # slurmd waits for jobs that hang
-    [[ -s $dir/$daemon.pid ]] && kill -9 "$(cat "$dir/$daemon.pid")" 2>/dev/null || true
+    pid=$(pid_of $daemon); [[ -z $pid ]] || kill -9 "$pid" 2>/dev/null || true
   done
 }
 
@@ -35,7 +40,10 @@ for program in munged slurmctld slurmd; do
 done
 [[ $(id -u) == 0 ]] || { echo "this starts daemons as root: run it as root" >&2; exit 1; }
 
+stop  # of an earlier start in this folder, which would go on with the old configuration
+
 host=$(hostname -s)
+memory=$(awk '/^MemTotal/ {print int($2 / 1024 * 0.9)}' /proc/meminfo)
 read -r controller_port node_port < <(python3 -c '
 import socket
 taken = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
@@ -52,6 +60,7 @@ cat >"$SLURM_CONF" <<END
 ClusterName=test
 SlurmctldHost=$host(127.0.0.1)
 SlurmctldPort=$controller_port
+CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
 SlurmdPort=$node_port
 SlurmUser=root
 SlurmdUser=root
@@ -77,14 +86,14 @@ ReturnToService=2
 SlurmctldTimeout=30
 SlurmdTimeout=60
 KillWait=10
-DefMemPerCPU=1000
+DefMemPerCPU=$((memory / $(nproc)))
 MinJobAge=600
 MpiDefault=none
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 SlurmctldParameters=preempt_send_user_signal
 JobRequeue=1
-NodeName=$host NodeAddr=127.0.0.1 CPUs=$(nproc) RealMemory=8000 State=UNKNOWN
+NodeName=$host NodeAddr=127.0.0.1 CPUs=$(nproc) RealMemory=$memory State=UNKNOWN
 PartitionName=debug Nodes=$host Default=YES MaxTime=INFINITE State=UP PriorityTier=1 PreemptMode=REQUEUE GraceTime=20
 PartitionName=high Nodes=$host MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
 END

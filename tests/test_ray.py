@@ -90,6 +90,7 @@ def test_a_sweep_by_ray_has_the_bits_of_a_local_one_though_a_worker_is_killed(tm
     log = read_log(folder)
     assert [entry["event"] for entry in log].count("halved") == 1
     assert any(entry["event"] == "start" and entry["step"] > 0 for entry in log), "none went on from a checkpoint"
+    assert not [path for path in (folder / ".jobs").glob("*.log") if "Fatal" in path.read_text()]
     assert trained_twice(log) == []
     assert set(count_trainings(log).values()) == {1}
     pd.testing.assert_frame_equal(bits(records(by_ray)), bits(records(local)), check_exact=True)

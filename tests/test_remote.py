@@ -42,9 +42,6 @@ class Process:
     def describe(self):
         return "RUNNING here" if self.process.poll() is None else f"ENDED {self.process.poll()}"
 
-    def cancel(self):
-        self.process.terminate()
-
 
 class Processes:
     """A cluster: starts a process a stack at once, and knows them by their pids."""
@@ -67,7 +64,11 @@ class Processes:
         return started
 
     def cluster(self):
-        return Cluster("processes", self.submit, lambda folder, note: self.placed.get(note.id))
+        return Cluster("processes", self.submit, lambda folder, note: self.placed.get(note.id), self.cancel)
+
+    def cancel(self, ids):
+        for one in ids:
+            self.placed[one].process.terminate()
 
     def end(self):
         for placed in self.placed.values():
@@ -151,7 +152,7 @@ def test_what_was_left_running_is_found_again_and_not_submitted_twice(lay, start
     assert [placed.describe() for _, placed in find_jobs(folder, {"processes": cluster.cluster()})] == ["RUNNING here"]
     wait_for(lambda: list(folder.glob(".checkpoints/*")))
     # asked to end from outside, it has saved a checkpoint, and is submitted again
-    cluster.placed[note.id].cancel()
+    cluster.cancel([note.id])
     wait_for(lambda: cluster.placed[note.id].ended() == 3)
     *_, stopped, last = launch(path, plan, cluster, wait=False)
     assert stopped[1]["stopped"] > 0

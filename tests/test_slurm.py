@@ -6,6 +6,7 @@ Needs root, slurm-wlm and munge (scripts/slurm_test_cluster.sh); .ci/run install
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -55,8 +56,10 @@ def cluster(tmp_path_factory):
     folder = tmp_path_factory.mktemp("slurm")
     subprocess.run([SCRIPT, "start", folder], check=True, timeout=90)
     os.environ["SLURM_CONF"] = str(folder / "slurm.conf")
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # asked to end, daemons are ended first
     yield folder
-    subprocess.run(["scancel", "--me"], check=False)
+    signal.signal(signal.SIGTERM, before)
+    subprocess.run(["scancel", "--me"], check=False, timeout=60)
     subprocess.run([SCRIPT, "stop", folder], check=True, timeout=60)
     del os.environ["SLURM_CONF"]
 
@@ -245,9 +248,8 @@ def test_a_thousand_stacks_are_arrays_within_half_a_minute(plan_of):
     assert Counter(message["queued"] for _, message in messages) == {"PENDING (JobHeldUser)": 1001}
     assert Counter(job.partition("_")[0] for job in queue()).most_common(1)[0][1] == 1000
     assert len(queue()) == 1001
-    crowd = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))  # others that wait for this machine's processors
-    assert seconds < 30 * crowd, seconds
-    print(f"1,001 stacks were submitted in {seconds:.1f} s at {crowd:.1f} processes a core")
+    assert seconds < 30, seconds
+    print(f"1,001 stacks were submitted in {seconds:.1f} s")
     # the same again submits nothing
     assert len(list(launch_slurm(path, plan, list(range(1001)), launcher=held))) == 1001
     assert len(queue()) == 1001

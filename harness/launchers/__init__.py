@@ -6,11 +6,11 @@ from typing import Any
 from harness.launchers.local import choose_device, launch_local
 from harness.launchers.placed import Cluster
 from harness.launchers.ray import launch_ray
-from harness.launchers.slurm import launch_slurm, slurm_cluster
+from harness.launchers.slurm import count_gpus, launch_slurm, slurm_cluster
 from harness.machine import available_cores
 
 LAUNCHERS = {"local": launch_local, "slurm": launch_slurm, "ray": launch_ray}
-ASKED_FOR = ("gpus_per_node", "gres", "num_gpus")  # options of clusters that ask for GPUs
+ASKED_FOR = ("gpus_per_node", "gres", "num_gpus")  # options of clusters that may ask for GPUs
 
 
 def known_clusters() -> dict[str, Cluster]:
@@ -27,7 +27,7 @@ def choose_place(launcher: Mapping[str, Any]) -> tuple[str, int, int]:
         device, num_devices = choose_device(launcher["device"])
         return device, num_devices, launcher["workers"] or num_devices or available_cores()
     asked = [f"launcher.{key}" for key in ASKED_FOR if key in launcher]
-    gpus = any(launcher.get(key) for key in ASKED_FOR)
+    gpus = launcher["num_gpus"] if "num_gpus" in launcher else count_gpus(launcher)
     if launcher["device"] == "cuda" and not gpus:
         raise ValueError(f"launcher.device=cuda, but no GPU is asked for: give {' or '.join(asked)}")
     device = "cuda" if gpus and launcher["device"] != "cpu" else "cpu"

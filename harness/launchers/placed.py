@@ -13,6 +13,8 @@ from typing import Protocol
 from harness.store import publish, subfolder
 
 JOBS = ".jobs"
+PLACE = "HARNESS_JOB"  # a worker's environment variable, of harness/job.py: what its records say of the job
+MORE_TO_DO = 3  # exit code of a worker that is to be started again
 
 
 class Placed(Protocol):
@@ -36,9 +38,6 @@ class Placed(Protocol):
     def describe(self) -> str:
         """How it stands in the cluster's words: "PENDING (Priority)", "RUNNING on node7"."""
 
-    def cancel(self) -> None:
-        """End it, whether it waits or runs; its worker gets SIGTERM and some time for a checkpoint."""
-
 
 @dataclass(frozen=True)
 class Note:
@@ -48,6 +47,7 @@ class Note:
         plan: the plan's file name.
         stack, name: its index in the plan, and its name.
         attempt: number of the record file that came next when it was submitted.
+        step: of its newest checkpoint then; -1 where there was none.
         died: a signal ended its worker before: it is not tried a third time.
         log: relative to the sweep's folder where it lies in it.
     """
@@ -57,6 +57,7 @@ class Note:
     stack: int
     name: str
     attempt: int
+    step: int
     died: bool
     id: str
     log: str | None
@@ -71,11 +72,14 @@ class Cluster:
         submit: (plan, indices of stacks, longest first) -> as many Placed, in that order. All that are given are
             submitted at once, as job arrays where there are some. Several stacks may share a job.
         recall: what another command submitted and noted; None where the cluster cannot tell of it: it is lost.
+        cancel: ends jobs by their ids, whether they wait or run; workers get SIGTERM and some time for a checkpoint.
+            Raises ValueError where it could not be told.
     """
 
     name: str
     submit: Callable[[Path, Sequence[int]], Sequence[Placed]]
     recall: Callable[[Path, Note], Placed | None]
+    cancel: Callable[[Sequence[str]], None]
 
 
 def keep_notes(folder: Path, notes: Sequence[Note]) -> None:

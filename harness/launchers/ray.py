@@ -19,16 +19,16 @@ from types import ModuleType
 from typing import Any
 
 from harness.launchers.local import GRACE
-from harness.launchers.placed import JOBS, Cluster
+from harness.launchers.placed import JOBS, MORE_TO_DO, PLACE, Cluster
 from harness.launchers.ray_head import LOOPBACK, keep_on_loopback, run_head
 from harness.launchers.remote import launch_remote
-from harness.machine import available_cores
+from harness.machine import available_cores, huge_pages
 from harness.plan import Plan
 from harness.store import subfolder
 
 CONNECT = 5.0  # seconds in which something at launcher.address must answer
 LOOK = 0.5  # least seconds between two questions to Ray
-MORE_TO_DO, FAILED, KILLED = 3, 1, -signal.SIGKILL  # exit codes of a worker, or what stands for one
+FAILED, KILLED = 1, -signal.SIGKILL  # exit codes of a worker, or what stands for one
 
 
 def launch_ray(
@@ -49,7 +49,8 @@ def launch_ray(
         def submit(path: Path, stacks: Sequence[int]) -> list[Task]:
             return submit_stacks(tasks, path, stacks, plan.device, launcher)
 
-        cluster = Cluster("ray", submit, lambda folder, note: None)  # a task ends with the command that submitted it
+        # A task ends with the command that submitted it: no other has any to find or to cancel
+        cluster = Cluster("ray", submit, lambda folder, note: None, lambda ids: None)
         try:
             yield from launch_remote(plan_path, plan, waiting, cluster, wait=True, lease=launcher["lease"])
         finally:
@@ -87,7 +88,7 @@ def connect(launcher: Mapping[str, Any]) -> Iterator[ModuleType]:
         handler = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(address, **options)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
             text = f"launcher.address={launcher['address']!r}: {' '.join(str(error).split())[:300]}"
             raise ValueError(f"{text}; start a cluster with ray start, or leave launcher.address out") from error
         finally:
@@ -144,7 +145,7 @@ def run_worker(arguments: list[str], folder: str, log: str) -> int:
 
     command = [sys.executable, "-m", "harness.launchers.tied", "harness.worker", *arguments]
     job = f"ray {ray.get_runtime_context().get_task_id()} {JOBS}/{Path(log).name}"
-    own = {"HARNESS_JOB": job, "OMP_NUM_THREADS": "1"}  # the first stands in the records
+    own = {PLACE: job, "OMP_NUM_THREADS": "1", "GLIBC_TUNABLES": huge_pages(os.environ.get("GLIBC_TUNABLES", ""))}
     with open(log, "ab") as out:
         # A session of its own: when a process of Ray dies all of its group are killed, without a checkpoint
         process = subprocess.Popen(
@@ -229,9 +230,6 @@ class Task:
 
     def describe(self) -> str:
         return self.reason
-
-    def cancel(self) -> None:
-        self.tasks.ray.cancel(self.reference, force=False)
 
 
 def describe(error: Exception) -> str:

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 PORTS = (
@@ -23,7 +23,8 @@ LOOPBACK = "127.0.0.1"
 def keep_on_loopback() -> None:
     """What Ray reads from the environment when it is imported and when its processes start."""
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # Ray's own switch for "this machine only", on Linux too
-    os.environ["RAY_AUTH_MODE"], os.environ["RAY_AUTH_TOKEN"] = "token", secrets.token_hex(32)
+    os.environ["RAY_AUTH_MODE"] = "token"
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # Ray reads it once a process, rounds start it anew
 
 
 @contextmanager
@@ -56,7 +57,8 @@ def run_head(cpus: int, gpus: int | None) -> Iterator[str]:
             wait_for_port(numbers[0], process, log)
             yield f"{LOOPBACK}:{numbers[0]}"
         finally:
-            os.killpg(process.pid, signal.SIGKILL)  # all tasks have ended, or the user insists
+            with suppress(ProcessLookupError):  # it did not start
+                os.killpg(process.pid, signal.SIGKILL)  # all tasks have ended, or the user insists
             process.wait()
             assert process.stdin is not None
             process.stdin.close()

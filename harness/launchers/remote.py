@@ -11,9 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.launchers.placed import Cluster, Note, Placed, is_told, keep_notes, mark_told, read_notes
+from harness.launchers.placed import (
+    MORE_TO_DO,
+    Cluster,
+    Note,
+    Placed,
+    all_notes,
+    is_told,
+    keep_notes,
+    mark_told,
+    read_notes,
+)
 from harness.launchers.queue import LOOK_AGAIN, Queue, describe_exit
-from harness.launchers.watch import Tries, Watch, newest_step, read_outcome
+from harness.launchers.watch import Watch, newest_step, read_outcome
 from harness.leases import find_live
 from harness.plan import Plan, Stack
 from harness.records import read_ended
@@ -22,7 +32,7 @@ LOOK = 1.0  # seconds between two looks into the folder
 # Seconds that records may take to be seen here once a job has ended: a network file system shows new files late
 PATIENCE, SHORT_PATIENCE = 60.0, 5.0
 STOPPED = tuple(-number for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT))
-MORE_TO_DO = 3  # a worker's exit code
+MOST = 3  # times that a stack is submitted again without having got further
 GONE = (0, 0.0)  # what Going.over is once all is told of a job
 
 Messages = Iterator[tuple[int, dict[str, Any]]]
@@ -53,13 +63,13 @@ def launch_remote(
     Raises: StoreError when the notes of what was submitted cannot be written.
     """
     queue = Queue(plan_path, plan, waiting, lease)
-    watch, tries = Watch(plan_path.parent), Tries()
+    watch = Watch(plan_path.parent)
     going = recall_noted(queue, cluster)
     while True:
         watch.look()
         yield from submit_waiting(queue, cluster, going, watch)
         for index, one in list(going.items()):
-            for message in look_after(index, one, queue, watch, tries):
+            for message in look_after(index, one, queue, watch):
                 if one.over == GONE:
                     going.pop(index, None)
                 yield index, message
@@ -68,7 +78,10 @@ def launch_remote(
             return
         if not (wait or queue.waiting or settling):
             yield from ((index, {"queued": one.placed.describe()}) for index, one in going.items())
-            yield from ((index, {"queued": "trained by another launcher's worker"}) for index in queue.held)
+            yield from (
+                (index, {"queued": "HELD by a worker of another command, or by one that ended a moment ago"})
+                for index in queue.held
+            )
             return
         queue.look_again()
         if not queue.waiting:
@@ -119,8 +132,8 @@ def submit_waiting(queue: Queue, cluster: Cluster, going: dict[int, Going], watc
     placed = cluster.submit(queue.path, indices)
     notes = [
         Note(
-            cluster.name, queue.path.name, index, stack.name, watch.next_attempt(stack.name), index in queue.died,
-            one.id, None if one.log is None else str(one.log),
+            cluster.name, queue.path.name, index, stack.name, watch.next_attempt(stack.name), watch.step(stack.name),
+            index in queue.died, one.id, None if one.log is None else str(one.log),
         )
         for index, stack, one in zip(indices, stacks, placed, strict=True)
     ]  # fmt: skip
@@ -128,7 +141,7 @@ def submit_waiting(queue: Queue, cluster: Cluster, going: dict[int, Going], watc
     going |= {i: Going(*one) for i, one in zip(indices, zip(stacks, placed, notes, strict=True), strict=True)}
 
 
-def look_after(index: int, one: Going, queue: Queue, watch: Watch, tries: Tries) -> Iterator[dict[str, Any]]:
+def look_after(index: int, one: Going, queue: Queue, watch: Watch) -> Iterator[dict[str, Any]]:
     """What is to tell of a stack now."""
     if paths := watch.published(one.note.name, one.note.attempt):
         one.over = GONE
@@ -144,12 +157,14 @@ def look_after(index: int, one: Going, queue: Queue, watch: Watch, tries: Tries)
     if one.over is None:
         code = one.placed.ended()
         one.over = None if code is None else (code, now)  # what it has published is seen from the next look on
+    elif one.placed.ended() is None:
+        one.over = None  # SLURM has queued it again
     elif now - one.over[1] >= (PATIENCE if one.over[0] == 0 else SHORT_PATIENCE):
         code, one.over = one.over[0], GONE
-        yield settle(index, one, queue, code, tries)
+        yield settle(index, one, queue, code)
 
 
-def settle(index: int, one: Going, queue: Queue, code: int, tries: Tries) -> dict[str, Any]:
+def settle(index: int, one: Going, queue: Queue, code: int) -> dict[str, Any]:
     """The message for a job that ended without records of its stack, which is queued again where that may help."""
     queue.refresh()
     folder, stack = queue.path.parent, one.stack
@@ -163,16 +178,28 @@ def settle(index: int, one: Going, queue: Queue, code: int, tries: Tries) -> dic
         if (live := find_live(folder, stack.runs, queue.lease)) and code in (0, MORE_TO_DO):
             queue.held[index] = time.monotonic() + LOOK_AGAIN
             return {"held": live.holder}
-        if tries.once_more(folder, stack):
+        step = newest_step(folder, stack)
+        if count_fruitless(folder, one.note, step) <= MOST:
             queue.waiting.append(index)
-            return {"stopped": newest_step(folder, stack)}
-        code, reason = 1, f"it was submitted {Tries.MOST} times again without getting further ({job})"
+            return {"stopped": step}
+        code, reason = 1, f"it was submitted {MOST} times again without getting further ({job})"
     else:
         reason = f"{describe_exit(code)} ({job}{last_words(one.placed.log)})"
     message = queue.mourn(index, code, reason)
     if "ended" in message:
         mark_told(folder, one.note)
     return message
+
+
+def count_fruitless(folder: Path, last: Note, step: int) -> int:
+    """How often a stack was submitted, by whatever command, since it got to this step or its failure was told."""
+    count = 0
+    for note in all_notes(folder):
+        if (note.name, note.launcher, name_of_request(note.plan)) == (
+            last.name, last.launcher, name_of_request(last.plan),
+        ):  # fmt: skip
+            count = 0 if is_told(folder, note) or note.step < step else count + 1
+    return count
 
 
 def last_words(log: Path | None) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.launchers.placed import JOBS, Cluster, Note, Placed, read_exit
+from harness.launchers.placed import JOBS, MORE_TO_DO, Cluster, Note, Placed, read_exit
 from harness.launchers.remote import launch_remote
 from harness.launchers.slurm_job import StackJob
 from harness.launchers.slurm_state import JobStates, run_quietly
@@ -26,7 +26,7 @@ OPTIONS = {
                      "additional_parameters")
     },
 }  # fmt: skip
-REQUEUES = 1_000_000  # by time-outs; each gets a stack further, or harness/launchers/remote.py ends it
+REQUEUES = 1_000_000  # by time-outs: those that get no stack further are counted by StackJob itself
 MAX_ARRAY = 1001  # SLURM's own default
 
 
@@ -45,16 +45,15 @@ class SlurmPlaced:
 
     def ended(self) -> int | None:
         state = self.states.of(self.id)
-        if state.code is None or state.word == "CANCELLED":  # whatever its worker said: it is not to go on
+        if state.word == "CANCELLED":  # whatever its worker said: it is not to go on
             return state.code
         own = read_exit(self.folder, self.id, self.name)
+        if state.code is None:  # a bad end is told while others of the job go on; the job may be queued again by itself
+            return None if own == MORE_TO_DO else own
         return state.code if own is None else own
 
     def describe(self) -> str:
         return self.states.of(self.id).describe()
-
-    def cancel(self) -> None:
-        run_quietly(["scancel", self.id])
 
 
 def launch_slurm(
@@ -67,7 +66,7 @@ def launch_slurm(
     cluster = slurm_cluster(launcher)
     try:
         yield from launch_remote(plan_path, plan, waiting, cluster, wait=launcher["wait"], lease=launcher["lease"])
-    except GeneratorExit:
+    except (GeneratorExit, KeyboardInterrupt):
         print("jobs that wait or run go on; the same command with launcher.cancel=true ends them", file=sys.stderr)
         raise
 
@@ -84,7 +83,11 @@ def slurm_cluster(launcher: Mapping[str, Any] | None = None) -> Cluster:
     def recall(folder: Path, note: Note) -> Placed:
         return SlurmPlaced(note.id, log_path(folder, note.id), folder, note.name, states)
 
-    return Cluster("slurm", submit, recall)
+    def cancel(ids: Sequence[str]) -> None:
+        if run_quietly(["scancel", *ids]) is None:
+            raise ValueError("scancel failed, so jobs may go on: give the same command again where SLURM answers")
+
+    return Cluster("slurm", submit, recall, cancel)
 
 
 def submit_stacks(
@@ -107,7 +110,8 @@ def submit_stacks(
 
 
 def submit_jobs(place: Path, sweep: str, jobs: Sequence[StackJob], launcher: Mapping[str, Any]) -> list[str]:
-    """The ids of the jobs. Raises: ValueError."""
+    """The ids of the jobs, all or none. Raises: ValueError."""
+    check_options(launcher)
     try:
         import submitit
     except ImportError as error:
@@ -118,27 +122,49 @@ def submit_jobs(place: Path, sweep: str, jobs: Sequence[StackJob], launcher: Map
         raise ValueError("launcher=slurm needs sbatch, srun and squeue: run it where jobs are submitted") from error
     given = {name: launcher[key] for key, name in OPTIONS.items() if launcher[key] not in (None, [])}
     extra = {"requeue": True, **(given.pop("slurm_additional_parameters", None) or {})}
+    # srun of SLURM 22.05 and later does not take over sbatch's own --cpus-per-task
+    binding = [f"--cpus-per-task={launcher['cpus_per_task']}"]
     executor.update_parameters(
-        name=sweep, slurm_stderr_to_stdout=True, slurm_additional_parameters=extra, **given
+        name=sweep, slurm_stderr_to_stdout=True, slurm_additional_parameters=extra, slurm_srun_args=binding, **given
     )  # fmt: skip
     ids: list[str] = []
     most = max_array()
-    for start in range(0, len(jobs), most):
-        try:
+    try:
+        for start in range(0, len(jobs), most):
             with executor.batch():
                 submitted = [executor.submit(job) for job in jobs[start : start + most]]
-        except (submitit.core.utils.FailedJobError, subprocess.CalledProcessError) as error:
+            ids += [job.job_id for job in submitted]
+    except BaseException as error:
+        if ids:  # they are in no note yet: nobody would find them, and the next command would submit them again
+            run_quietly(["scancel", *{job.partition("_")[0] for job in ids}])
+        if isinstance(error, submitit.core.utils.FailedJobError | subprocess.CalledProcessError):
             raise ValueError(f"sbatch refused the jobs: {' '.join(str(error).split())}") from error
-        ids += [job.job_id for job in submitted]
+        raise
     return ids
 
 
+def check_options(launcher: Mapping[str, Any]) -> None:
+    """Raises: ValueError for options that sbatch would misunderstand."""
+    delay, limit = launcher["signal_delay_s"], launcher["timeout_min"]
+    if delay >= 60 * limit:
+        text = f"launcher.signal_delay_s={delay} is not shorter than launcher.timeout_min={limit} ({60 * limit} s)"
+        raise ValueError(f"{text}: a job would be asked for its checkpoint before it begins; give a longer time")
+    further, setup = launcher["additional_parameters"], launcher["setup"]
+    if further is not None and not isinstance(further, Mapping):
+        text = f"launcher.additional_parameters={further!r} is no mapping"
+        raise ValueError(f"{text}: write e.g. 'launcher.additional_parameters={{constraint: a100}}'")
+    if not isinstance(setup, Sequence) or not all(isinstance(line, str) for line in setup):
+        raise ValueError(f"launcher.setup={setup!r} is no list of shell lines: write 'launcher.setup=[module load x]'")
+
+
 def count_gpus(launcher: Mapping[str, Any]) -> int:
-    """GPUs a job: of gpus_per_node, or the number at the end of gres (gpu:a100:2); 1 where none stands there."""
+    """GPUs a job: of gpus_per_node, or of gres (gpu, gpu:2, gpu:a100:2, also among others); 0 where it has none."""
     if launcher["gpus_per_node"]:
         return int(launcher["gpus_per_node"])
-    number = str(launcher["gres"] or "").rpartition(":")[2]
-    return int(number) if number.isdecimal() else 1
+    for kind, *details in (entry.split(":") for entry in str(launcher["gres"] or "").split(",")):
+        if kind == "gpu":
+            return int(details[-1]) if details and details[-1].isdecimal() else 1
+    return 0
 
 
 def max_array() -> int:

@@ -13,6 +13,7 @@ OVER = {
     "NODE_FAIL": 3, "BOOT_FAIL": 3, "PREEMPTED": 3, "TIMEOUT": 3, "DEADLINE": 3, "REVOKED": 3,
 }  # fmt: skip
 FORGOTTEN = "no longer known to SLURM"
+SILENCE = "UNKNOWN"  # squeue has not answered yet
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class JobStates:
     def __init__(self) -> None:
         self.known: dict[str, State] = {}
         self.wanted: set[str] = set()
-        self.answered = time.monotonic()
+        self.began = time.monotonic()
+        self.answered: float | None = None
         self.asked = -ASK
 
     def want(self, job: str) -> None:
@@ -43,20 +45,22 @@ class JobStates:
         self.wanted.add(job)
 
     def of(self, job: str) -> State:
-        """A job's state; PENDING for one submitted after the last question.
+        """A job's state; PENDING for one submitted after the last question, UNKNOWN before SLURM's first answer.
 
         Raises: ValueError when SLURM has not answered for minutes.
         """
         if time.monotonic() - self.asked >= ASK:
             self.asked = time.monotonic()
             self.ask()
+        if self.answered is None:
+            return State(SILENCE, "(squeue does not answer)")
         return self.known.get(job, State("PENDING"))
 
     def ask(self) -> None:
         # -t all: jobs that ended a few minutes ago too; -r: a line a task of an array
         answer = run_quietly(["squeue", "--me", "-h", "-r", "-t", "all", "-o", "%i|%T|%N|%r"])
         if answer is None:
-            if time.monotonic() - self.answered > SILENT:
+            if time.monotonic() - (self.answered or self.began) > SILENT:
                 text = f"squeue has not answered for {SILENT:.0f} s"
                 raise ValueError(f"{text}: jobs go on, and the same command collects them")
             return
@@ -90,10 +94,10 @@ def read_sacct(answer: str) -> dict[str, State]:
     return states
 
 
-def run_quietly(command: list[str]) -> str | None:
-    """What a command prints; None where it is missing, fails, or takes a minute."""
+def run_quietly(command: list[str], seconds: float = 60.0) -> str | None:
+    """What a command prints; None where it is missing, fails, or takes longer."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout if done.returncode == 0 else None

@@ -1,7 +1,6 @@
 """How far stacks are that other hosts train, from what their workers leave in the sweep's folder."""
 
 import os
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -80,22 +79,3 @@ def newest_step(folder: Path, stack: Stack) -> int:
     runs = set(stack.runs)
     steps = (header.step for header in read_headers(folder) if not runs.isdisjoint(header.about["run_ids"]))
     return max(steps, default=-1)
-
-
-class Tries:
-    """How often stacks were submitted again since they last got further."""
-
-    MOST = 3  # times without having got further
-
-    def __init__(self) -> None:
-        self.count: Counter[str] = Counter()
-        self.step: dict[str, int] = {}
-
-    def once_more(self, folder: Path, stack: Stack) -> bool:
-        """Whether it is worth another job."""
-        step = newest_step(folder, stack)
-        if step > self.step.get(stack.name, -1):
-            self.count[stack.name] = 0
-        self.step[stack.name] = step
-        self.count[stack.name] += 1
-        return self.count[stack.name] <= self.MOST

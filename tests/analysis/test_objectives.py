@@ -10,7 +10,7 @@ from planting import BATCH_SIZES, plant_table
 from rich.console import Console
 
 from analysis.analyse import analyse_runs
-from analysis.plot import draw
+from analysis.drawing import draw
 from analysis.report import print_report
 
 

@@ -91,7 +91,7 @@ def hostile(tmp_path, monkeypatch):
     sweeps.mkdir()
     text = f"sweep:\n  question: {json.dumps(HOSTILE)}\n  prediction: '<b>bold</b>'\n  source: arXiv 2205.10287 <i>\n"
     (sweeps / "planted.yaml").write_text(text)
-    for module in ("analysis.page", "analysis.plot", "analysis.answers"):
+    for module in ("analysis.page", "analysis.drawing", "analysis.answers"):
         monkeypatch.setattr(f"{module}.SWEEPS_DIR", sweeps)
     frame = plant_table(lambda b: 0.002 * b**0.5).assign(**{"task.name": "</td><script>x</script>"})
     frame.assign(**{"provenance.torch": "2.0<script>"}).to_csv(tmp_path / "planted.csv", index=False)

@@ -13,10 +13,11 @@ from planting import BATCH_SIZES, plant_table
 
 from analysis import plot, tables, write
 from analysis.analyse import analyse_runs
+from analysis.drawing import draw
 from analysis.figures import FIGURES
 from analysis.figures.style import PAPER, SCREEN
 from analysis.laws import LAWS
-from analysis.plot import draw, main
+from analysis.plot import main
 
 SCRIPT = Path(plot.__file__)
 

@@ -1,0 +1,220 @@
+"""Oracle: what real processes see and leave, with stand-ins for SLURM's commands and for the workers' Python."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from harness.config import CONF_DIR, ROOT, run_id
+from harness.launchers import choose_place
+from harness.launchers.jobs import cancel_jobs, find_jobs
+from harness.launchers.placed import Note, all_notes, keep_notes, read_exit
+from harness.launchers.slurm import launch_slurm, slurm_cluster
+from harness.plan import make_plan
+from harness.plan_file import open_plan
+
+pytest.importorskip("submitit")
+
+# $4 is the stack: one is killed, one ends well, the others go on until they are asked for a checkpoint
+WORKER = """echo "$4 $5 $CUDA_VISIBLE_DEVICES $HARNESS_JOB" >>"$SEEN"
+case $4 in
+  1) kill -9 $$;;
+  2) exit 0;;
+esac
+trap 'exit 3' TERM
+while :; do sleep 0.05; done"""
+JOB = """
+import signal, sys
+from harness.launchers.slurm_job import StackJob
+plan, python, stacks, fruitless = sys.argv[1:]
+sys.executable = python
+job = StackJob(plan, [int(x) for x in stacks], "cuda", 4, 60.0, 60.0, 5.0, fruitless=int(fruitless))
+def requeue(*_):
+    again = job.checkpoint()
+    print("again", again and (again.function.stacks, again.function.fruitless), flush=True)
+signal.signal(signal.SIGUSR2, requeue)
+job()
+"""
+
+
+def stand_in(folder, monkeypatch, **programs):
+    """Programs of these names, first and only ones on the path beside the system's own."""
+    folder.mkdir(exist_ok=True)
+    for name, text in programs.items():
+        (folder / name).write_text(f"#!/bin/sh\n{text}\n")
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+
+@pytest.fixture
+def plan(make_run, tmp_path):
+    configs = [make_run(optimizer={"lr": 0.001 * (i + 1)}, num_samples=16) for i in range(4)]
+    runs = {run_id(config): config for config in configs}
+    (tmp_path / "s").mkdir()
+    metrics = {"num_evals": 1, "num_examples": 8}
+    return open_plan(
+        tmp_path / "s",
+        "0123",
+        runs,
+        (),
+        lambda lacking: make_plan("s", lacking, device="cuda", width=1, metrics=metrics),
+    )
+
+
+def options(**changed):
+    """Those of conf/launcher/slurm.yaml."""
+    return {**OmegaConf.to_container(OmegaConf.load(Path(CONF_DIR) / "launcher" / "slurm.yaml")), **changed}
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 120
+    while not (found := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return found
+
+
+@pytest.fixture
+def start_job(plan, tmp_path, monkeypatch):
+    """A job of a node with four devices; stand-ins for its workers."""
+    stand_in(tmp_path / "bin", monkeypatch, python=WORKER, scontrol="echo JobId=7 JobState=RUNNING")
+    (tmp_path / "seen").touch()
+    own = {"SLURM_JOB_ID": "7", "CUDA_VISIBLE_DEVICES": "0,1,2,3", "SEEN": str(tmp_path / "seen")}
+    started = []
+
+    def start(stacks, fruitless=0):
+        command = [sys.executable, "-c", JOB, str(plan[0]), str(tmp_path / "bin" / "python"), stacks, str(fruitless)]
+        environment = {**os.environ, **own, "PYTHONPATH": str(ROOT)}
+        environment.pop("SLURM_ARRAY_JOB_ID", None)
+        started.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_four_workers_see_a_device_each_and_one_that_dies_is_noticed_while_others_go_on(start_job, plan, tmp_path):
+    (path, laid), job = plan, start_job("0123")
+    names = [stack.name for stack in laid.stacks]
+    wait_for(lambda: read_exit(path.parent, "7", names[1]) is not None)
+    assert job.poll() is None
+    assert read_exit(path.parent, "7", names[1]) == -signal.SIGKILL
+    seen = wait_for(lambda: len(lines := sorted((tmp_path / "seen").read_text().splitlines())) == 4 and lines)
+    assert seen == [f"{i} cuda:0 {i} slurm 7 .jobs/7_0_log.out" for i in range(4)]
+    job.send_signal(signal.SIGTERM)  # preempted: only what was still in training is queued again
+    out, _ = job.communicate(timeout=60)
+    assert "again ([0, 3], 0)" in out
+    assert [read_exit(path.parent, "7", name) for name in names] == [3, -signal.SIGKILL, None, 3]
+
+
+def test_a_job_that_never_gets_further_is_not_queued_again_for_ever(start_job, plan, tmp_path):
+    (path, laid), job = plan, start_job("03", fruitless=2)
+    wait_for(lambda: len((tmp_path / "seen").read_text().splitlines()) == 2)
+    job.send_signal(signal.SIGTERM)
+    assert "again ([0, 3], 3)" in job.communicate(timeout=60)[0]
+    job = start_job("03", fruitless=3)
+    wait_for(lambda: len((tmp_path / "seen").read_text().splitlines()) == 4)
+    job.send_signal(signal.SIGTERM)
+    assert "again None" in job.communicate(timeout=60)[0]
+    assert [read_exit(path.parent, "7", laid.stacks[i].name) for i in (0, 3)] == [1, 1]
+
+
+def test_a_cancelled_job_is_not_queued_again(start_job, tmp_path, monkeypatch):
+    stand_in(tmp_path / "bin", monkeypatch, scontrol="echo JobId=7 JobState=COMPLETING")
+    job = start_job("03")
+    wait_for(lambda: len((tmp_path / "seen").read_text().splitlines()) == 2)
+    job.send_signal(signal.SIGTERM)
+    assert "again" not in job.communicate(timeout=60)[0]
+    assert job.returncode == 0
+
+
+def noted(folder, count):
+    (folder / "s").mkdir()
+    keep_notes(
+        folder / "s",
+        [Note("slurm", "plan-0123-0.json", i, f"a{i}", 0, -1, False, f"9_{i}", None) for i in range(count)],
+    )
+    return folder / "s"
+
+
+def test_cancelling_where_slurm_does_not_answer_is_an_error_and_forgets_nothing(tmp_path, monkeypatch):
+    folder = noted(tmp_path, 3)
+    stand_in(tmp_path / "bin", monkeypatch, squeue="exit 1", sacct="exit 1", scancel="exit 1")
+    cluster = {"slurm": slurm_cluster()}
+    assert {placed.describe() for _, placed in find_jobs(folder, cluster)} == {"UNKNOWN (squeue does not answer)"}
+    with pytest.raises(ValueError, match="scancel failed"):
+        cancel_jobs(folder, cluster)
+    assert len(find_jobs(folder, cluster)) == 3
+
+
+def test_cancelling_takes_one_order_for_all_and_passes_over_what_has_ended(tmp_path, monkeypatch):
+    folder = noted(tmp_path, 3)
+    squeue = "echo '9_0|RUNNING|node|None'; echo '9_2|PENDING||Priority'"  # 9_1 is forgotten
+    stand_in(tmp_path / "bin", monkeypatch, squeue=squeue, sacct="exit 1", scancel=f'echo "$@" >>{tmp_path}/cancelled')
+    assert cancel_jobs(folder, {"slurm": slurm_cluster()}) == 2
+    assert (tmp_path / "cancelled").read_text() == "9_0 9_2\n"
+
+
+ANSWERS = {"srun": "true", "squeue": "true", "sacct": "exit 1"}
+
+
+def test_where_a_second_array_is_refused_the_first_is_taken_back(plan, tmp_path, monkeypatch):
+    count = (
+        f"echo x >>{tmp_path}/sent; [ $(wc -l <{tmp_path}/sent) = 1 ] || {{ echo QOSMaxSubmitJobPerUser >&2; exit 1; }}"
+    )
+    stand_in(
+        tmp_path / "bin", monkeypatch, **ANSWERS, scontrol="echo 'MaxArraySize = 3'",
+        sbatch=f"{count}; echo Submitted batch job 41", scancel=f'echo "$@" >>{tmp_path}/cancelled',
+    )  # fmt: skip
+    path, laid = plan
+    with pytest.raises(ValueError, match="sbatch refused the jobs: .*QOSMax"):
+        list(launch_slurm(path, laid, [0, 1, 2, 3], launcher=options(gpus_per_node=1)))
+    assert (tmp_path / "cancelled").read_text() == "41\n"
+    assert list(all_notes(path.parent)) == []
+
+
+def test_ctrl_c_says_that_jobs_go_on(plan, tmp_path, monkeypatch, capsys):
+    squeue = "echo '41_0|PENDING||Priority'; echo '41_1|PENDING||Priority'"
+    stand_in(
+        tmp_path / "bin", monkeypatch, **{**ANSWERS, "squeue": squeue}, scontrol="true",
+        sbatch="echo Submitted batch job 41",
+    )  # fmt: skip
+
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("harness.launchers.remote.time.sleep", interrupt)
+    path, laid = plan
+    with pytest.raises(KeyboardInterrupt):
+        list(launch_slurm(path, laid, [0, 1], launcher=options(gpus_per_node=1)))
+    assert "launcher.cancel=true ends them" in capsys.readouterr().err
+    assert [note.id for note in all_notes(path.parent)] == ["41_0", "41_1"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"signal_delay_s": 60, "timeout_min": 1}, "launcher.signal_delay_s=60 is not shorter"),
+        ({"additional_parameters": "abc"}, "launcher.additional_parameters='abc' is no mapping"),
+        ({"setup": [1]}, r"launcher.setup=\[1\] is no list of shell lines"),
+    ],
+)
+def test_options_that_sbatch_would_misunderstand_are_refused(plan, changed, words):
+    path, laid = plan
+    with pytest.raises(ValueError, match=words):
+        list(launch_slurm(path, laid, [0], launcher=options(**changed)))
+
+
+@pytest.mark.parametrize(
+    ("gres", "expected"),
+    [("gpu:a100:2", "cuda"), ("tmpdisk:10,gpu", "cuda"), ("scratch:100", "cpu"), (None, "cpu")],
+)
+def test_a_gpu_is_what_is_called_one(gres, expected):
+    assert choose_place(options(gres=gres))[0] == expected
