@@ -55,7 +55,7 @@ def stand_in(folder, monkeypatch, **programs):
 def plan(make_run, tmp_path):
     configs = [make_run(optimizer={"lr": 0.001 * (i + 1)}, num_samples=16) for i in range(4)]
     runs = {run_id(config): config for config in configs}
-    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / ".jobs").mkdir(parents=True)
     metrics = {"num_evals": 1, "num_examples": 8}
     return open_plan(
         tmp_path / "s",
