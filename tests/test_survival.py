@@ -32,9 +32,10 @@ from harness.worker import run_stack
 
 KILLS = int(os.environ.get("KILLS", "4"))
 QUIET = {**os.environ, "WANDB_MODE": "disabled", "MPLBACKEND": "agg"}
-NUM_SAMPLES = 4096 if KILLS < 20 else 16384  # so that a sweep lasts for its kills
+NUM_SAMPLES, STEP = (4096, 1.0) if KILLS < 20 else (16384, 0.25)  # so that a sweep lasts for its kills
+NUM_RUNS = round(8 / STEP) * 3 * 2
 SWEEP = [
-    "sweep=smoke", "sweep.grid.optimizer.lr=[log2,-8,-0.125,0.25]", "sweep.grid.seed=[0,1,2]", "tracker=none",
+    "sweep=smoke", f"sweep.grid.optimizer.lr=[log2,-8,-0.125,{STEP}]", "sweep.grid.seed=[0,1,2]", "tracker=none",
     "task.num_heldout=64", "metrics.num_examples=32", "model.hidden=8", "model.embedding=4", "launcher.width=4",
     "launcher.compile=never",
     "launcher.workers=2", "launcher.checkpoint=0.2", f"num_samples={NUM_SAMPLES}",
@@ -116,7 +117,7 @@ def test_kills_at_random_moments_lose_nothing_and_train_nothing_twice(tmp_path):
         kills += bool(hit)
         assert commands < 20 * KILLS
         records = read_records(folder) if list(folder.glob("*.parquet")) else pd.DataFrame()
-        if len(records) == 192:
+        if len(records) == NUM_RUNS:
             break
     reached = kills
     process.communicate(timeout=300)
@@ -130,7 +131,7 @@ def test_kills_at_random_moments_lose_nothing_and_train_nothing_twice(tmp_path):
         f"{sum(e['event'] == 'taken over' for e in log)} taken over, {sum(e['event'] == 'halved' for e in log)} halved"
     )
     every = pd.concat([pd.read_parquet(path) for path in sorted(folder.glob("*.parquet"))])
-    assert len(every) == every["run_id"].nunique() == 192
+    assert len(every) == every["run_id"].nunique() == NUM_RUNS
     assert trained_twice(log) == []
     assert not list((folder / ".leases").glob("[!.]*"))
     assert not list((folder / ".checkpoints").glob("*.safetensors"))
