@@ -18,6 +18,9 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from tests import artifact_standin
+from tests.artifact_standin import Artifact
+
 KEY = "a" * 40
 USER = "me"  # whoever has the key, and the default entity
 VIEWER = {
@@ -72,7 +75,7 @@ class Server:
         asked: how often each operation was asked.
         refused: whether every key is refused; else only others than KEY are.
         keys: every key that was shown.
-        pause: seconds before each answer.
+        artifacts: every version of every artifact, by id (tests/artifact_standin.py).
     """
 
     projects: dict[str, Project] = field(default_factory=dict)
@@ -84,7 +87,7 @@ class Server:
     asked: dict[str, int] = field(default_factory=dict)
     refused: bool = False
     keys: set[str] = field(default_factory=set)
-    pause: float = 0.0
+    artifacts: dict[str, Artifact] = field(default_factory=dict)
     address: str = ""
     lock: Any = field(default_factory=threading.RLock)
 
@@ -146,10 +149,13 @@ def serve(server: Server) -> Iterator[str]:
             body = self.read_body()
             if not self.may_go_on():
                 return
-            _, kind, entity, name, run, *path = self.path.split("/")
-            if kind == "storage":
-                with server.lock:
+            _, kind, *path = self.path.split("/")
+            with server.lock:
+                if kind == "storage":
+                    entity, name, run, *path = path
                     server.project(entity, name).runs[run].files["/".join(path)] = body
+                elif kind == "artifact":
+                    artifact_standin.keep(server, path, body)
             self.reply(200, {})
 
         def do_GET(self) -> None:
@@ -172,8 +178,6 @@ def serve(server: Server) -> Iterator[str]:
 
         def may_go_on(self, body: bytes = b"") -> bool:
             """Whether this request is answered; what goes wrong has been sent where it is not."""
-            if server.pause:
-                time.sleep(server.pause)
             with server.lock:
                 if server.cut_after is not None:
                     server.cut = server.cut or server.cut_after <= 0
@@ -192,7 +196,7 @@ def serve(server: Server) -> Iterator[str]:
             key = base64.b64decode(code).decode().partition(":")[2] if scheme == "Basic" else ""
             with server.lock:
                 server.keys.add(key)
-            if (server.refused or key != KEY) and "/storage/" not in self.path:
+            if (server.refused or key != KEY) and not self.path.startswith(("/storage/", "/artifact/")):
                 self.reply(401, {"errors": [{"message": "user is not logged in"}], "error": "user is not logged in"})
                 return False
             return True
@@ -365,4 +369,5 @@ ANSWERS: dict[str, Callable[[Mapping[str, Any], Server], dict[str, Any]]] = {
         lambda run: {"parquetHistory": {"parquetUrls": [], "liveData": [spell(line) for line in run.history]}}
     ),
     "HistoryPage": about_run(lambda run: {"history": run.history}),
+    **artifact_standin.ANSWERS,
 }
