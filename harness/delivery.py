@@ -138,7 +138,7 @@ def deliver_summary(summary: WrittenSummary, sweep: str, *, project: str, entity
     """Send a sweep's summary run from its offline directory, unless the server has it; whether it is there.
 
     It is there when the run's summary tells its sha256 and the artifact with the sweep's files does so too: the client
-    ends a run without a word although its artifact was refused.
+    ends a run without a word although its artifact was refused. Sent again for that, it has its row twice.
 
     Raises: NoAnswer.
     """

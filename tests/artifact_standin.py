@@ -34,7 +34,7 @@ class Artifact:
 
 def create(v: Mapping[str, Any], server: "Server") -> dict[str, Any]:
     told = v["input"]
-    place = f"{told['entityName']}/{told['projectName']}"
+    place = f"{told['entityName'] or 'me'}/{told['projectName']}"  # as of runs: no entity is the account's own
     (collection,) = told.get("artifactCollectionNames") or [told["artifactCollectionName"]]
     versions = [a for a in server.artifacts.values() if (a.place, a.collection) == (place, collection)]
     found = next((a for a in versions if a.digest == told["digest"]), None)
