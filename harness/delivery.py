@@ -170,14 +170,15 @@ def has_artifact(summary: WrittenSummary, sweep: str, *, project: str, entity: s
 def send_folders(folders: Iterable[Path], project: str, entity: str | None) -> None:
     """Let the client send directories; what became of it, the server has to say."""
     paths = [str(folder) for folder in folders]
-    command = [sys.executable, "-m", "wandb", "beta", "sync", "--no-skip-synced", "-n", str(AT_ONCE), "-p", project]
+    command = [sys.executable, "-m", "harness.following", "wandb", "beta", "sync", "--no-skip-synced"]
+    command += ["-n", str(AT_ONCE), "-p", project]
     command += ["-e", entity] if entity else []
     environment = {**os.environ, **few_retries(), "WANDB_SILENT": "true"}
     environment.pop("WANDB_MODE", None)
     process = subprocess.Popen(
         [*command, *paths],
         env=environment,
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
@@ -188,7 +189,7 @@ def send_folders(folders: Iterable[Path], project: str, entity: str | None) -> N
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        process.communicate()
 
 
 def mark_sent(places: Iterable[Path], name: str) -> None:

@@ -1,6 +1,12 @@
-"""How a mirror's process lives beside training: at low priority, deaf to Ctrl-C, until its command has trained."""
+"""How a mirror's process lives beside training: at low priority, deaf to Ctrl-C, until its command has trained.
+
+`python -m harness.following MODULE [ARGUMENTS]` is a module as a program that a mirror starts: its standard input is a
+pipe to which nobody writes, and when it closes, by whatever end of the mirror, the program and its children are killed.
+A client that went on sending would otherwise meet the next mirror, and points would be there twice.
+"""
 
 import os
+import runpy
 import shlex
 import signal
 import sys
@@ -32,3 +38,15 @@ def name_command(folder: Path, project: str, entity: str | None) -> str:
     """What is typed to send a folder's runs to W&B with an account."""
     command = ["python", "-m", "harness.mirror", str(folder), "online", project]
     return shlex.join([*command, entity] if entity else command)
+
+
+def end_with_starter() -> None:
+    """For a thread, in the first process of a session of its own."""
+    os.read(sys.stdin.fileno(), 1)  # not sys.stdin.read(), whose lock would abort a process that ends by itself
+    os.killpg(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    threading.Thread(target=end_with_starter, daemon=True).start()
+    del sys.argv[0]  # the module finds its name and arguments as if it had been started itself
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

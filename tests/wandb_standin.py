@@ -68,7 +68,7 @@ class Server:
     Attributes:
         projects: by ENTITY/PROJECT; one that is named by a new run is made.
         cut: while set, connections are closed without an answer.
-        cut_after: requests until it cuts itself off; None: never.
+        cut_after: requests until it cuts itself off; None: never. cutting: only those with this in path or body count.
         failures: statuses (500, 429) that the next requests get instead of an answer; the list is used up.
         failing: only requests with this in their path or operation fail; by default all.
         answers: operation -> function (variables, server) -> data, for what a test needs beyond what is here.
@@ -81,6 +81,7 @@ class Server:
     projects: dict[str, Project] = field(default_factory=dict)
     cut: bool = False
     cut_after: int | None = None
+    cutting: str = ""
     failures: list[int] = field(default_factory=list)
     failing: str = ""
     answers: dict[str, Callable[[Mapping[str, Any], "Server"], dict[str, Any]]] = field(default_factory=dict)
@@ -179,7 +180,7 @@ def serve(server: Server) -> Iterator[str]:
         def may_go_on(self, body: bytes = b"") -> bool:
             """Whether this request is answered; what goes wrong has been sent where it is not."""
             with server.lock:
-                if server.cut_after is not None:
+                if server.cut_after is not None and server.cutting.encode() in self.path.encode() + body:
                     server.cut = server.cut or server.cut_after <= 0
                     server.cut_after -= 1
                 cut, failure = server.cut, None
