@@ -18,13 +18,12 @@ from analysis.drawing import find_arrays, find_question
 from analysis.plot import OneLineParser, select_tables
 from analysis.summary import Summary, describe, summarise_analysis, summarise_answer
 from analysis.write import publish, write_figure, write_further
-from harness.wandb_client import NoAnswer, connect, failures_in_one_line, has_account, own_folder
+from harness.wandb_client import NoAnswer, connect, failures_in_one_line, has_account, own_folder, read_mode
 
 if TYPE_CHECKING:
     import wandb_workspaces.workspaces as ws
 
-CURE = "pip install 'scaling-harness[dashboard]', in the clone pip install -e '.[dashboard]'"
-OFFLINE = ("offline", "disabled", "dryrun")
+CURE = "pip install -c constraints.txt -e '.[dashboard]', in the clone"
 
 
 def draw_summary(name: str, frame: pd.DataFrame, out: Path, runs: str | None) -> tuple[Summary, list[str]]:
@@ -119,13 +118,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             summary, figures = draw_summary(name, frame, options.out, options.runs)
         os.environ.setdefault("WANDB_SILENT", "true")
         os.environ.setdefault("WANDB_CACHE_DIR", str(own_folder().resolve() / "cache"))  # else in the home folder
-        online = os.environ.get("WANDB_MODE") not in OFFLINE and has_account()
+        mode = read_mode("online")
+        online = mode == "online" and has_account()
         api = connect(options.entity or None, options.project) if online else None
         entity = options.entity or (str(api.default_entity) if api else "")
         path = write_dashboard(summary, figures, entity, options.project, options.out)
         if api is None:
-            text = "no W&B account (`wandb login`, or WANDB_API_KEY): with one this makes a view and a report of"
-            print(f"{text} {name} in {options.project}, with {describe(summary)}; as JSON: {path}")
+            why = "no W&B account (`wandb login`, or WANDB_API_KEY): with one"
+            why = why if mode == "online" else f"W&B is {mode} (WANDB_MODE={os.environ['WANDB_MODE']}): online"
+            what = f"a view and a report of {name} in {options.project}, with {describe(summary)}"
+            print(f"{why} this makes {what}; as JSON: {path}")
             return 0
         lines = save_dashboard(summary, figures, api, entity, options.project)
         print("\n".join([*lines, str(path)]))

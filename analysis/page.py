@@ -112,9 +112,14 @@ def embed(paths: Sequence[Path], question: str) -> Iterator[Picture]:
         yield Picture(path.stem, f"data:image/{kind};base64,{data}", text)
 
 
+def name_page(name: str) -> str:
+    """The stem of a sweep's page; index.html, also on file systems that take Index for index, leads to all."""
+    return f"{name}-sweep" if name.lower() == "index" else name
+
+
 def write_page(page: Page, out_dir: Path) -> Path:
     """Write NAME.html, the same bytes for the same runs."""
-    return render("sweep.html", out_dir / f"{page.name}.html", page=page, title=page.name)
+    return render("sweep.html", out_dir / f"{name_page(page.name)}.html", page=page, title=page.name)
 
 
 def write_index(pages: Sequence[Page], out_dir: Path) -> Path:
@@ -128,6 +133,7 @@ def render(template: str, path: Path, **values: object) -> Path:
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters["link"] = link
+    environment.filters["page"] = name_page
     text = environment.get_template(template).render(**values)
     publish(path, lambda at: at.write_text(text, encoding="utf-8"))
     return path

@@ -1,5 +1,6 @@
 """What a page shows of a sweep, as tables of text: optima, laws, scores, verdicts, config, where runs are from."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -17,7 +18,7 @@ from analysis.groups import MEASURED_PREFIXES, NOT_GROUPS, is_configuration, lab
 from analysis.objectives import is_steps, show_objective
 from analysis.optimum import Optimum
 from analysis.report import format_estimate
-from harness.config import say_count
+from harness.config import PATHS, say_count
 
 MOST_VALUES = 14  # of an axis that are written out
 ANALYSED_WITH = ("numpy", "scipy", "pandas", "lmfit", "matplotlib")
@@ -177,7 +178,7 @@ def is_config(frame: pd.DataFrame, name: str) -> bool:
     """Whether a column is a run's config, and no measurement."""
     if name in ("batch_size", "seed", "optimizer.lr", "num_samples", "num_steps", "max_steps", "task.corpus_sha256"):
         return True
-    if name in NOT_GROUPS or name.startswith((*MEASURED_PREFIXES, "probe.", "predicted.", "check.")):
+    if name in PATHS or name in NOT_GROUPS or name.startswith((*MEASURED_PREFIXES, "probe.", "predicted.", "check.")):
         return False
     return is_configuration(frame, name)
 
@@ -188,8 +189,11 @@ def in_order(text: str) -> tuple[bool, float, str]:
 
 
 def list_provenance(frame: pd.DataFrame, sentence: str) -> list[tuple[str, str]]:
-    """Where the numbers come from: the table, how many runs of which status, code and versions. Hosts are not told."""
-    told = [("table", sentence), ("runs", describe_runs(frame))]
+    """Where the numbers come from: the table, how many runs of which status, code and versions.
+
+    Hosts and folders are not told.
+    """
+    told = [("table", hide_folders(sentence)), ("runs", describe_runs(frame))]
     for name, column in (
         ("protocol", "protocol"), ("device", "provenance.device"), ("trained by Python", "provenance.python"),
         ("torch", "provenance.torch"), ("sha256 of harness/ and conf/", "provenance.code_sha256"),
@@ -202,6 +206,11 @@ def list_provenance(frame: pd.DataFrame, sentence: str) -> list[tuple[str, str]]
         told.append(("ended", f"{ended.min()} to {ended.max()}"))
     told.append(("analysed with", ", ".join(f"{name} {version(name)}" for name in ANALYSED_WITH)))
     return told
+
+
+def hide_folders(text: str) -> str:
+    """A text whose absolute paths are names of files: where they lie is nobody's business who gets the page."""
+    return re.sub(r"(?<![\w.~:])(?:~|[A-Za-z]:)?[/\\](?:[^\s,;]*[/\\])?(?=[^\s,;/\\])", "", text)
 
 
 def describe_runs(frame: pd.DataFrame) -> str:

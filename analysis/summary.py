@@ -54,6 +54,15 @@ class Summary:
     provenance: Mapping[str, object]
 
 
+def summarise(said: Analysis | Answer, frame: pd.DataFrame) -> Summary:
+    """What a sweep says, of either kind.
+
+    Args:
+        frame: the runs that were analysed, as records have them.
+    """
+    return summarise_answer(said, frame) if isinstance(said, Answer) else summarise_analysis(said, frame)
+
+
 def summarise_analysis(analysis: Analysis, frame: pd.DataFrame) -> Summary:
     """Of a sweep about an optimum.
 

@@ -1,5 +1,6 @@
 """Write figures with their JSON, and the committed answer of a sweep. Every file appears whole."""
 
+import contextlib
 import json
 import os
 from collections.abc import Callable
@@ -91,10 +92,16 @@ def is_committed(column: pd.Series) -> bool:
 
 
 def publish(path: Path, write: Callable[[Path], object]) -> None:
-    """Write beside the target and move into place: readers see the old file or the new one, never a part."""
+    """Write beside the target and move into place: readers see the old file or the new one, never a part.
+
+    Raises: ValueError where it cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         write(temporary)
         os.replace(temporary, path)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written ({error.strerror}): give another folder, or free space") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)

@@ -8,16 +8,20 @@ them, the next fragment begins with point k, whatever was lost on the way.
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.tracking import points_of, wandb_id, write_fragment
+from harness.records import WrittenSummary
+from harness.rows import identify_run, points_of
+from harness.summary_run import ARTIFACT, name_artifact
+from harness.tracking import write_fragment
 from harness.wandb_client import connect, failures_in_one_line, few_retries
 
 TOGETHER = 100  # runs a process of the client sends, and the server is asked about
@@ -69,85 +73,112 @@ def deliver(
     project: str,
     entity: str | None,
     kept: Mapping[tuple[str, str], Path],
+    stop: Callable[[], bool] = lambda: False,
 ) -> set[str]:
     """Send records, or runs in training, of which the server has not all.
 
     Args:
         kept: whole attempts that lie offline, by run_id and the time they ended: sent as they are where the server has
             nothing of the run.
+        stop: asked between parts of TOGETHER runs whether the rest is left for another time.
 
     Returns: names of W&B runs that are there now, by the server's word.
     Raises: NoAnswer.
     """
     arrived: set[str] = set()
     for first in range(0, len(rows), TOGETHER):
-        part = {wandb_id(row): row for row in rows[first : first + TOGETHER]}
+        if first and stop():
+            break
+        part = {identify_run(row): row for row in rows[first : first + TOGETHER]}
         there = ask(project, entity, list(part))
-        folders = {}
-        for name, row in part.items():
-            if has_arrived(row, there.get(name)):
-                arrived.add(name)
-            elif name not in there and (path := kept.get(attempt_of(row))) is not None and path.is_dir():
-                folders[name] = path
-            else:
-                begin = there[name].rows if name in there else 0
-                folders[name] = write_fragment(row, project=project, entity=entity, start=begin)
-        if not folders:
+        lacking = {name: row for name, row in part.items() if not has_arrived(row, there.get(name))}
+        arrived |= set(part) - set(lacking)
+        if not lacking:
             continue
-        send_folders(folders.values(), project, entity)
-        waiting, until = set(folders), time.monotonic() + CONFIRMED_WITHIN
-        while waiting:
-            there = ask(project, entity, sorted(waiting))
-            waiting -= {name for name in waiting if has_arrived(part[name], there.get(name))}
-            if time.monotonic() > until:
-                break
-            if waiting:
-                time.sleep(1)
-        arrived |= set(folders) - waiting
-        if waiting == set(folders):
+        written: list[Path] = []
+        try:
+            folders = []
+            for name, row in lacking.items():
+                path = kept.get(attempt_of(row)) if name not in there else None
+                if path is None or not path.is_dir():
+                    begin = there[name].rows if name in there else 0
+                    path = write_fragment(row, project=project, entity=entity, start=begin)
+                    written.append(path)
+                folders.append(path)
+            send_folders(folders, project, entity)
+            waiting = wait_until_listed(lacking, project, entity)
+        finally:
+            for path in written:  # from the record it can be written again, and hundreds would lie there
+                shutil.rmtree(path, ignore_errors=True)
+        arrived |= set(lacking) - waiting
+        if waiting == set(lacking):
             break  # nothing goes through now
     return arrived
+
+
+def wait_until_listed(rows: Mapping[str, Mapping[str, Any]], project: str, entity: str | None) -> set[str]:
+    """Ask the server until it has all of some runs, or for a while; returns those that it has not.
+
+    Raises: NoAnswer.
+    """
+    waiting, until = set(rows), time.monotonic() + CONFIRMED_WITHIN
+    while True:
+        there = ask(project, entity, sorted(waiting))
+        waiting -= {name for name in waiting if has_arrived(rows[name], there.get(name))}
+        if not waiting or time.monotonic() > until:
+            return waiting
+        time.sleep(1)
 
 
 def attempt_of(row: Mapping[str, Any]) -> tuple[str, str]:
     return row["run_id"], row.get("provenance.ended") or ""
 
 
-def deliver_folders(
-    folders: Iterable[Path], sha256: Mapping[str, str], *, project: str, entity: str | None
-) -> list[Path]:
-    """Send offline runs that are no records, as they are: a sweep's summary run.
+def deliver_summary(summary: WrittenSummary, sweep: str, *, project: str, entity: str | None) -> bool:
+    """Send a sweep's summary run from its offline directory, unless the server has it; whether it is there.
 
-    Their id is the end of the directory's name, after its time; of several the newest is sent.
+    It is there when the run's summary tells its sha256 and the artifact with the sweep's files does so too: the client
+    ends a run without a word although its artifact was refused. Sent again for that, it has its row twice.
 
-    Args:
-        sha256: by id, what the newest one's summary has as `content_sha256`: one arrived when the server has it.
-
-    Returns: those that did not arrive.
     Raises: NoAnswer.
     """
-    newest = {name: folder for folder in sorted(folders) if (name := folder.name.split("-", 3)[3]) in sha256}
     for turn in range(2):
-        there = ask(project, entity, sorted(newest))
-        arrived = {name for name in there if there[name].summary.get("content_sha256") == sha256[name]}
-        newest = {name: folder for name, folder in newest.items() if name not in arrived}
-        if not newest or turn:
+        there = ask(project, entity, [summary.id]).get(summary.id)
+        told = there is not None and there.summary.get("content_sha256") == summary.sha256
+        if told and has_artifact(summary, sweep, project=project, entity=entity):
+            return True
+        if turn or not summary.directory.is_dir():
             break
-        send_folders(newest.values(), project, entity)
-    return list(newest.values())
+        send_folders([summary.directory], project, entity)
+    return False
+
+
+def has_artifact(summary: WrittenSummary, sweep: str, *, project: str, entity: str | None) -> bool:
+    """Whether the newest version of a sweep's artifact is whole and the one that a summary was written with.
+
+    Raises: NoAnswer.
+    """
+    api = connect(entity)
+    with failures_in_one_line():
+        name = f"{entity or api.default_entity}/{project}/{name_artifact(sweep)}:latest"
+        if not api.artifact_exists(name, type=ARTIFACT):
+            return False
+        artifact = api.artifact(name, type=ARTIFACT)
+        return bool(artifact.state == "COMMITTED" and artifact.metadata.get("content_sha256") == summary.sha256)
 
 
 def send_folders(folders: Iterable[Path], project: str, entity: str | None) -> None:
     """Let the client send directories; what became of it, the server has to say."""
     paths = [str(folder) for folder in folders]
-    command = [sys.executable, "-m", "wandb", "beta", "sync", "--no-skip-synced", "-n", str(AT_ONCE), "-p", project]
+    command = [sys.executable, "-m", "harness.following", "wandb", "beta", "sync", "--no-skip-synced"]
+    command += ["-n", str(AT_ONCE), "-p", project]
     command += ["-e", entity] if entity else []
     environment = {**os.environ, **few_retries(), "WANDB_SILENT": "true"}
     environment.pop("WANDB_MODE", None)
     process = subprocess.Popen(
         [*command, *paths],
         env=environment,
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
@@ -158,10 +189,11 @@ def send_folders(folders: Iterable[Path], project: str, entity: str | None) -> N
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        process.communicate()
 
 
-def mark_sent(folder: Path, name: str) -> None:
+def mark_sent(places: Iterable[Path], name: str) -> None:
     """Mark all fragments of a W&B run as the client does, so that `wandb sync` by hand sends none of them again."""
-    for path in folder.glob(f"offline-run-*-{name}/run-{name}.wandb"):
-        path.with_suffix(".wandb.synced").touch()
+    for place in places:
+        for path in place.glob(f"offline-run-*-{name}/run-{name}.wandb"):
+            path.with_suffix(".wandb.synced").touch()

@@ -7,6 +7,7 @@ list columns `history.*`. A file appears whole under its final name or not at al
 import hashlib
 import io
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -197,41 +198,81 @@ def count_measured(folder: Path, run_ids: Iterable[str], option: str) -> int:
 
 
 def read_attempts(folder: Path) -> set[tuple[str, str]]:
-    """(run_id, time it ended) of every record."""
-    table = read_table(folder, columns=["run_id", "provenance.ended"])
-    rows = [] if table is None else table.to_pylist()
-    return {(row["run_id"], row["provenance.ended"]) for row in rows}
+    """(run_id, time it ended) of the attempt at each run that counts: an ended one, and of those the newest."""
+    table = read_table(folder, columns=["run_id", "status", "provenance.ended"])
+    best: dict[str, tuple[bool, str]] = {}
+    for row in [] if table is None else table.to_pylist():
+        rank = row["status"] in ENDED, row["provenance.ended"]
+        best[row["run_id"]] = max(rank, best.get(row["run_id"], rank))
+    return {(name, ended) for name, (_, ended) in best.items()}
 
 
-def read_mirrored(folder: Path) -> set[tuple[str, str]]:
-    """The attempts that W&B has, or that lie offline for it, from the mirror's log."""
-    return {(entry["run_id"], entry["ended"]) for entry in read_mirrored_entries(folder)}
+def read_mirrored(folder: Path, project: str, entity: str, *, online: bool) -> set[tuple[str, str]]:
+    """The attempts that a W&B project has, or also those that lie offline for it, from the mirror's log."""
+    entries = read_mirrored_entries(folder, project, entity)
+    return {(entry["run_id"], entry["ended"]) for entry in entries if entry["mode"] == "online" or not online}
 
 
-def read_mirrored_entries(folder: Path) -> Iterator[dict[str, Any]]:
-    """The mirror's log; a torn line does not count: that run is sent again."""
+def read_mirrored_entries(folder: Path, project: str, entity: str) -> Iterator[dict[str, Any]]:
+    """The mirror's log of one W&B project; a torn line does not count: that run is sent again.
+
+    Args:
+        entity: as asked for; nothing is the account's own, and counts for itself.
+    """
     for entry in read_lines(Path(folder) / MIRRORED):
-        if {"run_id", "ended", "mode"} <= set(entry):
+        known = {"run_id", "ended", "mode"} <= set(entry)
+        if known and (entry.get("project"), entry.get("entity")) == (project, entity):
             yield entry
 
 
-def append_mirrored(folder: Path, run_id: str, ended: str, mode: str, **more: Any) -> None:
+def append_mirrored(
+    folder: Path, run_id: str, ended: str, mode: str, *, project: str, entity: str, **more: Any
+) -> None:
     """Note an attempt as sent (mode online) or as an offline directory.
 
     Args:
         more: points, how many rows of history its W&B run has; directory, the offline one that has all of them.
     """
-    append_line(Path(folder) / MIRRORED, {"run_id": run_id, "ended": ended, "mode": mode, **more})
+    entry = {"run_id": run_id, "ended": ended, "mode": mode, "project": project, "entity": entity, **more}
+    append_line(Path(folder) / MIRRORED, entry)
 
 
-def read_summaries(folder: Path) -> list[dict[str, str]]:
-    """What a sweep's W&B summary runs were written from, the newest last: id, sha256, project, entity."""
-    return [dict(entry) for entry in read_lines(Path(folder) / SUMMARIES)]
+@dataclass(frozen=True)
+class WrittenSummary:
+    """The newest of a sweep's W&B summary runs for one project.
+
+    Attributes:
+        id: of the W&B run.
+        sha256: of what it was written from.
+        directory: the client's offline one.
+        sent: whether W&B has it.
+    """
+
+    id: str
+    sha256: str
+    directory: Path
+    sent: bool
 
 
-def append_summary(folder: Path, name: str, **written: str) -> None:
-    """Note a summary run as written."""
-    append_line(Path(folder) / SUMMARIES, {"id": name, **written})
+def read_summary(folder: Path, project: str, entity: str) -> WrittenSummary | None:
+    """What was written last for a W&B project."""
+    found = None
+    for entry in read_lines(Path(folder) / SUMMARIES):
+        if not {"id", "sha256", "directory", "mode"} <= set(entry):
+            continue
+        if (entry.get("project"), entry.get("entity")) != (project, entity):
+            continue
+        written = WrittenSummary(entry["id"], entry["sha256"], Path(entry["directory"]), entry["mode"] == "online")
+        if not written.sent or (found is not None and found.sha256 == written.sha256):
+            found = written
+    return found
+
+
+def append_summary(folder: Path, summary: WrittenSummary, *, project: str, entity: str) -> None:
+    """Note a summary run as written, or as sent."""
+    entry = {"id": summary.id, "sha256": summary.sha256, "directory": str(summary.directory)}
+    mode = "online" if summary.sent else "offline"
+    append_line(Path(folder) / SUMMARIES, entry | {"mode": mode, "project": project, "entity": entity})
 
 
 def keep_question(folder: Path, question: str) -> None:

@@ -16,11 +16,12 @@ from typing import Any
 
 import wandb
 
-from harness.records import append_summary
+from harness.records import WrittenSummary, append_summary
 from harness.tracking import LEAN
 from harness.wandb_client import own_folder
 
 JOB_TYPE = "summary"
+ARTIFACT = "analysis"
 LINES = "wandb/lineseries/v0"  # W&B's own chart of many lines
 FIGURES = "figures"
 
@@ -30,7 +31,11 @@ def name_summary(sweep: str) -> str:
     return f"{sweep}-{JOB_TYPE}"
 
 
-def write_summary(content: Mapping[str, Any], *, group: str, project: str, entity: str | None) -> None:
+def name_artifact(sweep: str) -> str:
+    return f"{sweep}-{ARTIFACT}"
+
+
+def write_summary(content: Mapping[str, Any], *, group: str, project: str, entity: str | None) -> Path:
     """Write a summary as one offline run; delivered, it goes on with the run of that id.
 
     Args:
@@ -38,6 +43,8 @@ def write_summary(content: Mapping[str, Any], *, group: str, project: str, entit
             {key, title, x, y, data}, where data are rows of x, line, y; figures, paths of png files; files, texts by
             name; provenance.
         group: the sweep whose runs it stands beside.
+
+    Returns: the directory.
     """
     name = str(content["sweep"])
     texts = {**content["files"], "provenance.json": json.dumps(trace_files(content), indent=1) + "\n"}
@@ -55,6 +62,7 @@ def write_summary(content: Mapping[str, Any], *, group: str, project: str, entit
         resume="allow",
         reinit="create_new",
         mode="offline",
+        dir=str(own_folder().parent.resolve()),  # the client loses what it writes to a relative one
         settings=LEAN,
     ) as run:
         values: dict[str, Any] = {chart["key"]: draw_lines(chart) for chart in content["charts"]}
@@ -63,11 +71,14 @@ def write_summary(content: Mapping[str, Any], *, group: str, project: str, entit
         run.log(values, commit=True)
         told = {"num_runs": content["provenance"]["num_runs"], "content_sha256": content["content_sha256"]}
         run.summary.update(count_verdicts(content["tables"]) | told)
-        artifact = wandb.Artifact(f"{name}-analysis", type="analysis", metadata=dict(content["provenance"]))
+        # what is the same file by file is the same artifact to W&B: the sha256 is in a file too, so each has its own
+        told = {"content_sha256": content["content_sha256"]}
+        artifact = wandb.Artifact(name_artifact(name), type=ARTIFACT, metadata={**content["provenance"], **told})
         for path, text in texts.items():
             with artifact.new_file(path, encoding="utf-8") as file:
                 file.write(text)
         run.log_artifact(artifact)
+        return Path(run.dir).parent
 
 
 def count_verdicts(tables: Mapping[str, Any]) -> dict[str, int]:
@@ -80,7 +91,8 @@ def trace_files(content: Mapping[str, Any]) -> dict[str, object]:
     """Code and counts of the runs, and a sha256 of every file and figure: names no host, path or user."""
     files = {name: text.encode() for name, text in content["files"].items()}
     files |= {path.name: path.read_bytes() for path in map(Path, content["figures"])}
-    return {**content["provenance"], "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}}
+    told = {**content["provenance"], "content_sha256": content["content_sha256"]}
+    return {**told, "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}}
 
 
 def make_table(columns: list[Any], data: list[Any]) -> wandb.Table:
@@ -102,10 +114,9 @@ def main() -> int:
     content = json.load(sys.stdin)
     for name in ("CACHE", "DATA"):  # logs, and files on their way into an artifact: they would go to the home folder
         os.environ.setdefault(f"WANDB_{name}_DIR", str(own_folder().resolve() / name.lower()))
-    write_summary(content, group=folder.name, project=project, entity=entity or None)
-    append_summary(
-        folder, name_summary(content["sweep"]), sha256=content["content_sha256"], project=project, entity=entity
-    )
+    directory = write_summary(content, group=folder.name, project=project, entity=entity or None)
+    written = WrittenSummary(name_summary(content["sweep"]), content["content_sha256"], directory.resolve(), sent=False)
+    append_summary(folder, written, project=project, entity=entity)
     return 0
 
 

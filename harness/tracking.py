@@ -3,71 +3,28 @@
 What is sent later, and how it is made sure of, is in harness/delivery.py: nothing here waits for a network.
 """
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import wandb
 
-from harness.config import PATHS, nest
-from harness.records import PROVENANCE, RESULTS
-from harness.wandb_client import has_account, own_folder
-
-HISTORY = "history."
-LISTS = ("memory.", "probe.")  # measured, but no curve of training: lists in the summary
-HIDDEN = ("provenance.host",)  # of where it was trained; nobody's business on a server
+from harness.config import nest
+from harness.rows import identify_run, name_run, points_of, split_row
+from harness.wandb_client import has_account, own_folder, read_mode
 
 
 def choose_mode(mode: str) -> str:
-    """WANDB_MODE where it is set, else what was asked for, else online where there is an account.
+    """online, offline or disabled: WANDB_MODE where it is set, else what was asked for; auto is online with a key.
 
-    Raises: NoAnswer for a key that is none.
+    No server is asked: a key and no network now is online, since it is tried again and again.
+
+    Raises: Refused for a key that is none; ValueError for a WANDB_MODE that is none.
     """
-    if os.environ.get("WANDB_MODE"):
-        return os.environ["WANDB_MODE"]
+    mode = read_mode(mode)
     if mode != "auto":
         return mode
     return "online" if has_account() else "offline"
-
-
-def wandb_id(row: Mapping[str, Any]) -> str:
-    """Sweep plus run_id, since two sweeps may share a run; what is sent again goes on with the same W&B run."""
-    return f"{row['sweep']}-{row['run_id']}"
-
-
-def points_of(row: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A run's learning curve, one mapping a point with `step` and what was measured there.
-
-    What could not be told at a point is left out, but of a metric that never could be told, which is null.
-    """
-    curves = {name.removeprefix(HISTORY): x for name, x in row.items() if name.startswith(HISTORY) and x is not None}
-    steps = curves.get("step") or []
-    untold = {name for name, values in curves.items() if all(value is None for value in values)}
-    return [
-        {name: values[i] for name, values in curves.items() if values[i] is not None or name in untold}
-        for i in range(len(steps))
-    ]
-
-
-def split_row(row: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A record's columns as the config and the summary of its W&B run, both under the columns' names.
-
-    The summary has what is known only after training: final loss, status, update_rms, weight_rms and the other metrics'
-    last values, and where it was trained.
-    """
-    curves = {name.removeprefix(HISTORY) for name in row if name.startswith(HISTORY)} - {"num_samples", "step"}
-    after = (set(RESULTS) | set(PROVENANCE) | curves) - {"run_id", "sweep"}
-    summary = {
-        name: value
-        for name, value in row.items()
-        if value is not None and (name in after or name.startswith(LISTS)) and name not in HIDDEN
-    }
-    left_out = after | set(PATHS)
-    config = {
-        name: value for name, value in row.items() if name not in left_out and not name.startswith((HISTORY, *LISTS))
-    }
-    return config, summary
 
 
 def write_fragment(row: Mapping[str, Any], *, project: str, entity: str | None, start: int = 0) -> Path:
@@ -81,8 +38,8 @@ def write_fragment(row: Mapping[str, Any], *, project: str, entity: str | None, 
     config, summary = split_row(row)
     points = points_of(row)
     with wandb.init(
-        id=wandb_id(row),
-        name=run_name(row),
+        id=identify_run(row),
+        name=name_run(row),
         project=project,
         entity=entity,
         group=str(row["sweep"]),
@@ -102,10 +59,6 @@ def write_fragment(row: Mapping[str, Any], *, project: str, entity: str | None, 
             run.log({name: value for name, value in point.items() if name != "step"}, step=int(point["step"]))
         run.summary.update(summary)
         return Path(run.dir).parent
-
-
-def run_name(row: Mapping[str, Any]) -> str:
-    return f"{row['optimizer.name']} batch_size={row['batch_size']} lr={row['optimizer.lr']:.3g} seed={row['seed']}"
 
 
 # Hundreds of short runs are written by one process, one open at a time: leave out all that describes that process

@@ -1,6 +1,6 @@
 """Keeps a trackio project beside the records: `python -m harness.trackio_mirror FOLDER [MODE [PROJECT]]`.
 
-A process of its own, like harness/mirror.py: while its standard input is open it takes in whatever is published.
+A process of its own, like harness/mirror.py: while the command that started it trains it takes in what is published.
 trackio keeps a project in one SQLite file and shows it in a browser, with no account. What it has is asked of it: no
 log is kept.
 """
@@ -8,7 +8,6 @@ log is kept.
 import contextlib
 import importlib.util
 import os
-import signal
 import sqlite3
 import sys
 import threading
@@ -16,14 +15,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
-from harness.config import PATHS, nest, say_count
-from harness.records import ENDED, PROVENANCE, RESULTS
+from harness.config import nest, say_count
+from harness.following import begin_following
+from harness.records import ENDED
+from harness.rows import identify_run, name_run, new_rows, points_of, rank_attempt, split_row
 
 POLL = 0.5  # seconds
 FINAL = ("loss", "train_loss", "steps_to_target", "samples_to_target")  # of the outcome, charts of their own
-HISTORY, LISTS = "history.", ("history.", "memory.", "probe.")
 INSTALL = "tracker=trackio needs trackio: pip install -c constraints.txt -e '.[trackio]'"
 
 
@@ -53,13 +51,10 @@ def send_run(store: Any, row: Mapping[str, Any], *, project: str) -> None:
     Its id is sweep plus run_id. Rows appear together or not at all. An older attempt at the same run is replaced.
     A value that is not finite stays so; one that could not be told is left out.
     """
-    name, run = name_run(row), identify_run(row)
-    curve = {key.removeprefix(HISTORY): values for key, values in row.items() if key.startswith(HISTORY) and values}
-    steps = [int(step) for step in curve.pop("step", None) or [0]]
-    points = [{key: values[i] for key, values in curve.items() if values[i] is not None} for i in range(len(steps))]
-    left_out = {*RESULTS, *PROVENANCE, *PATHS, *curve} - {"run_id", "sweep"}
-    config = {key: value for key, value in row.items() if key not in left_out and not key.startswith(LISTS)}
-    config = {key: value for key, value in config.items() if value is not None}
+    name, run = f"{row['sweep']} {name_run(row)}", identify_run(row)
+    points = [{key: value for key, value in point.items() if value is not None} for point in points_of(row)] or [{}]
+    steps = [int(point.pop("step", 0)) for point in points]
+    config = {key: value for key, value in split_row(row)[0].items() if value is not None}
     points[-1] |= {f"final/{key}": row[key] for key in FINAL if row.get(key) is not None}
     store.delete_run(project, name, run_id=run)
     store.bulk_log(
@@ -69,16 +64,6 @@ def send_run(store: Any, row: Mapping[str, Any], *, project: str) -> None:
             "_Group": str(row["sweep"]),
         },
     )  # fmt: skip
-
-
-def identify_run(row: Mapping[str, Any]) -> str:
-    return f"{row['sweep']}-{row['run_id']}"
-
-
-def name_run(row: Mapping[str, Any]) -> str:
-    """What the dashboard's lists and legends show."""
-    shown = f"{row['optimizer.name']} batch_size={row['batch_size']} lr={row['optimizer.lr']:.3g} seed={row['seed']}"
-    return f"{row['sweep']} {shown}"
 
 
 def read_sent(store: Any, project: str) -> dict[str, tuple[bool, str]]:
@@ -99,16 +84,14 @@ def mirror(folder: Path, *, project: str, closed: threading.Event) -> int:
     count = 0
     while True:
         last_look = closed.is_set()
-        for path in sorted(set(folder.glob("*.parquet")) - seen):
-            seen.add(path)
-            for row in pq.read_table(path, partitioning=None).to_pylist():
-                rank = (row["status"] in ENDED, row["provenance.ended"])
-                if rank <= sent.get(identify_run(row), (False, "")):
-                    continue  # it has this attempt, or one that counts for more
-                with contextlib.redirect_stdout(sys.stderr):  # trackio tells how to open it, run by run
-                    send_run(store, row, project=project)
-                sent[identify_run(row)] = rank
-                count += 1
+        for row in new_rows(folder, seen):
+            rank = rank_attempt(row)
+            if rank <= sent.get(identify_run(row), (False, "")):
+                continue  # it has this attempt, or one that counts for more
+            with contextlib.redirect_stdout(sys.stderr):  # trackio tells how to open it, run by run
+                send_run(store, row, project=project)
+            sent[identify_run(row)] = rank
+            count += 1
         if last_look:
             print(describe_sent(count, project), flush=True)
             return count
@@ -128,17 +111,7 @@ def main() -> int:
         return 2
     # in the place of W&B's mirror, whose mode and entity mean nothing here
     project = (sys.argv[3] if len(sys.argv) > 3 else "") or "scaling-harness"
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends training; what was trained is still kept
-    if hasattr(os, "nice"):
-        os.nice(19)
-    closed = threading.Event()
-
-    def wait_for_end() -> None:
-        if not sys.stdin.isatty():
-            sys.stdin.read()
-        closed.set()
-
-    threading.Thread(target=wait_for_end, daemon=True).start()
+    closed = begin_following()
     try:
         mirror(Path(sys.argv[1]), project=project, closed=closed)
     except ValueError as error:

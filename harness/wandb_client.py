@@ -9,9 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 RETRIES, TIMEOUT = 4, 30  # of one request; seconds of it with its retries
 KEY_CURE = "run `wandb login --relogin`, or set WANDB_API_KEY"
+SERVER = "https://api.wandb.ai"
+# what WANDB_MODE may say, older words of the client's too -> what it means
+MODES = {"online": "online", "offline": "offline", "disabled": "disabled", "run": "online", "dryrun": "offline"}
 WAITS = {"retry_wait_min_seconds": 0.5, "retry_wait_max_seconds": 4}
 
 
@@ -40,7 +44,7 @@ def failures_in_one_line() -> Iterator[None]:
 def describe(error: Exception) -> NoAnswer:
     """A failed request in one line."""
     text = hide_key(" ".join(str(error).split()))
-    if any(word in text for word in ("401", "403", "not logged in", "API key", "permission")):
+    if re.search(r"\b40[13]\b|not logged in|API key|permission denied", text, re.IGNORECASE):
         return Refused(f"W&B refuses the API key: {KEY_CURE}")
     return NoAnswer(f"W&B does not answer ({text[:120]}): the next call goes on from here")
 
@@ -51,24 +55,42 @@ def hide_key(text: str) -> str:
     return re.sub(r"[A-Za-z0-9_]{40,}", "(hidden)", text.replace(key, "(hidden)") if key else text)
 
 
-def has_account() -> bool:
-    """Whether the client finds a key, in the environment or where `wandb login` put it.
+def read_mode(asked: str) -> str:
+    """WANDB_MODE where it is set, by its name of today, else what was asked for: auto, online, offline or disabled.
 
-    Raises: NoAnswer for a key that is none.
+    Raises: ValueError for another WANDB_MODE.
     """
-    import wandb
-
-    with failures_in_one_line():
-        try:
-            return bool(wandb.login(prompt=False))
-        except ValueError as error:  # of another length, or with other letters
-            raise describe(ValueError(f"API key: {error}")) from None
+    told = os.environ.get("WANDB_MODE", "").strip()
+    if told and told not in MODES:
+        raise ValueError(f"WANDB_MODE={told!r} is not one of {', '.join(MODES)}: set one of them, or unset it")
+    return MODES[told] if told else asked
 
 
-def connect(entity: str | None = None, project: str | None = None) -> Any:
-    """The client's Api.
+def may_have_account() -> bool:
+    """Whether there seems to be a key, told in no time without the client: one in its settings file is not seen."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", SERVER)).hostname or ""
+    names = [os.environ["NETRC"]] if os.environ.get("NETRC") else ["~/.netrc", "~/_netrc"]
+    texts = (path.read_text(errors="replace") for name in names if (path := Path(name).expanduser()).is_file())
+    try:
+        return any(re.search(rf"machine\s+{re.escape(host)}\s", text) for text in texts)
+    except OSError:
+        return False  # a file that is not ours to read
 
-    Raises: NoAnswer where there is no account or no server.
+
+def has_account() -> bool:
+    """Whether the client finds a key, in the environment or where `wandb login` put it; no server is asked.
+
+    Raises: Refused for a key that is none.
+    """
+    return log_in(verify=False)
+
+
+def log_in(*, verify: bool) -> bool:
+    """Whether the client finds a key; the server is asked whether it takes it where that is to be verified.
+
+    Raises: NoAnswer.
     """
     # the client starts a process of its own and takes half a second to import: nothing else pays for it
     import wandb
@@ -78,8 +100,22 @@ def connect(entity: str | None = None, project: str | None = None) -> Any:
         asked = {name.lower(): value for name, value in few_retries().items() if "GRAPHQL" in name}
         waits: dict[str, Any] = {name.removeprefix("wandb_"): float(value) for name, value in asked.items()}
         wandb.setup(wandb.Settings(silent=True, **waits))
-        if not has_account():
-            raise Refused("there is no W&B account: run `wandb login`, or set WANDB_API_KEY")
+        try:
+            return bool(wandb.login(prompt=False, verify=verify))
+        except ValueError as error:  # of another length, or with other letters
+            raise describe(ValueError(f"API key: {error}")) from None
+
+
+def connect(entity: str | None = None, project: str | None = None) -> Any:
+    """The client's Api.
+
+    Raises: NoAnswer where there is no account or no server.
+    """
+    import wandb
+
+    if not log_in(verify=True):
+        raise Refused("there is no W&B account: run `wandb login`, or set WANDB_API_KEY")
+    with failures_in_one_line():
         overrides = {"entity": entity, "project": project}
         return wandb.Api(overrides={name: value for name, value in overrides.items() if value}, timeout=TIMEOUT)
 

@@ -15,9 +15,9 @@ ORDER = [
     "records", "sweep", "overrides", "rounds", "plan", "plan_file", "schedules", "parameters", "optimizers",
     "models", "tasks", "metrics", "noise_scale", "per_tensor", "autocorrelation", "groups", "overwriting",
     "recording", "lanes", "program", "train", "memory", "one_step", "curvature", "draws", "probe", "stackable",
-    "checkpoint", "weights", "process", "estimate", "measure", "job", "worker", "wandb_client", "tracking",
-    "summary_run", "delivery", "mirror", "trackio_mirror", "launchers",
-    "status", "progress", "launch", "dry_run", "compose", "__main__",
+    "checkpoint", "weights", "process", "estimate", "measure", "job", "worker", "rows", "following", "wandb_client",
+    "tracking", "summary_run", "delivery", "outbox", "mirror", "trackio_mirror", "trackers", "launchers",
+    "status", "progress", "launch", "dry_run", "request", "compose", "command", "__main__",
 ]  # fmt: skip
 
 

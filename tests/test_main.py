@@ -105,8 +105,9 @@ def test_it_leaves_nothing_else(trained):
     folder, _ = trained
     assert {p.name for p in folder.iterdir()} == {"runs", "figures", "wandb"}
     kinds = {p.name.split("-")[0] for p in (folder / "runs" / "smoke").iterdir()}
-    assert kinds == {"plan", "stack", "mirrored.jsonl", "summaries.jsonl", "log.jsonl", ".leases"}
+    assert kinds == {"plan", "stack", "mirrored.jsonl", "summaries.jsonl", "log.jsonl", ".leases", ".mirror"}
     assert not list((folder / "runs" / "smoke" / ".leases").iterdir())
+    assert not list((folder / "runs" / "smoke" / ".mirror" / ".leases").iterdir())
 
 
 def test_again_trains_nothing_and_draws_the_same(trained):
@@ -119,11 +120,10 @@ def test_again_trains_nothing_and_draws_the_same(trained):
     assert "all 28 runs are done, nothing to train" in again.stdout
     drawn = [done.stdout.split("batch size", 1)[1].split("records: ")[0] for done in (again, first)]
     assert drawn[0] == drawn[1]
-    assert (
-        "W&B: 28 runs kept offline in wandb; with an account `python -m harness.mirror runs/smoke` sends them"
-        in first.stdout
-    )
-    assert again.stdout.endswith("records: runs/smoke; W&B has them already\n")
+    command = "`python -m harness.mirror runs/smoke online scaling-harness`"
+    kept = f"kept offline in wandb; with an account {command} sends them"
+    assert f"W&B: 28 runs and the sweep's summary {kept}" in first.stdout
+    assert again.stdout.endswith(f"records: runs/smoke; {kept}\n")
 
 
 def test_a_sweep_of_ones_own_keeps_its_question_and_a_renamed_one_does_not_take_its_parents(

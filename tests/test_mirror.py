@@ -2,27 +2,30 @@
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pandas as pd
 import pytest
-import wandb
 
 from analysis.wandb_project import read_project
 from harness import delivery
 from harness.checkpoint import checkpoint_key, save_checkpoint
 from harness.config import flatten, run_id
 from harness.job import summarise
+from harness.leases import acquire, release
 from harness.metrics import METRICS
-from harness.mirror import Mirror
 from harness.mirror import mirror as mirror_here
+from harness.outbox import Outbox
 from harness.plan import Plan, Stack
 from harness.program import make_program
 from harness.records import read_mirrored_entries, read_records, write_records
-from harness.tracking import LEAN
 from harness.train import train
+from harness.wandb_client import NoAnswer, Refused, describe
 from tests.reference.plain import CPU
 from tests.wandb_standin import KEY, Server, serve
 
@@ -69,25 +72,39 @@ def server():
         yield found
 
 
-@pytest.fixture
-def records(make_run, tmp_path):
-    folder = tmp_path / "runs" / "s"
+@pytest.fixture(scope="module")
+def written(make_run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("written") / "s"
     write_rows(folder, [make_run(seed=seed) for seed in range(3)])
     return folder
 
 
-def mirror(server, folder, mode="online", *, key=KEY, check=0):
+@pytest.fixture
+def records(written, tmp_path):
+    return shutil.copytree(written, tmp_path / "runs" / "s")
+
+
+def start_mirror(server, folder, *arguments, key=KEY, **more):
     cwd = folder.parents[1]
     env = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
-    env |= {"HOME": str(cwd / "home"), "WANDB_BASE_URL": server.address, "WANDB_API_KEY": key, **HURRIED}
-    command = [sys.executable, "-m", "harness.mirror", str(folder), mode]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    process = subprocess.Popen(command, cwd=cwd, env=env, text=True, start_new_session=True, **pipes)
-    out, err = process.communicate("", timeout=240)
+    env |= {"HOME": str(cwd / "home"), "WANDB_BASE_URL": server.address, "WANDB_API_KEY": key, **HURRIED, **more}
+    command = [sys.executable, "-m", "harness.mirror", str(folder), *arguments]
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, cwd=cwd, env=env, text=True, start_new_session=True, **pipes)
+
+
+def mirror(server, folder, *arguments, key=KEY, check=0, **more):
+    process = start_mirror(server, folder, *(arguments or ("online",)), key=key, **more)
+    out, err = process.communicate(timeout=240)
     assert process.returncode == check, out + err
     assert key not in out + err
-    assert all(key.encode() not in path.read_bytes() for path in cwd.rglob("*") if path.is_file())
+    assert "Traceback" not in err
+    assert all(key.encode() not in path.read_bytes() for path in folder.parents[1].rglob("*") if path.is_file())
     return out, err
+
+
+def modes(folder, project="scaling-harness"):
+    return {entry["mode"] for entry in read_mirrored_entries(folder, project, "")}
 
 
 def same_rows(server, folder):
@@ -148,16 +165,33 @@ def test_what_is_sent_is_read_back_to_the_last_bit_and_not_sent_again(server, re
 
 def test_cut_off_in_the_middle_it_is_told_and_delivered_later(server, records, monkeypatch, capfd):
     own_environment(server, records.parents[1], monkeypatch)
-    monkeypatch.setattr(delivery, "PATIENCE", 10.0)
+    monkeypatch.setattr(delivery, "PATIENCE", 6.0)
+    monkeypatch.setattr(delivery, "PATIENCE_EACH", 0.0)
     monkeypatch.setattr("harness.mirror.LAST_TRIES", 1)
-    server.cut_after = 12  # it has asked, and begins to send
+    server.cut_after, server.cutting = 1, "wandb-history"  # one run's points arrive, and no more
     closed = threading.Event()
     closed.set()
     assert not mirror_here(records, mode="online", project="scaling-harness", entity=None, closed=closed)
     assert "nothing is lost, `python -m harness.mirror" in capfd.readouterr().out
-    assert sum(len(run.history) for run in server.project(None, "scaling-harness").runs.values()) < 12
+    assert 0 < sum(len(run.history) for run in server.runs(PLACE).values()) < 12
+    assert not list((records.parents[1] / "wandb").glob("offline-run-*"))  # what was written for it is no litter
     server.cut, server.cut_after = False, None
     mirror(server, records)
+    same_rows(server, records)
+
+
+def test_with_a_key_and_no_server_at_the_start_it_is_told_and_delivered_later(server, records, monkeypatch, capfd):
+    own_environment(server, records.parents[1], monkeypatch)
+    monkeypatch.setattr("harness.mirror.LAST_TRIES", 1)
+    server.cut = True
+    closed = threading.Event()
+    closed.set()
+    assert not mirror_here(records, mode="auto", project="scaling-harness", entity=None, closed=closed)
+    out = capfd.readouterr().out
+    assert "0 runs sent, 3 runs are not there yet (W&B does not answer" in out
+    assert f"nothing is lost, `python -m harness.mirror {records} online scaling-harness` sends the rest" in out
+    server.cut = False
+    assert "W&B: 3 runs sent" in mirror(server, records, "auto")[0]
     same_rows(server, records)
 
 
@@ -171,25 +205,112 @@ def test_errors_of_the_server_delay_and_lose_nothing(server, records, status, fa
 
 def test_a_wrong_key_is_told_in_one_line_without_the_key(server, records):
     for key in ("b" * 40, "short-secret"):
-        out, err = mirror(server, records, mode="auto", key=key, check=1)
+        out, err = mirror(server, records, "auto", key=key, check=3)
         said = [line for line in (out + err).splitlines() if "W&B" in line]
         assert any("refuses the API key: run `wandb login --relogin`, or set WANDB_API_KEY" in line for line in said)
-        assert "Traceback" not in err
+        assert any(f"`python -m harness.mirror {records} online scaling-harness` sends" in line for line in said)
     assert PLACE not in server.projects
+
+
+def test_only_what_refuses_a_key_is_taken_for_that():
+    for text in ("HTTP 401", "403 Forbidden", "user is not logged in", "Permission denied"):
+        assert isinstance(describe(ValueError(text)), Refused)
+    for text in ("dial tcp 127.0.0.1:40123: connection refused", "took 14032 ms", "HTTP 500"):
+        assert not isinstance(describe(ValueError(text)), Refused)
+        assert isinstance(describe(ValueError(text)), NoAnswer)
 
 
 def test_offline_runs_are_delivered_with_an_account_later_and_a_new_attempt_goes_on(server, records, make_run):
     write_rows(records, [make_run(seed=7)], name="other", status="failed", ended="2026-01-01")
-    mirror(server, records, mode="offline")
+    mirror(server, records, "online", WANDB_MODE="dryrun")  # the client's older word for offline
     write_rows(records, [make_run(seed=7)], name="other", ended="2026-01-02")
-    mirror(server, records, mode="offline")
-    assert {entry["mode"] for entry in read_mirrored_entries(records)} == {"offline"}
+    out, _ = mirror(server, records, "offline", "scaling-harness", "me")
+    assert f"`python -m harness.mirror {records} online scaling-harness me` sends them" in out
+    mirror(server, records, "offline")
+    assert modes(records) == {"offline"}
     assert PLACE not in server.projects
     wandb = records.parents[1] / "wandb"
     before = len(list(wandb.glob("offline-run-*")))
     mirror(server, records)
+    assert modes(records) == {"offline", "online"}
     same_rows(server, records)
-    assert len(list(wandb.glob("offline-run-*/*.wandb.synced"))) >= before
+    assert len(list(wandb.glob("offline-run-*/*.wandb.synced"))) == len(list(wandb.glob("offline-run-*"))) == before
+
+
+def test_a_second_project_gets_all_runs_too(server, records, monkeypatch):
+    own_environment(server, records.parents[1], monkeypatch)
+    for project in ("p", "q", "p"):
+        here = Outbox(records, "offline", project, None)
+        here.look()
+        here.write()
+    assert len(list((records.parents[1] / "wandb").glob("offline-run-*"))) == 6
+    other = Outbox(records, "offline", "q", "team")
+    other.look()
+    assert len(other.waiting) == 3
+    assert modes(records, "p") == modes(records, "q") == {"offline"}
+    assert modes(records) == set()
+
+
+def test_of_two_mirrors_one_sends(server, records):
+    place = records / ".mirror"
+    place.mkdir()
+    lease, _ = acquire(place, "mirror", ["mirror"], 60.0)
+    _, err = mirror(server, records, check=3)
+    assert f"pid {os.getpid()} on " in err
+    assert "sends the runs of" in err
+    assert PLACE not in server.projects
+    release(lease)
+    mirror(server, records)
+    same_rows(server, records)
+    assert not list((place / ".leases").iterdir())
+
+
+def test_asked_to_stop_it_leaves_the_rest_for_another_time(server, records, monkeypatch):
+    own_environment(server, records.parents[1], monkeypatch)
+    monkeypatch.setattr(delivery, "TOGETHER", 1)
+    here = Outbox(records, "online", "scaling-harness", None)
+    here.look()
+    assert not here.send(lambda: True)
+    assert (len(server.runs(PLACE)), len(here.waiting)) == (1, 2)
+
+
+@pytest.mark.parametrize("mistake", ["mode", "folder", "damage"])
+def test_mistakes_and_damage_are_told_in_a_line(server, records, mistake):
+    if mistake == "mode":
+        out, err = mirror(server, records, "auto", check=2, WANDB_MODE="sometimes")
+        assert "WANDB_MODE='sometimes' is not one of online, offline, disabled" in err
+    elif mistake == "folder":
+        out, err = mirror(server, records.parent, check=2)
+        assert f"is no sweep's folder: give one of {records}" in err
+    else:
+        (records / "stack-x-0.parquet").write_bytes(b"torn")
+        out, err = mirror(server, records, "offline", check=4)
+        assert "stack-x-0.parquet cannot be read" in err
+        assert f"`python -m harness.mirror {records} online scaling-harness` sends them" in err
+    assert (out, err.count("\n")) == ("", 1)
+
+
+def test_killed_half_way_and_sent_again_no_row_is_lost_or_there_twice(server, make_run, tmp_path, monkeypatch):
+    """RUNS=192 is the size of the main job."""
+    folder = tmp_path / "runs" / "s"
+    count = int(os.environ.get("RUNS", "48"))
+    for first in range(0, count, 24):
+        write_rows(folder, [make_run(seed=seed) for seed in range(first, first + 24)], name=f"k{first}")
+    process = start_mirror(server, folder, "online")
+    deadline = time.monotonic() + 120
+    while count_rows(server) <= 0.4 * count * len(STEPS) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert 0.4 < count_rows(server) / (count * len(STEPS)) < 1
+    out, _ = mirror(server, folder)
+    assert f"W&B: {count} runs sent" in out
+    same_rows(server, folder)
+    assert_same_table(read_back(server, tmp_path, monkeypatch), folder)
+
+
+def count_rows(server):
+    return sum(len(run.history) for run in server.project(None, "scaling-harness").runs.values())
 
 
 def test_runs_in_training_are_shown_and_their_records_go_on_with_them(server, make_run, tmp_path, monkeypatch):
@@ -203,7 +324,7 @@ def test_runs_in_training_are_shown_and_their_records_go_on_with_them(server, ma
         if last.step == stack.first.num_steps // 2:
             save_checkpoint(folder, stack.name, "s", stack, last, key)
     own_environment(server, tmp_path, monkeypatch)
-    here = Mirror(folder, "online", "scaling-harness", None)
+    here = Outbox(folder, "online", "scaling-harness", None)
     here.show_running()
     half = {name: len(run.history) for name, run in server.runs(PLACE).items()}
     assert all(0 < count < len(last.history["step"]) for count in half.values())
@@ -220,19 +341,3 @@ def test_runs_in_training_are_shown_and_their_records_go_on_with_them(server, ma
     assert here.send()
     same_rows(server, folder)
     assert {run.node["tags"][0] for run in server.runs(PLACE).values()} == {"done"}
-
-
-def test_the_sweeps_summary_run_is_sent_once(server, tmp_path, monkeypatch):
-    folder = tmp_path / "runs" / "s"
-    folder.mkdir(parents=True)
-    own_environment(server, tmp_path, monkeypatch)
-    for id_ in ("s-summary", "s2-summary"):  # the other is another sweep's
-        place = {"id": id_, "project": "scaling-harness", "mode": "offline", "dir": str(tmp_path)}
-        with wandb.init(**place, reinit="create_new", settings=LEAN) as run:
-            run.summary["verdict"] = "holds"
-    here = Mirror(folder, "online", "scaling-harness", None)
-    assert here.send_summary()
-    assert [json.loads(run.node["summaryMetrics"])["verdict"] for run in server.runs(PLACE).values()] == ["holds"]
-    before = server.asked["UpsertBucket"]
-    assert here.send_summary()
-    assert server.asked["UpsertBucket"] == before

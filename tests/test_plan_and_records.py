@@ -274,14 +274,19 @@ def test_others_may_read_what_is_published(tmp_path):
     assert (tmp_path / "x").stat().st_mode == (tmp_path / "y").stat().st_mode
 
 
-def test_the_log_of_the_mirror_survives_a_torn_line(tmp_path):
-    assert read_mirrored(tmp_path) == set()
-    append_mirrored(tmp_path, "r", "t", "offline")
+def test_the_log_of_the_mirror_survives_a_torn_line_and_knows_projects_apart(tmp_path):
+    def there(project="p", entity="", online=False):
+        return read_mirrored(tmp_path, project, entity, online=online)
+
+    assert there() == set()
+    append_mirrored(tmp_path, "r", "t", "offline", project="p", entity="")
     with (tmp_path / "mirrored.jsonl").open("a") as file:
         file.write('{"run_id": "q", "en')
-    assert read_mirrored(tmp_path) == {("r", "t")}
-    append_mirrored(tmp_path, "q", "u", "offline")
-    assert read_mirrored(tmp_path) == {("r", "t"), ("q", "u")}
+    assert there() == {("r", "t")}
+    append_mirrored(tmp_path, "q", "u", "online", project="p", entity="")
+    assert there() == {("r", "t"), ("q", "u")}
+    assert there(online=True) == {("q", "u")}
+    assert there("other") == there("p", "team") == set()
 
 
 def test_a_stored_corpus_is_the_one_its_name_says(tmp_path):

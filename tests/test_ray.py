@@ -12,7 +12,7 @@ import pytest
 
 from harness.log import count_trainings, read_log, trained_twice
 
-pytest.importorskip("ray", reason="launcher=ray is an extra: pip install 'scaling-harness[ray]'")
+pytest.importorskip("ray", reason="launcher=ray is an extra: pip install -e '.[ray]'")
 
 QUIET = {**os.environ, "WANDB_MODE": "disabled", "MPLBACKEND": "agg"}
 SWEEP = [

@@ -1,6 +1,7 @@
 """Oracle: W&B's own offline file, read record by record, and its media, against NAME.json and pandas on the records."""
 
 import hashlib
+import io
 import json
 import os
 import subprocess
@@ -13,9 +14,10 @@ import pytest
 
 from analysis.analyse import analyse_runs
 from analysis.summary import summarise_analysis, to_payload
+from analysis.wandb_project import read_project
 from analysis.write import write_figure, write_further
 from harness.config import SWEEPS_DIR
-from harness.records import read_records, read_summaries, write_records
+from harness.records import read_records, read_summary, write_records
 from tests.test_tracking import items, read_offline
 from tests.wandb_standin import KEY, Server, serve
 
@@ -82,6 +84,10 @@ def read_run(place: Path, name: str) -> dict[str, Any]:
     return found
 
 
+def committed_losses() -> pd.Series:
+    return pd.read_csv(SWEEPS_DIR / "smoke.csv").set_index("run_id")["loss"].sort_index()
+
+
 def nest_media(entries: Any) -> dict[str, Any]:
     """Values by key; of tables and images what is told of each."""
     values: dict[str, Any] = {}
@@ -118,8 +124,9 @@ def test_it_stands_beside_its_runs(found, place):
     assert list(run.tags) == ["summary"]
     assert not run.host
     assert "claim **sde-slope** under fixed_samples" in run.notes
-    (note,) = read_summaries(place / "runs" / "mine")
-    assert found["summary"]["content_sha256"] == note["sha256"] == items(run.config.update)["content_sha256"]
+    note = read_summary(place / "runs" / "mine", "p", "")
+    assert note.directory == found["folder"]
+    assert found["summary"]["content_sha256"] == note.sha256 == items(run.config.update)["content_sha256"]
     assert found["summary"]["num_runs"] == 28
     assert found["summary"]["inconclusive"] == 1
     data = found["folder"].glob("*.wandb")
@@ -171,28 +178,50 @@ def test_the_artifact_has_runs_numbers_and_where_they_come_from(found, place):
     assert str(place).encode() not in b"".join(files.values())
 
 
-def test_the_mirror_delivers_it_once_and_it_is_no_run_that_is_read_back(place):
-    server = Server()
+def send(server, place, cwd, *, code=0):
+    """Send the sweep's folder from some folder to a stand-in."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
-    read = "from analysis.wandb_project import read_project; print(len(read_project('wandb:me/p')[0]))"
+    env |= {"HOME": str(place / "home"), "WANDB_BASE_URL": server.address, "WANDB_API_KEY": KEY}
+    command = [sys.executable, "-m", "harness.mirror", str(place / "runs" / "mine"), "online", "p"]
+    done = subprocess.run(command, cwd=cwd, env=env, input="", text=True, capture_output=True, timeout=240)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_mirror_delivers_it_once_and_it_is_no_run_that_is_read_back(place, tmp_path, monkeypatch):
+    server = Server()
     with serve(server) as address:
-        env |= {"HOME": str(place / "home"), "WANDB_BASE_URL": address, "WANDB_API_KEY": KEY}
-        sent = []
-        for command in (["-m", "harness.mirror", "runs/mine", "online", "p"],) * 2 + (["-c", read],):
-            done = subprocess.run(
-                [sys.executable, *command], cwd=place, env=env, input="", text=True, capture_output=True, timeout=240
-            )
-            assert done.returncode == 0, done.stdout + done.stderr
-            sent.append(server.asked.get("UpsertBucket"))
+        server.failures, server.failing = [400] * 9, "mutation CreateArtifact "  # the client says nothing of it
+        said = send(server, place, tmp_path, code=3)  # from another folder than it was written in
+        assert "28 runs sent, its summary is not there yet (W&B does not list its summary run and artifact)" in said
+        server.failures = []
+        assert "0 runs and the sweep's summary sent to p" in send(server, place, place)
+        sent = server.asked["UpsertBucket"]
+        assert "0 runs sent to p" in send(server, place, place)
+        assert server.asked["UpsertBucket"] == sent
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("WANDB_BASE_URL", address)
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        assert len(read_project("wandb:me/p")[0]) == 28
+    (artifact,) = (a for a in server.artifacts.values() if a.type == "analysis")
+    told = json.loads((place / "figures" / "mine.json").read_text())
+    assert set(artifact.files) == {"mine.csv", "mine.json", "provenance.json"}
+    assert json.loads(artifact.files["mine.json"]) == told
+    digest = json.loads(artifact.files["provenance.json"])["sha256"]["mine.csv"]
+    assert hashlib.sha256(artifact.files["mine.csv"]).hexdigest() == digest
+    sent_runs = pd.read_csv(io.BytesIO(artifact.files["mine.csv"])).set_index("run_id")["loss"].sort_index()
+    pd.testing.assert_series_equal(sent_runs, committed_losses(), check_exact=True)
     run = server.runs("me/p")["mine-summary"]
-    (note,) = read_summaries(place / "runs" / "mine")
-    assert json.loads(run.node["summaryMetrics"])["content_sha256"] == note["sha256"]
-    assert (run.node["group"], run.node["jobType"], len(run.history)) == ("mine", "summary", 1)
+    note = read_summary(place / "runs" / "mine", "p", "")
+    assert note.sent
+    assert json.loads(run.node["summaryMetrics"])["content_sha256"] == note.sha256
+    assert (run.node["group"], run.node["jobType"]) == ("mine", "summary")
+    assert len(run.history) == 2  # its one row went again with the artifact that had been lost
+    assert json.loads(run.history[0])["optima"] == json.loads(run.history[1])["optima"]
     assert (
         run.files[json.loads(run.history[0])["figures/mine"]["path"]] == (place / "figures" / "mine.png").read_bytes()
     )
-    assert sent[0] == sent[1] == sent[2]
-    assert (len(server.runs("me/p")), done.stdout.strip()) == (29, "28")
+    assert len(server.runs("me/p")) == 29
 
 
 def test_the_hash_moves_with_the_content_alone(place):

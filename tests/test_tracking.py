@@ -65,10 +65,9 @@ def write_rows(folder, configs, status="done", ended="2026-01-01T00:00:00"):
 
 def mirror(folder, cwd, **environment):
     command = [sys.executable, "-m", "harness.mirror", str(folder), "offline"]
-    home = {"HOME": str(cwd / "home"), **environment}
-    done = subprocess.run(
-        command, cwd=cwd, input="", capture_output=True, text=True, env={**os.environ, **home}, timeout=120
-    )
+    env = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    env |= {"HOME": str(cwd / "home"), **environment}
+    done = subprocess.run(command, cwd=cwd, input="", capture_output=True, text=True, env=env, timeout=120)
     assert done.returncode == 0, done.stderr
     return sorted((cwd / "wandb").glob("offline-run-*/*.wandb"))
 
@@ -133,6 +132,10 @@ def test_noise_scales_of_training_arrive_under_their_names(make_run, tmp_path):
     assert any(value is not None for value in row["history.noise_scale_update_rms"])
 
 
+def there(folder):
+    return read_mirrored(folder, "scaling-harness", "", online=False)
+
+
 def test_what_was_sent_is_not_sent_again_and_a_new_attempt_is(make_run, tmp_path):
     records = tmp_path / "runs" / "s"
     records.mkdir(parents=True)
@@ -140,10 +143,10 @@ def test_what_was_sent_is_not_sent_again_and_a_new_attempt_is(make_run, tmp_path
     write_rows(records, configs)
     assert len(mirror(records, tmp_path)) == 3
     assert len(mirror(records, tmp_path)) == 3
-    assert read_mirrored(records) == {(run_id(c), "2026-01-01T00:00:00") for c in configs}
+    assert there(records) == {(run_id(c), "2026-01-01T00:00:00") for c in configs}
     write_rows(records, configs[:1], ended="2026-01-02T00:00:00")
     mirror(records, tmp_path)
-    assert (run_id(configs[0]), "2026-01-02T00:00:00") in read_mirrored(records)
+    assert (run_id(configs[0]), "2026-01-02T00:00:00") in there(records)
 
 
 @pytest.mark.parametrize(
@@ -153,6 +156,8 @@ def test_what_was_sent_is_not_sent_again_and_a_new_attempt_is(make_run, tmp_path
         ("online", None, "online"),
         ("online", "offline", "offline"),
         ("auto", "disabled", "disabled"),
+        ("online", "dryrun", "offline"),
+        ("offline", "run", "online"),
     ],
 )
 def test_mode_without_an_account_is_offline(asked, variable, mode, tmp_path):

@@ -1,6 +1,6 @@
-"""Beside tests/wandb_standin.py, and as little W&B as that: what the client asks about views, reports and artifacts.
+"""Beside tests/wandb_standin.py, and as little W&B as that: what the client asks about views and reports.
 
-Views are kept by their id; one without an id is made new, as W&B does. Artifacts are taken and forgotten.
+Views are kept by their id; one without an id is made new, as W&B does.
 """
 
 import json
@@ -33,7 +33,7 @@ class Views:
 
 
 def add_views(server: Server) -> Views:
-    """Let a stand-in answer about views, reports and artifacts."""
+    """Let a stand-in answer about views and reports."""
     views = Views()
 
     def upsert(v: Mapping[str, Any], server: Server) -> dict[str, Any]:

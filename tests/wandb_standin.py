@@ -18,6 +18,9 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from tests import artifact_standin
+from tests.artifact_standin import Artifact
+
 KEY = "a" * 40
 USER = "me"  # whoever has the key, and the default entity
 VIEWER = {
@@ -65,26 +68,27 @@ class Server:
     Attributes:
         projects: by ENTITY/PROJECT; one that is named by a new run is made.
         cut: while set, connections are closed without an answer.
-        cut_after: requests until it cuts itself off; None: never.
+        cut_after: requests until it cuts itself off; None: never. cutting: only those with this in path or body count.
         failures: statuses (500, 429) that the next requests get instead of an answer; the list is used up.
         failing: only requests with this in their path or operation fail; by default all.
         answers: operation -> function (variables, server) -> data, for what a test needs beyond what is here.
         asked: how often each operation was asked.
         refused: whether every key is refused; else only others than KEY are.
         keys: every key that was shown.
-        pause: seconds before each answer.
+        artifacts: every version of every artifact, by id (tests/artifact_standin.py).
     """
 
     projects: dict[str, Project] = field(default_factory=dict)
     cut: bool = False
     cut_after: int | None = None
+    cutting: str = ""
     failures: list[int] = field(default_factory=list)
     failing: str = ""
     answers: dict[str, Callable[[Mapping[str, Any], "Server"], dict[str, Any]]] = field(default_factory=dict)
     asked: dict[str, int] = field(default_factory=dict)
     refused: bool = False
     keys: set[str] = field(default_factory=set)
-    pause: float = 0.0
+    artifacts: dict[str, Artifact] = field(default_factory=dict)
     address: str = ""
     lock: Any = field(default_factory=threading.RLock)
 
@@ -146,10 +150,13 @@ def serve(server: Server) -> Iterator[str]:
             body = self.read_body()
             if not self.may_go_on():
                 return
-            _, kind, entity, name, run, *path = self.path.split("/")
-            if kind == "storage":
-                with server.lock:
+            _, kind, *path = self.path.split("/")
+            with server.lock:
+                if kind == "storage":
+                    entity, name, run, *path = path
                     server.project(entity, name).runs[run].files["/".join(path)] = body
+                elif kind == "artifact":
+                    artifact_standin.keep(server, path, body)
             self.reply(200, {})
 
         def do_GET(self) -> None:
@@ -172,10 +179,8 @@ def serve(server: Server) -> Iterator[str]:
 
         def may_go_on(self, body: bytes = b"") -> bool:
             """Whether this request is answered; what goes wrong has been sent where it is not."""
-            if server.pause:
-                time.sleep(server.pause)
             with server.lock:
-                if server.cut_after is not None:
+                if server.cut_after is not None and server.cutting.encode() in self.path.encode() + body:
                     server.cut = server.cut or server.cut_after <= 0
                     server.cut_after -= 1
                 cut, failure = server.cut, None
@@ -192,7 +197,7 @@ def serve(server: Server) -> Iterator[str]:
             key = base64.b64decode(code).decode().partition(":")[2] if scheme == "Basic" else ""
             with server.lock:
                 server.keys.add(key)
-            if (server.refused or key != KEY) and "/storage/" not in self.path:
+            if (server.refused or key != KEY) and not self.path.startswith(("/storage/", "/artifact/")):
                 self.reply(401, {"errors": [{"message": "user is not logged in"}], "error": "user is not logged in"})
                 return False
             return True
@@ -365,4 +370,5 @@ ANSWERS: dict[str, Callable[[Mapping[str, Any], Server], dict[str, Any]]] = {
         lambda run: {"parquetHistory": {"parquetUrls": [], "liveData": [spell(line) for line in run.history]}}
     ),
     "HistoryPage": about_run(lambda run: {"history": run.history}),
+    **artifact_standin.ANSWERS,
 }

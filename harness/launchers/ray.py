@@ -80,7 +80,7 @@ def connect(launcher: Mapping[str, Any]) -> Iterator[ModuleType]:
     try:
         import ray
     except ImportError as error:
-        raise ValueError(f"launcher=ray needs Ray ({error}): pip install 'scaling-harness[ray]'") from error
+        raise ValueError(f"launcher=ray needs Ray ({error}): pip install -c constraints.txt -e '.[ray]'") from error
     cpus = launcher["head_cpus"] or available_cores()
     with run_head(cpus, launcher["head_gpus"]) if own else nullcontext(str(launcher["address"])) as address:
         options = {"runtime_env": launcher["runtime_env"], "log_to_driver": False, "logging_level": "ERROR"}

@@ -143,7 +143,7 @@ def test_mistakes_are_told_in_a_line(monkeypatch, capsys):
     with pytest.raises(SystemExit) as ended:
         main(["mine", "--runs", "runs"])
     assert ended.value.code == 2
-    assert "pip install 'scaling-harness[dashboard]'" in capsys.readouterr().err
+    assert "pip install -c constraints.txt -e '.[dashboard]'" in capsys.readouterr().err
 
 
 def test_analysis_without_the_command_needs_no_client():

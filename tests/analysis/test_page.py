@@ -12,8 +12,10 @@ from planting import plant_table
 from analysis import page
 from analysis.answer import Answer
 from analysis.claims import Verdict
-from analysis.page import link, make_page, write_page
+from analysis.page import link, make_page, write_index, write_page
+from analysis.page_tables import hide_folders
 from analysis.plot import main
+from analysis.write import publish
 
 HOSTILE = "<script>alert(1)</script> \"><img src=x onerror='alert(1)'> {{ 7 * 7 }} & Müller?"
 VOID = ("meta", "img", "link", "br", "hr", "input")
@@ -94,6 +96,7 @@ def hostile(tmp_path, monkeypatch):
     for module in ("analysis.page", "analysis.drawing", "analysis.answers"):
         monkeypatch.setattr(f"{module}.SWEEPS_DIR", sweeps)
     frame = plant_table(lambda b: 0.002 * b**0.5).assign(**{"task.name": "</td><script>x</script>"})
+    frame = frame.assign(**{"task.path": "/home/me/texts"})
     frame.assign(**{"provenance.torch": "2.0<script>"}).to_csv(tmp_path / "planted.csv", index=False)
     return tmp_path
 
@@ -118,7 +121,9 @@ def test_a_page_of_an_optimum(hostile):
     kind, data = pictures[0].split(";base64,")
     assert kind == "data:image/svg+xml"
     assert base64.b64decode(data) == (out / "planted.svg").read_bytes()
-    assert f"planted: {hostile / 'planted.csv'}" in seen.words  # the table that was taken
+    assert "planted: planted.csv" in seen.words  # the table that was taken, and not where it lies
+    assert str(hostile) not in text
+    assert "/home/me" not in text
     first = text
     assert main(["--runs", str(hostile / "planted.csv"), "--out", str(out), "--html"]) == 0
     assert (out / "planted.html").read_text(encoding="utf-8") == first
@@ -157,6 +162,34 @@ def test_a_page_of_an_answer_and_an_index(tmp_path, monkeypatch):
     assert [row[0] for row in index.rows[1:]] == ["weight_decay", "smoke"]
     assert index.rows[1][2:] == ["", "1", "1"]
     assert ("a", {"href": "weight_decay.html"}) in index.tags
+
+
+def test_folders_are_no_part_of_a_page():
+    for text, shown in (
+        ("t: /home/me/a b/t.csv, 3 runs", "t: a b/t.csv, 3 runs"),
+        ("from ~/x/t.csv; C:\\Users\\me\\t.csv", "from t.csv; t.csv"),
+        ("runs/s: 8/16 rows of wandb:me/p, sweeps/s.csv", "runs/s: 8/16 rows of wandb:me/p, sweeps/s.csv"),
+    ):
+        assert hide_folders(text) == shown
+
+
+def test_a_page_that_cannot_be_written_is_told_with_the_cure(tmp_path):
+    (tmp_path / "n.html").mkdir()
+    with pytest.raises(ValueError, match="n.html cannot be written .*give another folder"):
+        publish(tmp_path / "n.html", lambda path: path.write_text("x"))
+    assert [path.name for path in tmp_path.iterdir()] == ["n.html"]
+
+
+def test_a_sweep_named_index_keeps_its_page_beside_the_index(tmp_path):
+    rows = pd.DataFrame({"run_id": ["a"], "status": ["done"], "batch_size": [8], "optimizer.lr": [None]})
+    pages = [make_page(Answer(name, "Why?", "fixed_steps", rows, rows, "", [], {}), rows, [], "t")
+             for name in ("index", "Index", "indexed")]  # fmt: skip
+    index = check_alone(write_index(pages, tmp_path).read_text())
+    for page_, stem in zip(pages, ("index-sweep", "Index-sweep", "indexed"), strict=True):
+        path = write_page(page_, tmp_path)
+        assert path == tmp_path / f"{stem}.html"
+        assert ("a", {"href": path.name}) in index.tags
+    assert "Sweeps" in check_alone((tmp_path / "index.html").read_text()).words
 
 
 def test_many_verdicts_and_numbers_that_are_none(tmp_path):
