@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from harness.model_sizes import check_heads, size_of_gpt
 from harness.protocols import PROTOCOLS, resolve_length
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,8 +35,10 @@ FEEDS = {
     "python_source": "symbols", "text": "symbols", "teacher_student": "vectors",
     "noisy_quadratic": "nothing", "random_walk": "nothing", "token_walk": "nothing", "tensors": "your own tensors",
 }  # fmt: skip
-TAKES = {"ngram": "symbols", "mlp": "symbols", "perceptron": "vectors", "none": "nothing"}
+TAKES = {"ngram": "symbols", "mlp": "symbols", "gpt": "symbols", "perceptron": "vectors", "none": "nothing"}
 CHOICES = {  # options that are one of several words
+    "model.activation": ("swiglu", "gelu"),
+    "model.parametrization": ("standard", "mup"),
     "task.noise": ("isotropic", "proportional", "correlated"),
     "task.spacing": ("regular", "random"),
     "optimizer.scaling": ("original", "match_rms_adamw"),
@@ -43,6 +46,7 @@ CHOICES = {  # options that are one of several words
     "schedule.weight_decay": ("constant", "linear", "cosine", "wsd", "inverse_sqrt", "inverse_time"),
 }
 SYNONYMS = {"learning_rate": "lr", "epsilon": "eps", "wd": "weight_decay", "bs": "batch_size"}  # words of others
+BUDGETS = ("num_tokens", "tokens_per_param")  # in place of num_samples
 PATHS = ("task.path",)  # where something lies on this machine: no part of a run's identity
 
 _finite = ("a finite number", lambda v: True)
@@ -59,6 +63,7 @@ LIMITS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "num_heldout": _examples, "context": _count, "num_evals": _count, "num_examples": _examples,
     "target_examples": _examples, "pool_samples": _examples, "probe_samples": _examples, "num_draws": _count,
     "embedding": _count, "hidden": _count, "depth": _count, "workers": _count, "width": _count,
+    "num_heads": _count, "num_tokens": _count, "tokens_per_param": _positive, "init_std": _positive, "base_width": _count,
     "max_norm": _positive, "micro_batch": _count,
     "target_loss": _finite, "max_steps": _count, "eval_every": _count, "eval_share": _positive, "smoothing": _positive,
     "checkpoint": _positive, "lease": _positive,
@@ -125,19 +130,44 @@ def make_run_config(values: Mapping[str, Any]) -> RunConfig:
 
     Raises: ValueError for a value out of its limits.
     """
-    names = {field.name for field in fields(RunConfig)}
+    names = {field.name for field in fields(RunConfig)} | set(BUDGETS)
     values = {key: value for key, value in values.items() if key in names}
     check_limits(values)
     check_model(values["task"], values["model"])
+    if values["model"]["name"] == "gpt":
+        check_heads(values["model"]["width"], values["model"]["num_heads"])
     check_walk(values["task"])
     check_decay(values["schedule"], values["optimizer"])
     check_choice("protocol", values["protocol"], PROTOCOLS)
     check_choice("precision", values["precision"], PRECISIONS)
+    values = spend_budget(values)
     resolved = resolve_length(values)
     if values.get("max_norm") is not None:
         resolved["max_norm"] = float(values["max_norm"])
     resolved["groups"] = numbers_of_groups(values.get("groups") or {}, values["optimizer"])
     return RunConfig(**{**values, **resolved})
+
+
+def spend_budget(values: Mapping[str, Any]) -> dict[str, Any]:
+    """num_samples from a budget in tokens, num_tokens or tokens_per_param; unchanged where none is given.
+
+    Raises: ValueError for several budgets, or a model whose tokens or parameters cannot be counted.
+    """
+    given = {name: values[name] for name in BUDGETS if values.get(name) is not None}
+    rest = {name: value for name, value in values.items() if name not in BUDGETS}
+    if not given:
+        return rest
+    name, number = next(iter(given.items()))
+    if len(given) > 1 or values.get("num_samples") is not None:
+        raise ValueError(f"{name}={number} is one of several budgets: give one, and num_samples=null beside it")
+    task, model = values["task"], values["model"]
+    if not (model["name"] in EVERY_POSITION or task.get("every_position")):
+        raise ValueError(f"{name}={number} counts predicted tokens, and model={model['name']} predicts one a sample: give num_samples")
+    if name == "tokens_per_param":
+        if model["name"] != "gpt":
+            raise ValueError(f"tokens_per_param={number} needs a model whose parameters follow from its config: choose model=gpt")
+        number *= size_of_gpt(model, context=task["context"], num_symbols=task.get("num_symbols", 256)).num_params
+    return rest | {"num_samples": max(1, round(number / task["context"]))}
 
 
 def numbers_of_groups(groups: Mapping[str, Any], optimizer: Part) -> dict[str, dict[str, float]]:
