@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from harness.model_sizes import check_heads, size_of_gpt
+from harness.model_sizes import BUDGETS, EVERY_POSITION, check_heads, spend_budget
 from harness.protocols import PROTOCOLS, resolve_length
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -46,7 +46,6 @@ CHOICES = {  # options that are one of several words
     "schedule.weight_decay": ("constant", "linear", "cosine", "wsd", "inverse_sqrt", "inverse_time"),
 }
 SYNONYMS = {"learning_rate": "lr", "epsilon": "eps", "wd": "weight_decay", "bs": "batch_size"}  # words of others
-BUDGETS = ("num_tokens", "tokens_per_param")  # in place of num_samples
 PATHS = ("task.path",)  # where something lies on this machine: no part of a run's identity
 
 _finite = ("a finite number", lambda v: True)
@@ -63,7 +62,8 @@ LIMITS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "num_heldout": _examples, "context": _count, "num_evals": _count, "num_examples": _examples,
     "target_examples": _examples, "pool_samples": _examples, "probe_samples": _examples, "num_draws": _count,
     "embedding": _count, "hidden": _count, "depth": _count, "workers": _count, "width": _count,
-    "num_heads": _count, "num_tokens": _count, "tokens_per_param": _positive, "init_std": _positive, "base_width": _count,
+    "num_heads": _count, "init_std": _positive, "base_width": _count,
+    "num_tokens": _count, "tokens_per_param": _positive,
     "max_norm": _positive, "micro_batch": _count,
     "target_loss": _finite, "max_steps": _count, "eval_every": _count, "eval_share": _positive, "smoothing": _positive,
     "checkpoint": _positive, "lease": _positive,
@@ -134,8 +134,8 @@ def make_run_config(values: Mapping[str, Any]) -> RunConfig:
     values = {key: value for key, value in values.items() if key in names}
     check_limits(values)
     check_model(values["task"], values["model"])
-    if values["model"]["name"] == "gpt":
-        check_heads(values["model"]["width"], values["model"]["num_heads"])
+    check_heads(values["model"])
+    check_positions(values["task"], values["model"])
     check_walk(values["task"])
     check_decay(values["schedule"], values["optimizer"])
     check_choice("protocol", values["protocol"], PROTOCOLS)
@@ -146,28 +146,6 @@ def make_run_config(values: Mapping[str, Any]) -> RunConfig:
         resolved["max_norm"] = float(values["max_norm"])
     resolved["groups"] = numbers_of_groups(values.get("groups") or {}, values["optimizer"])
     return RunConfig(**{**values, **resolved})
-
-
-def spend_budget(values: Mapping[str, Any]) -> dict[str, Any]:
-    """num_samples from a budget in tokens, num_tokens or tokens_per_param; unchanged where none is given.
-
-    Raises: ValueError for several budgets, or a model whose tokens or parameters cannot be counted.
-    """
-    given = {name: values[name] for name in BUDGETS if values.get(name) is not None}
-    rest = {name: value for name, value in values.items() if name not in BUDGETS}
-    if not given:
-        return rest
-    name, number = next(iter(given.items()))
-    if len(given) > 1 or values.get("num_samples") is not None:
-        raise ValueError(f"{name}={number} is one of several budgets: give one, and num_samples=null beside it")
-    task, model = values["task"], values["model"]
-    if not (model["name"] in EVERY_POSITION or task.get("every_position")):
-        raise ValueError(f"{name}={number} counts predicted tokens, and model={model['name']} predicts one a sample: give num_samples")
-    if name == "tokens_per_param":
-        if model["name"] != "gpt":
-            raise ValueError(f"tokens_per_param={number} needs a model whose parameters follow from its config: choose model=gpt")
-        number *= size_of_gpt(model, context=task["context"], num_symbols=task.get("num_symbols", 256)).num_params
-    return rest | {"num_samples": max(1, round(number / task["context"]))}
 
 
 def numbers_of_groups(groups: Mapping[str, Any], optimizer: Part) -> dict[str, dict[str, float]]:
@@ -266,6 +244,16 @@ def check_model(task: Mapping[str, Any], model: Mapping[str, Any]) -> None:
             )
         given, taken = f"task={task['name']} feeds its model {feeds}", f"model={model['name']} takes {takes}"
         raise ValueError(f"{given} and {taken}: choose model={fitting}")
+
+
+def check_positions(task: Mapping[str, Any], model: Mapping[str, Any]) -> None:
+    """Raises: ValueError for a model of ours that is said to predict every position and does not."""
+    every = task.get("every_position")
+    if every is not None and not isinstance(every, bool):
+        raise ValueError(f"task.every_position={every!r} is not one of true, false, null")
+    if every and ":" not in str(model["name"]) and model["name"] not in EVERY_POSITION:
+        text = f"task.every_position=true, and model={model['name']} predicts the last position alone"
+        raise ValueError(f"{text}: leave it out, or choose model={' or '.join(EVERY_POSITION)} or a module of your own")
 
 
 def check_walk(task: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""How large a GPT is and what a token costs, by its config alone. Free of torch, so that budgets need no model.
+"""How large a GPT is, what a token costs, and how long a budget of tokens lasts, by configs alone: free of torch.
 
 Shapes: L layers (depth), D width, F width of the feed-forward layer, T context, V symbols.
 """
@@ -6,6 +6,10 @@ Shapes: L layers (depth), D width, F width of the feed-forward layer, T context,
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+EVERY_POSITION = ("gpt",)  # models that predict the symbol after each of their inputs, and not only after the last
+BUDGETS = ("num_tokens", "tokens_per_param")  # in place of num_samples
+NUM_BYTES = 256  # symbols of a task that names no vocabulary
 
 
 @dataclass(frozen=True)
@@ -28,8 +32,11 @@ def feed_forward_width(width: int, activation: str) -> int:
     return 4 * width if activation == "gelu" else -(-8 * width // (3 * 8)) * 8
 
 
-def check_heads(width: int, num_heads: int) -> None:
-    """Raises: ValueError unless heads share the width evenly and have an even width of their own."""
+def check_heads(model: Mapping[str, Any]) -> None:
+    """Raises: ValueError for a GPT whose heads do not share its width evenly, or have an odd width of their own."""
+    if model["name"] != "gpt":
+        return
+    width, num_heads = model["width"], model["num_heads"]
     if width % num_heads or (width // num_heads) % 2:
         fitting = [n for n in range(1, width // 2 + 1) if width % n == 0 and (width // n) % 2 == 0]
         text = f"model.num_heads={num_heads} does not split model.width={width} into heads of an even width"
@@ -42,8 +49,10 @@ def size_of_gpt(model: Mapping[str, Any], *, context: int, num_symbols: int) -> 
 
         matrices  = L (4 D^2 + k D F) + D V,       k = 3 for swiglu, 2 for gelu; the head is one of them
         gains     = (2 L + 1) D
-        flops     = 6 matrices + 12 L D T          a multiplication and an addition of each, thrice: forward and backward;
-                                                   the whole square of attention, of which the mask leaves half
+        flops     = 6 matrices + 12 L D T
+
+    A multiplication and an addition for each entry, thrice: forward and twice backward; for attention the whole square,
+    of which the mask leaves half.
 
     Source: Kaplan et al., arXiv 2001.08361, table 1; Chowdhery et al., arXiv 2204.02311, appendix B.
     """
@@ -53,3 +62,30 @@ def size_of_gpt(model: Mapping[str, Any], *, context: int, num_symbols: int) -> 
     head, gains = width * num_symbols, (2 * depth + 1) * width
     own = hidden + gains + (0 if model["tied"] else head)
     return ModelSize(own + num_symbols * width, own, 6 * (hidden + head) + 12 * depth * width * context)
+
+
+def spend_budget(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's values with num_samples from its budget in tokens; unchanged where none is given.
+
+        num_samples = num_tokens / context,    num_tokens = tokens_per_param num_params
+
+    Raises: ValueError for several budgets, or a model whose tokens or parameters cannot be counted.
+    """
+    given = {name: values[name] for name in BUDGETS if values.get(name) is not None}
+    rest = {name: value for name, value in values.items() if name not in BUDGETS}
+    if not given:
+        return rest
+    name, number = next(iter(given.items()))
+    if len(given) > 1 or values.get("num_samples") is not None:
+        raise ValueError(f"{name}={number} is one of several budgets: give one, and num_samples=null beside it")
+    task, model = values["task"], values["model"]
+    if not (model["name"] in EVERY_POSITION or task.get("every_position")):
+        text = f"{name}={number} counts predicted tokens, and model={model['name']} predicts one a sample"
+        raise ValueError(f"{text}: give num_samples")
+    if name == "tokens_per_param":
+        if model["name"] != "gpt":
+            text = f"tokens_per_param={number} needs a model whose parameters follow from its config"
+            raise ValueError(f"{text}: choose model=gpt, or give num_tokens")
+        size = size_of_gpt(model, context=task["context"], num_symbols=task.get("num_symbols", NUM_BYTES))
+        number *= size.num_params
+    return rest | {"num_samples": max(1, round(number / task["context"]))}

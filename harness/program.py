@@ -96,7 +96,13 @@ def make_program(
 
     def step_with(measure: Measure) -> Callable[..., tuple]:
         step = step_of_one_run(
-            loss, layout, optimizer, index_N, stack.micro_batch, measure=measure, alone=stack.alone is not None,
+            loss,
+            layout,
+            optimizer,
+            index_N,
+            stack.micro_batch,
+            measure=measure,
+            alone=stack.alone is not None,
             multiplier_N=multiplier_N,
         )
         return each(step, in_dims=(0, 0, 0, 0, 0, moving, batch_dim))

@@ -31,7 +31,8 @@ class GPT(nn.Module):
 
     Args:
         num_heads: divides the width; the width of a head is even.
-        activation: swiglu: W3 (silu(W1 x) * W2 x), F = 8/3 D rounded up to a multiple of 8; gelu: W2 gelu(W1 x), F = 4 D.
+        activation: swiglu: W3 (silu(W1 x) * W2 x), F = 8/3 D rounded up to a multiple of 8; or gelu: W2 gelu(W1 x),
+            F = 4 D.
         tied: the head is the table of embeddings.
         qk_norm: RMSNorm without gain on queries and keys of each head.
 
@@ -40,12 +41,15 @@ class GPT(nn.Module):
         tables 3 and 8 (mup for Adam).
     """
 
+    cos_TK: Tensor
+    sin_TK: Tensor
+
     def __init__(
         self, *, context: int, num_symbols: int, num_outputs: int, width: int, depth: int, num_heads: int,
         activation: str, qk_norm: bool, tied: bool, init_std: float, parametrization: str, base_width: int,
     ) -> None:  # fmt: skip
         super().__init__()
-        check_heads(width, num_heads)
+        check_heads({"name": "gpt", "width": width, "num_heads": num_heads})
         if tied and num_outputs != num_symbols:
             raise ValueError(f"model.tied=true needs as many outputs as symbols, not {num_outputs} and {num_symbols}")
         size = size_of_gpt(
@@ -79,7 +83,9 @@ class GPT(nn.Module):
             std = init_std
             if name.startswith("blocks."):
                 std /= math.sqrt(self.times_base)
-                std /= math.sqrt(2 * self.depth) if name.endswith(("attention.out.weight", "layer.down.weight")) else 1.0
+                std /= (
+                    math.sqrt(2 * self.depth) if name.endswith(("attention.out.weight", "layer.down.weight")) else 1.0
+                )
             nn.init.normal_(parameter, std=std)
 
     def lr_multipliers(self) -> dict[str, float]:
