@@ -1,4 +1,4 @@
-"""Oracle: with mup activations move by as much at every width, with the standard parametrization by more (its theory)."""
+"""Oracle: the theory: with mup activations move by as much at every width, else by more the wider the model."""
 
 import runpy
 from pathlib import Path
