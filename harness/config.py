@@ -35,6 +35,7 @@ FEEDS = {
     "noisy_quadratic": "nothing", "random_walk": "nothing", "token_walk": "nothing", "tensors": "your own tensors",
 }  # fmt: skip
 TAKES = {"ngram": "symbols", "mlp": "symbols", "perceptron": "vectors", "none": "nothing"}
+EVERY_POSITION = ("gpt",)  # models that predict the symbol after each of their inputs, and not only after the last
 CHOICES = {  # options that are one of several words
     "task.noise": ("isotropic", "proportional", "correlated"),
     "task.spacing": ("regular", "random"),
@@ -129,6 +130,7 @@ def make_run_config(values: Mapping[str, Any]) -> RunConfig:
     values = {key: value for key, value in values.items() if key in names}
     check_limits(values)
     check_model(values["task"], values["model"])
+    check_positions(values["task"], values["model"])
     check_walk(values["task"])
     check_decay(values["schedule"], values["optimizer"])
     check_choice("protocol", values["protocol"], PROTOCOLS)
@@ -236,6 +238,16 @@ def check_model(task: Mapping[str, Any], model: Mapping[str, Any]) -> None:
             )
         given, taken = f"task={task['name']} feeds its model {feeds}", f"model={model['name']} takes {takes}"
         raise ValueError(f"{given} and {taken}: choose model={fitting}")
+
+
+def check_positions(task: Mapping[str, Any], model: Mapping[str, Any]) -> None:
+    """Raises: ValueError for a model of ours that is said to predict every position and does not."""
+    every = task.get("every_position")
+    if every is not None and not isinstance(every, bool):
+        raise ValueError(f"task.every_position={every!r} is not one of true, false, null")
+    if every and ":" not in str(model["name"]) and model["name"] not in EVERY_POSITION:
+        text = f"task.every_position=true, and model={model['name']} predicts the last position alone"
+        raise ValueError(f"{text}: leave it out, or choose model={' or '.join(EVERY_POSITION)} or a module of your own")
 
 
 def check_walk(task: Mapping[str, Any]) -> None:
