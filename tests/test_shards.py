@@ -27,7 +27,10 @@ def counted(path, tokens, magic=20240520, version=1, count=None):
     path.write_bytes(header.tobytes() + np.asarray(tokens).astype({20240520: "<u2"}.get(magic, "<u4")).tobytes())
 
 
-def rows_of(tokens, kind=pa.list_(pa.int32())):
+INT32 = pa.list_(pa.int32())
+
+
+def rows_of(tokens, kind=INT32):
     """Documents of 0, 1, 2, ... tokens."""
     ends = np.cumsum(np.arange(len(tokens)))
     parts = np.split(tokens, ends[ends < len(tokens)])
@@ -162,7 +165,7 @@ def cut(path, write, share):
 
 SMALL = np.arange(5000) % 100
 MISTAKES = {
-    "cut off": ("a.bin", lambda p: cut(p, lambda p: counted(p, SMALL), 0.5), "its header's 5000 tokens take 11024: copy"),
+    "cut off": ("a.bin", lambda p: cut(p, lambda p: counted(p, SMALL), 0.5), "5000 tokens take 11024: copy"),
     "too long": ("a.bin", lambda p: counted(p, SMALL, count=10), "10 tokens take 1044: write it again"),
     "negative": ("a.bin", lambda p: counted(p, SMALL, count=-1), "-1 tokens take"),
     "version": ("a.bin", lambda p: counted(p, SMALL, version=2), "says version 2, and 1 is read: write it again"),
@@ -185,8 +188,8 @@ MISTAKES = {
     "no numbers": ("a.arrow", lambda p: arrow_of(p, input_ids=["Hello"]), "input_ids holds string: give whole"),
     "null": ("a.arrow", lambda p: arrow_of(p, input_ids=[[1, None]]), "1 tokens of input_ids are null"),
     "short": ("a.bin", lambda p: counted(p, SMALL[:9]), "the training part has no whole window of 8 tokens"),
-    "shorter": ("a.bin", lambda p: counted(p, SMALL[:3]), "a.bin with 3): give longer shards, a smaller task.context"),
-    "vocabulary": ("a.bin", lambda p: counted(p, [*SMALL, 50304]), "a token 50304, and task.num_symbols=50304 allows 0 to"),
+    "shorter": ("a.bin", lambda p: counted(p, SMALL[:3]), "a.bin with 3): give longer shards, a smaller"),
+    "vocabulary": ("a.bin", lambda p: counted(p, [*SMALL, 50304]), "task.num_symbols=50304 allows 0 to 50303"),
     "its cure": ("a.bin", lambda p: counted(p, [*SMALL, 50304]), "give task.num_symbols=50305 or more"),
     "below zero": ("a.arrow", lambda p: arrow_of(p, input_ids=np.array([*SMALL, -100])), "a token -100"),
     "parquet's": (
@@ -259,12 +262,14 @@ import re, sys
 from pathlib import Path
 import numpy as np
 from harness.token_files import open_tokens
-tokens = open_tokens({"path": sys.argv[1], "heldout_path": None, "context": 1024, "num_symbols": 50304}, Path(sys.argv[2]))
+task = {"path": sys.argv[1], "heldout_path": None, "context": 1024, "num_symbols": 50304}
+tokens = open_tokens(task, Path(sys.argv[2]))
 for first in range(0, 65536, 4096):
     numbers = np.arange(first, first + 4096) * 7919 % len(tokens.train)
     total = tokens.train.read(numbers).sum()
-highest = re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]  # ru_maxrss begins with the parent's
-print(int(highest) / 1024, len(tokens.train), tokens.train.read(np.array([0]))[0, :3])
+# ru_maxrss would begin with that of the process that started this one
+highest = re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]
+print(int(highest) / 1024, len(tokens.train), *tokens.train.read(np.array([0]))[0, :3])
 """
 
 
@@ -283,9 +288,8 @@ def test_a_shard_of_3_gb_takes_no_more_memory_than_a_small_one(tmp_path):
         command = [sys.executable, "-c", MEASURE, str(path), str(tmp_path / "runs")]
         done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
         rss[name], count, words = done.stdout.strip().split(" ", 2)
-        assert words.split() == "[    1     2 50303]".split()
+        assert words.split() == ["1", "2", "50303"]
         windows = ((size - 1024) // 2 - 1) // 1024
         assert int(count) == windows - windows // 16
         path.unlink()
-    print(rss)
     assert float(rss["large"]) < float(rss["small"]) + 150
