@@ -32,7 +32,7 @@ UNDECAYED = {
 TRACKER_MODES = ("auto", "online", "offline")
 # What a task feeds its model, and what a model takes; names that are not here are the user's own affair
 FEEDS = {
-    "python_source": "symbols", "text": "symbols", "teacher_student": "vectors",
+    "python_source": "symbols", "text": "symbols", "tokens": "symbols", "teacher_student": "vectors",
     "noisy_quadratic": "nothing", "random_walk": "nothing", "token_walk": "nothing", "tensors": "your own tensors",
 }  # fmt: skip
 TAKES = {"ngram": "symbols", "mlp": "symbols", "gpt": "symbols", "perceptron": "vectors", "none": "nothing"}
@@ -46,7 +46,7 @@ CHOICES = {  # options that are one of several words
     "schedule.weight_decay": ("constant", "linear", "cosine", "wsd", "inverse_sqrt", "inverse_time"),
 }
 SYNONYMS = {"learning_rate": "lr", "epsilon": "eps", "wd": "weight_decay", "bs": "batch_size"}  # words of others
-PATHS = ("task.path",)  # where something lies on this machine: no part of a run's identity
+PATHS = ("task.path", "task.heldout_path")  # where something lies on this machine: no part of a run's identity
 
 _finite = ("a finite number", lambda v: True)
 _positive = ("a number > 0", lambda v: v > 0)
@@ -54,12 +54,14 @@ _not_negative = ("a number >= 0", lambda v: v >= 0)
 _average = ("a number in [0, 1)", lambda v: 0 <= v < 1)
 _share = ("a number in [0, 1]", lambda v: 0 <= v <= 1)
 _count = ("a whole number >= 1", lambda v: v >= 1 and v == int(v))
+_symbols = ("a whole number from 2 to 2^32", lambda v: 2 <= v <= 2**32 and v == int(v))
 _examples = ("a whole number from 1 to 10,000,000", lambda v: 1 <= v <= 10**7 and v == int(v))
 _none_or_one = ("0 or 1, GPUs of a stack", lambda v: v in (0, 1))
 _natural = ("a whole number from 0 to 2^63 - 1", lambda v: 0 <= v < 2**63 and v == int(v))
 LIMITS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "batch_size": _count, "num_steps": _count, "num_samples": _count, "seed": _natural,
-    "num_heldout": _examples, "context": _count, "num_evals": _count, "num_examples": _examples,
+    "num_heldout": _examples, "context": _count, "num_symbols": _symbols, "num_evals": _count,
+    "num_examples": _examples,
     "target_examples": _examples, "pool_samples": _examples, "probe_samples": _examples, "num_draws": _count,
     "embedding": _count, "hidden": _count, "depth": _count, "workers": _count, "width": _count,
     "num_heads": _count, "init_std": _positive, "base_width": _count,
@@ -167,8 +169,8 @@ def numbers_of_groups(groups: Mapping[str, Any], optimizer: Part) -> dict[str, d
 def run_id(config: RunConfig) -> str:
     """Twelve hex digits that name a run: a hash of its canonical JSON, floats to 9 digits.
 
-    Fields that are null or false are left out, so a new option with such a default retrains nothing; so is the path of
-    a text, which its sha256 names already.
+    Fields that are null or false are left out, so a new option with such a default retrains nothing; so is where
+    data lie, which their sha256 names already.
     """
     canonical = {
         name: f"{value:.9g}" if isinstance(value, float) else value

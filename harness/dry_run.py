@@ -2,6 +2,7 @@
 
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,10 @@ def print_dry_run(settings: dict[str, Any], sweep: Sweep, request: Request) -> N
     """What the command would train: stacks by shape with FLOPs, memory and time, and what is there already."""
     machine = request.machine
     device, workers = machine.device, machine.workers
-    choices = choose_all(sweep.runs, machine, Path(settings["runs_dir"]), probe=False)
+    runs_dir = Path(settings["runs_dir"])
+    choices = choose_all(sweep.runs, machine, runs_dir, probe=False)
     for shape, config in {shape_of(config): config for config in sweep.runs.values()}.items():
-        if has_own_code(config) and (reason := why_alone(config, torch.device(device))):
+        if has_own_code(config) and (reason := why_alone(config, torch.device(device), runs_dir)):
             choices[shape] = Choice(1, alone=reason)
     plan = make_plan(sweep.name, sweep.runs, **request.options, choices=choices)
     ended = request.ended & set(sweep.runs)
@@ -44,7 +46,7 @@ def print_dry_run(settings: dict[str, Any], sweep: Sweep, request: Request) -> N
     for stacks in track(shapes.values(), what, transient=True, console=console, disable=quiet):
         first, runs = stacks[0].first, sum(len(stack.runs) for stack in stacks)
         try:
-            cost = estimate_stack(stacks[0], torch.device(device))
+            cost = estimate_stack(replace(stacks[0], compiled=False), torch.device(device), runs_dir)  # builds nothing
         except Exception as error:  # whatever a model or task raises
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             raise ValueError(f"runs of model {first.model['name']} fail in their first step: {reason}") from error

@@ -5,12 +5,14 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from harness.config import (
     PARTS,
     SYNONYMS,
     RunConfig,
+    check_limits,
     closest,
     flatten_mapping,
     make_run_config,
@@ -21,6 +23,7 @@ from harness.config import (
 )
 from harness.corpus import TEXT_TASKS, read_corpus
 from harness.imports import check_imports
+from harness.token_files import tokens_sha256
 
 # group choices -> (values with the user's overrides, the defaults of those choices)
 Compose = Callable[[Mapping[str, str]], tuple[dict[str, Any], dict[str, Any]]]
@@ -118,7 +121,7 @@ def lay_grid(axes: Mapping[str, list[Any]], compose: Compose) -> dict[str, RunCo
         flat = flatten_mapping(values)
         for point in itertools.product(*setting.values()):
             changed = {path: match_type(path, x, flat[path]) for path, x in zip(setting, point, strict=True)}
-            config = make_run_config(nest(flat | changed))
+            config = make_run_config(add_tokens(nest(flat | changed)))
             runs[run_id(config)] = config
     return runs
 
@@ -140,6 +143,14 @@ def add_corpus(values: dict[str, Any]) -> None:
     """Text is part of a run's identity by its sha256, so a changed corpus is another run."""
     if values["task"]["name"] in TEXT_TASKS:
         values["task"]["corpus_sha256"] = read_corpus(values["task"]).sha256
+
+
+def add_tokens(values: dict[str, Any]) -> dict[str, Any]:
+    """Token shards too, after they were found fit for the run: its vocabulary, its context."""
+    if values["task"]["name"] == "tokens":
+        check_limits({"task": values["task"]})
+        values["task"]["tokens_sha256"] = tokens_sha256(values["task"], Path(values["runs_dir"]))
+    return values
 
 
 def describe_repeats(grid: Mapping[str, Any]) -> list[str]:
