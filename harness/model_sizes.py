@@ -64,6 +64,11 @@ def size_of_gpt(model: Mapping[str, Any], *, context: int, num_symbols: int) -> 
     return ModelSize(own + num_symbols * width, own, 6 * (hidden + head) + 12 * depth * width * context)
 
 
+def vocabulary(task: Mapping[str, Any]) -> int:
+    """Number of symbols that a task of symbols feeds its model."""
+    return int(task.get("num_symbols") or NUM_BYTES)
+
+
 def spend_budget(values: Mapping[str, Any]) -> dict[str, Any]:
     """A run's values with num_samples from its budget in tokens; unchanged where none is given.
 
@@ -77,7 +82,7 @@ def spend_budget(values: Mapping[str, Any]) -> dict[str, Any]:
         return rest
     name, number = next(iter(given.items()))
     if len(given) > 1 or values.get("num_samples") is not None:
-        raise ValueError(f"{name}={number} is one of several budgets: give one, and num_samples=null beside it")
+        raise ValueError(f"{name}={number} is one of several budgets: give one of {', '.join(BUDGETS)} and num_samples")
     task, model = values["task"], values["model"]
     if not (model["name"] in EVERY_POSITION or task.get("every_position")):
         text = f"{name}={number} counts predicted tokens, and model={model['name']} predicts one a sample"
@@ -86,6 +91,6 @@ def spend_budget(values: Mapping[str, Any]) -> dict[str, Any]:
         if model["name"] != "gpt":
             text = f"tokens_per_param={number} needs a model whose parameters follow from its config"
             raise ValueError(f"{text}: choose model=gpt, or give num_tokens")
-        size = size_of_gpt(model, context=task["context"], num_symbols=task.get("num_symbols", NUM_BYTES))
+        size = size_of_gpt(model, context=task["context"], num_symbols=vocabulary(task))
         number *= size.num_params
     return rest | {"num_samples": max(1, round(number / task["context"]))}

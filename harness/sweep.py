@@ -23,6 +23,7 @@ from harness.config import (
 )
 from harness.corpus import TEXT_TASKS, read_corpus
 from harness.imports import check_imports
+from harness.model_sizes import BUDGETS
 from harness.token_files import tokens_sha256
 
 # group choices -> (values with the user's overrides, the defaults of those choices)
@@ -167,7 +168,9 @@ def read_axes(grid: Mapping[str, Any]) -> dict[str, list[Any]]:
 
 def check_axis(path: str, values: Mapping[str, Any]) -> None:
     """Raises: ValueError unless an axis names a value of the run."""
-    fields = {name: value for name, value in values.items() if name in (*PARTS, *RunConfig.__dataclass_fields__)}
+    fields = {
+        name: value for name, value in values.items() if name in (*PARTS, *RunConfig.__dataclass_fields__, *BUDGETS)
+    }
     allowed = flatten_mapping(fields)
     if path not in allowed and not is_choice(path):
         *parents, last = path.split(".")

@@ -93,7 +93,7 @@ def test_matrices_are_drawn_as_told_and_scaled_with_width_under_mup():
                 continue
             std = 0.1 / times**0.5 if name.startswith("blocks") else 0.1
             std /= 2 if name.endswith(("out.weight", "down.weight")) else 1  # sqrt(2 depth)
-            assert float(p.std()) == pytest.approx(std, rel=6 / (2 * p.numel()) ** 0.5), name
+            assert float(p.detach().std()) == pytest.approx(std, rel=6 / (2 * p.numel()) ** 0.5), name
         multipliers = model.lr_multipliers()
         assert set(multipliers.values()) <= {1 / times}
         hidden = {name for name, p in model.named_parameters() if name.startswith("blocks") and p.dim() == 2}
@@ -143,7 +143,7 @@ def test_a_stack_trains_as_runs_alone_do(make_run, changed):
         trained = unflatten_params(progress.params_RN[lane], program.layout)
         if config.optimizer["lr"] <= 0.003:
             for name, p in module.named_parameters():
-                assert float((trained[name] - p).abs().max()) < 2e-5, name
+                assert float((trained[name] - p.detach()).abs().max()) < 2e-5, name
 
 
 def test_one_step_from_one_state_agrees_to_the_last_digits(make_run):
@@ -160,7 +160,7 @@ def test_one_step_from_one_state_agrees_to_the_last_digits(make_run):
                     plain_step(module, optimizer, program.task.sample(0, 8 * t, 8))
                 trained = unflatten_params(progress.params_RN[lane], program.layout)
                 for name, p in module.named_parameters():
-                    assert float((trained[name] - p).abs().max()) < 1e-12, (name, progress.step)
+                    assert float((trained[name] - p.detach()).abs().max()) < 1e-12, (name, progress.step)
 
 
 def vars_of(config, precision):
@@ -179,7 +179,7 @@ def test_budgets_in_tokens():
     other = {"model": {"name": "ngram"}, "task": {"context": 9}, "num_samples": None}
     for wrong, words in (
         (values | {"num_tokens": 9, "tokens_per_param": 1.0}, "num_tokens=9 is one of several budgets"),
-        (values | {"num_tokens": 9, "num_samples": 8}, "num_samples=null beside it"),
+        (values | {"num_tokens": 9, "num_samples": 8}, "give one of num_tokens, tokens_per_param and num_samples"),
         (other | {"num_tokens": 9}, "model=ngram predicts one a sample: give num_samples"),
     ):
         with pytest.raises(ValueError, match=words):
