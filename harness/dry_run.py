@@ -85,6 +85,4 @@ def describe_hours(name: str, flops: float, precision: str) -> str:
         text = f"dry_run_device={name} has no known peak in precision={precision}"
         raise ValueError(f"{text}: choose precision={' or '.join(PEAKS[name])}")
     hours = flops / (MFU * peak) / 3600
-    return (
-        f"about {hours:.3g} hours of one {name}, at {MFU:.0%} of its {peak / 1e12:.3g} TFLOPs a second in {precision}"
-    )
+    return f"about {hours:.3g} hours of one {name}, at {MFU:.0%} of its {peak / 1e12:.3g} TFLOP/s in {precision}"
