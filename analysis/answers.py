@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 from analysis.amos import analyse_amos
 from analysis.answer import Answer
 from analysis.embedding_rms import analyse_embedding_rms
+from analysis.lr_vs_size import analyse_lr_vs_size
 from analysis.memory import analyse_memory
 from analysis.one_step import is_probed
 from analysis.probes import analyse_probes
@@ -41,6 +42,7 @@ def choose_answer(name: str, frame: pd.DataFrame, kind: str | None = None) -> An
 ANSWERS: dict[str, Analyse] = {
     "amos": analyse_amos,
     "embedding_rms": analyse_embedding_rms,
+    "lr_vs_size": analyse_lr_vs_size,
     "memory": analyse_memory,
     "one_step": analyse_probes,
     "second_moment": analyse_second_moment,

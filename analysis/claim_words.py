@@ -56,6 +56,11 @@ CLAIM_WORDS: dict[str, Words] = {
         "AdamW's best weight decay is the one at which lr × weight decay × steps is a constant",
         f"{KEXUE}11459; Wang & Aitchison, arXiv 2405.13698",
     ),
+    "width-lr": Words(
+        "With the standard parametrization Adam's best learning rate falls as 1 / width of a transformer",
+        "Yang et al., arXiv 2203.03466",
+    ),
+    "mup": Words("With mup it is the same at every width", "Yang et al., arXiv 2203.03466"),
     # what settles in a run
     "upd-rms": Words(
         "The RMS of Adam's update is √((s + r)/(s + 1)), r = (1 - beta1)/(1 + beta1), s signal over noise",

@@ -11,9 +11,10 @@ CONFIG_NAMES = ("protocol", "precision", "target_loss", "target_examples", "eval
 HORIZONS = ("num_samples", "num_steps", "max_steps")
 NOT_GROUPS = {
     "batch_size", "optimizer.lr", "seed", "run_id", "sweep", "status", "message", "loss", "train_loss",
-    "num_params", "grad_norm", "update_rms", "weight_rms", "noise_scale", "noise_scale_trace",
-    "noise_scale_square", "noise_scale_hessian", "noise_scale_hessian_trace", "noise_scale_hessian_square",
-    "noise_scale_update_rms", "steps_to_target", "samples_to_target", "censored",
+    "num_params", "num_params_non_embedding", "flops_per_token", "grad_norm", "update_rms", "weight_rms",
+    "noise_scale", "noise_scale_trace", "noise_scale_square",
+    "noise_scale_hessian", "noise_scale_hessian_trace", "noise_scale_hessian_square", "noise_scale_update_rms",
+    "steps_to_target", "samples_to_target", "censored",
     *HORIZONS,
 }  # fmt: skip
 MEASURED_PREFIXES = ("provenance.", "history.", "summary.", "memory.", *(f"{name}." for name in PER_TENSOR))

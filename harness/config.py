@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from harness.model_sizes import BUDGETS, EVERY_POSITION, check_heads, spend_budget
 from harness.protocols import PROTOCOLS, resolve_length
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,11 +32,13 @@ UNDECAYED = {
 TRACKER_MODES = ("auto", "online", "offline")
 # What a task feeds its model, and what a model takes; names that are not here are the user's own affair
 FEEDS = {
-    "python_source": "symbols", "text": "symbols", "teacher_student": "vectors",
+    "python_source": "symbols", "text": "symbols", "tokens": "symbols", "teacher_student": "vectors",
     "noisy_quadratic": "nothing", "random_walk": "nothing", "token_walk": "nothing", "tensors": "your own tensors",
 }  # fmt: skip
-TAKES = {"ngram": "symbols", "mlp": "symbols", "perceptron": "vectors", "none": "nothing"}
+TAKES = {"ngram": "symbols", "mlp": "symbols", "gpt": "symbols", "perceptron": "vectors", "none": "nothing"}
 CHOICES = {  # options that are one of several words
+    "model.activation": ("swiglu", "gelu"),
+    "model.parametrization": ("standard", "mup"),
     "task.noise": ("isotropic", "proportional", "correlated"),
     "task.spacing": ("regular", "random"),
     "optimizer.scaling": ("original", "match_rms_adamw"),
@@ -43,7 +46,7 @@ CHOICES = {  # options that are one of several words
     "schedule.weight_decay": ("constant", "linear", "cosine", "wsd", "inverse_sqrt", "inverse_time"),
 }
 SYNONYMS = {"learning_rate": "lr", "epsilon": "eps", "wd": "weight_decay", "bs": "batch_size"}  # words of others
-PATHS = ("task.path",)  # where something lies on this machine: no part of a run's identity
+PATHS = ("task.path", "task.heldout_path")  # where something lies on this machine: no part of a run's identity
 
 _finite = ("a finite number", lambda v: True)
 _positive = ("a number > 0", lambda v: v > 0)
@@ -51,14 +54,18 @@ _not_negative = ("a number >= 0", lambda v: v >= 0)
 _average = ("a number in [0, 1)", lambda v: 0 <= v < 1)
 _share = ("a number in [0, 1]", lambda v: 0 <= v <= 1)
 _count = ("a whole number >= 1", lambda v: v >= 1 and v == int(v))
+_symbols = ("a whole number from 2 to 2^32", lambda v: 2 <= v <= 2**32 and v == int(v))
 _examples = ("a whole number from 1 to 10,000,000", lambda v: 1 <= v <= 10**7 and v == int(v))
 _none_or_one = ("0 or 1, GPUs of a stack", lambda v: v in (0, 1))
 _natural = ("a whole number from 0 to 2^63 - 1", lambda v: 0 <= v < 2**63 and v == int(v))
 LIMITS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "batch_size": _count, "num_steps": _count, "num_samples": _count, "seed": _natural,
-    "num_heldout": _examples, "context": _count, "num_evals": _count, "num_examples": _examples,
+    "num_heldout": _examples, "context": _count, "num_symbols": _symbols, "num_evals": _count,
+    "num_examples": _examples,
     "target_examples": _examples, "pool_samples": _examples, "probe_samples": _examples, "num_draws": _count,
     "embedding": _count, "hidden": _count, "depth": _count, "workers": _count, "width": _count,
+    "num_heads": _count, "init_std": _positive, "base_width": _count,
+    "num_tokens": _count, "tokens_per_param": _positive,
     "max_norm": _positive, "micro_batch": _count,
     "target_loss": _finite, "max_steps": _count, "eval_every": _count, "eval_share": _positive, "smoothing": _positive,
     "checkpoint": _positive, "lease": _positive,
@@ -125,14 +132,17 @@ def make_run_config(values: Mapping[str, Any]) -> RunConfig:
 
     Raises: ValueError for a value out of its limits.
     """
-    names = {field.name for field in fields(RunConfig)}
+    names = {field.name for field in fields(RunConfig)} | set(BUDGETS)
     values = {key: value for key, value in values.items() if key in names}
     check_limits(values)
     check_model(values["task"], values["model"])
+    check_heads(values["model"])
+    check_positions(values["task"], values["model"])
     check_walk(values["task"])
     check_decay(values["schedule"], values["optimizer"])
     check_choice("protocol", values["protocol"], PROTOCOLS)
     check_choice("precision", values["precision"], PRECISIONS)
+    values = spend_budget(values)
     resolved = resolve_length(values)
     if values.get("max_norm") is not None:
         resolved["max_norm"] = float(values["max_norm"])
@@ -159,8 +169,8 @@ def numbers_of_groups(groups: Mapping[str, Any], optimizer: Part) -> dict[str, d
 def run_id(config: RunConfig) -> str:
     """Twelve hex digits that name a run: a hash of its canonical JSON, floats to 9 digits.
 
-    Fields that are null or false are left out, so a new option with such a default retrains nothing; so is the path of
-    a text, which its sha256 names already.
+    Fields that are null or false are left out, so a new option with such a default retrains nothing; so is where
+    data lie, which their sha256 names already.
     """
     canonical = {
         name: f"{value:.9g}" if isinstance(value, float) else value
@@ -236,6 +246,16 @@ def check_model(task: Mapping[str, Any], model: Mapping[str, Any]) -> None:
             )
         given, taken = f"task={task['name']} feeds its model {feeds}", f"model={model['name']} takes {takes}"
         raise ValueError(f"{given} and {taken}: choose model={fitting}")
+
+
+def check_positions(task: Mapping[str, Any], model: Mapping[str, Any]) -> None:
+    """Raises: ValueError for a model of ours that is said to predict every position and does not."""
+    every = task.get("every_position")
+    if every is not None and not isinstance(every, bool):
+        raise ValueError(f"task.every_position={every!r} is not one of true, false, null")
+    if every and ":" not in str(model["name"]) and model["name"] not in EVERY_POSITION:
+        text = f"task.every_position=true, and model={model['name']} predicts the last position alone"
+        raise ValueError(f"{text}: leave it out, or choose model={' or '.join(EVERY_POSITION)} or a module of your own")
 
 
 def check_walk(task: Mapping[str, Any]) -> None:

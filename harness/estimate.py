@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from harness.config import RunConfig, run_id
 from harness.imports import has_own_code
 from harness.machine import MEMORY_SHARE, available_cores, available_memory
+from harness.model_sizes import size_of_gpt, vocabulary
 from harness.optimizers import state_sizes
 from harness.plan import Stack
 from harness.process import prepare_process
@@ -25,6 +26,7 @@ from harness.train import draw_batches, stack_hyperparameters, start
 
 TIMED_STEPS = 3
 TIMED_AT_MOST = 1e11  # FLOPs of a step; a larger one is not tried on the machine that asks
+ACTIVATIONS = 68  # bytes a layer, token and unit of width that a step of model=gpt keeps in float32
 
 
 @dataclass(frozen=True)
@@ -119,8 +121,41 @@ def widths_to_try(config: RunConfig, device: str) -> list[int]:
     return [12, 24] if config.batch_size <= 128 else [12]
 
 
+def step_flops(config: RunConfig) -> float | None:
+    """FLOPs of a step of one run, by the formula of its model where there is one."""
+    if config.model["name"] != "gpt":
+        return None
+    context = int(str(config.task["context"]))
+    size = size_of_gpt(config.model, context=context, num_symbols=vocabulary(config.task))
+    return float(size.flops_per_token * context * config.batch_size)
+
+
+def estimate_by_formula(stack: Stack) -> Estimate:
+    """A stack of model=gpt whose step is too large to be tried where the question is asked.
+
+        bytes = 4 R (3 N + S) + R B T (c L D + 8 V)
+
+    R runs, N parameters, S numbers of optimizer state (Adam's 2 N at most), B T tokens of what is taken at once
+    (launcher.micro_batch), L layers of width D, V symbols; c = 68 (34 for bfloat16). Attention's squares are left out,
+    as kernels on GPUs do not keep them.
+
+    Source: Korthikanti et al., arXiv 2205.05198, section 4.1, whose 34 bytes are of 16-bit numbers.
+    """
+    config, runs = stack.first, len(stack.runs)
+    flops = step_flops(config)
+    assert flops is not None, "only model=gpt has a formula"
+    context, symbols = int(str(config.task["context"])), vocabulary(config.task)
+    size = size_of_gpt(config.model, context=context, num_symbols=symbols)
+    tokens = context * min(config.batch_size, stack.micro_batch or config.batch_size)
+    kept = ACTIVATIONS // 2 if config.precision == "bfloat16" else ACTIVATIONS
+    activations = tokens * (kept * int(str(config.model["depth"])) * int(str(config.model["width"])) + 8 * symbols)
+    return Estimate(flops * runs * config.num_steps, runs * (4 * 5 * size.num_params + activations), None)
+
+
 def estimate_stack(stack: Stack, device: torch.device, runs_dir: Path | None = None, *, timed: bool = True) -> Estimate:
     """Counts one step's FLOPs and, where that is cheap, times a few steps here, as training would take them."""
+    if (step_flops(stack.first) or 0) * len(stack.runs) > TIMED_AT_MOST:
+        return estimate_by_formula(stack)
     steps = min(stack.first.num_steps, WORTH_RECORDING)  # recorded if training's are
     short = replace(stack, runs={name: replace(config, num_steps=steps) for name, config in stack.runs.items()})
     program = make_program(short, device, runs_dir)

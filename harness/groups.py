@@ -1,4 +1,4 @@
-"""Numbers of their own for kinds of parameters: embeddings, vectors (biases, gains) and matrices.
+"""Numbers of their own for kinds of parameters (embeddings, vectors, matrices), and for tensors that a model names.
 
 Shapes: N parameters of one run, G = 3 kinds.
 """
@@ -16,6 +16,14 @@ def group_index(layout: Layout, device: torch.device) -> Tensor:
     """Which kind each of the N entries belongs to, as an index into GROUPS."""
     index = torch.tensor([GROUPS.index(kind) for kind in layout.kinds], device=device)
     return index.repeat_interleave(torch.tensor(layout.sizes, device=device))
+
+
+def lr_multiplier(layout: Layout, device: torch.device) -> Tensor | None:
+    """What each of the N entries' lr is multiplied with, as its model says; None where all keep theirs."""
+    if set(layout.lr_multipliers) <= {1.0}:
+        return None
+    numbers = torch.tensor(layout.lr_multipliers, device=device, dtype=torch.float64)
+    return numbers.repeat_interleave(torch.tensor(layout.sizes, device=device))
 
 
 def spread_over_groups(hyper: Mapping[str, Tensor], index_N: Tensor) -> dict[str, Tensor]:
@@ -36,9 +44,13 @@ def spread_over_groups(hyper: Mapping[str, Tensor], index_N: Tensor) -> dict[str
     return spread
 
 
-def numbers_at(hyper: Mapping[str, Tensor], at: Mapping[str, Tensor], index_N: Tensor) -> dict[str, Tensor]:
+def numbers_at(
+    hyper: Mapping[str, Tensor], at: Mapping[str, Tensor], index_N: Tensor, multiplier_N: Tensor | None = None
+) -> dict[str, Tensor]:
     """One run's numbers at a step: each kind's own, times what the schedule multiplies them with, and the step's."""
     hyper = spread_over_groups(hyper, index_N)
+    if multiplier_N is not None:
+        hyper["lr"] = hyper["lr"] * multiplier_N.to(hyper["lr"].dtype)
     return hyper | {name: hyper[name] * at[name] for name in at if name != "step"} | {"step": at["step"]}
 
 

@@ -20,7 +20,7 @@ from harness.estimate import check_memory
 from harness.imports import has_own_code, own_code_sha256
 from harness.leases import Lease, is_held
 from harness.log import log_event
-from harness.machine import is_out_of_memory
+from harness.machine import is_out_of_memory, peak_flops
 from harness.measure import note_fact
 from harness.memory import measure_memory
 from harness.metrics import METRICS
@@ -193,7 +193,7 @@ def train_rows(job: Job) -> list[dict[str, Any]]:
         job.report({"skipped": left * len(stack.runs)})
     heldout = program.task.heldout(int(str(stack.first.task["num_heldout"])))
     losses = evaluate(program, progress, heldout).tolist()
-    same = {"num_params": progress.params_RN.shape[1], "provenance.compiled": compiled}
+    same = describe_size(program, stack, job.device, seconds, timed) | {"provenance.compiled": compiled}
     rows = [summarise(progress, lane, loss) | same for lane, loss in enumerate(losses)]
     rows = [row | outcome(config, row) for config, row in zip(stack.runs.values(), rows, strict=True)]
     if stack.first.protocol == "one_step":
@@ -209,6 +209,25 @@ def train_rows(job: Job) -> list[dict[str, Any]]:
             raise Lost
         save_weights(job.folder, plan.sweep, stack, program, progress, rows)  # before the records: these end it
     return rows
+
+
+def describe_size(program: Program, stack: Stack, device: torch.device, seconds: float, steps: int) -> dict[str, Any]:
+    """Columns on how large a model is, and how fast its steps are.
+
+    Args:
+        seconds, steps: how long so many steps of the whole stack took.
+    """
+    layout, per_token = program.layout, getattr(program.task.module, "flops_per_token", None)
+    row = {"num_params": layout.num_params, "num_params_non_embedding": layout.num_params_non_embedding}
+    if not isinstance(per_token, int):
+        return row
+    row["flops_per_token"] = per_token
+    if not steps:
+        return row
+    tokens = steps * stack.first.batch_size * int(str(stack.first.task["context"])) * len(stack.runs)
+    rate = per_token * tokens / seconds
+    peak = peak_flops(describe_device(device), stack.first.precision)
+    return row | {"provenance.flops_per_second": rate, "provenance.mfu": rate / peak if peak else None}
 
 
 def probe_runs(

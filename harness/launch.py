@@ -91,7 +91,7 @@ def train_missing(
     def lay(runs: dict[str, RunConfig]) -> Plan:
         here = request.machine.device == "cpu" or request.num_devices > 0
         choices = choose_all(runs, request.machine, Path(settings["runs_dir"]), probe=here)
-        choices |= {} if here else stackable_here(runs)
+        choices |= {} if here else stackable_here(runs, Path(settings["runs_dir"]))
         return make_plan(sweep.name, runs, **request.options, since=since, choices=choices)
 
     path, plan = open_plan(folder, request.name(since=since), sweep.runs, ended, lay)
@@ -122,7 +122,7 @@ def train_missing(
     return count
 
 
-def stackable_here(runs: Mapping[str, RunConfig]) -> dict[str, Choice]:
+def stackable_here(runs: Mapping[str, RunConfig], runs_dir: Path) -> dict[str, Choice]:
     """Shapes of a user's own code that cannot be stacked, tried on this host's processor: it has no GPU."""
     choices: dict[str, Choice] = {}
     for shape, config in {shape_of(config): config for config in runs.values()}.items():
@@ -131,7 +131,7 @@ def stackable_here(runs: Mapping[str, RunConfig]) -> dict[str, Choice]:
 
             from harness.stackable import why_alone
 
-            if reason := why_alone(config, torch.device("cpu")):
+            if reason := why_alone(config, torch.device("cpu"), runs_dir):
                 choices[shape] = Choice(1, alone=reason)
     return choices
 

@@ -10,6 +10,13 @@ from pathlib import Path
 CONTROL_GROUP = Path("/sys/fs/cgroup")  # a container's limits; those of version 1 lie in folders of it
 HUGE_PAGES = "glibc.malloc.hugetlb"
 MEMORY_SHARE = 0.8  # of the free memory that stacks may take
+# FLOPs a second of matrix products without sparsity, by the makers' data sheets; float32 without tensor cores, which is
+# what torch takes unless it is told otherwise
+PEAKS = {
+    "A100": {"bfloat16": 312e12, "float32": 19.5e12},
+    "H100": {"bfloat16": 989e12, "float32": 67e12},
+    "H200": {"bfloat16": 989e12, "float32": 67e12},
+}
 
 
 @lru_cache(maxsize=1)
@@ -32,6 +39,11 @@ def has_compiler() -> bool:
     except (OSError, subprocess.TimeoutExpired):
         return False
     return asked.returncode == 0
+
+
+def peak_flops(device: str, precision: str) -> float | None:
+    """FLOPs a second that a device, by its name, could do in a precision; None where that is not known."""
+    return next((peaks.get(precision) for name, peaks in PEAKS.items() if name in device), None)
 
 
 def available_memory() -> int:

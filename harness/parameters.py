@@ -20,6 +20,7 @@ class Layout(NamedTuple):
     names: tuple[str, ...]
     shapes: tuple[torch.Size, ...]
     kinds: tuple[str, ...]  # of harness.config.GROUPS
+    lr_multipliers: tuple[float, ...]  # what lr is multiplied with in each
 
     @property
     def sizes(self) -> list[int]:
@@ -29,19 +30,27 @@ class Layout(NamedTuple):
     def num_params(self) -> int:
         return sum(self.sizes)
 
+    @property
+    def num_params_non_embedding(self) -> int:
+        return sum(size for size, kind in zip(self.sizes, self.kinds, strict=True) if kind != "embedding")
 
-def layout_of(params: Mapping[str, Tensor], embeddings: Collection[str] = ()) -> Layout:
+
+def layout_of(
+    params: Mapping[str, Tensor], embeddings: Collection[str] = (), lr_multipliers: Mapping[str, float] | None = None
+) -> Layout:
     """Where named tensors lie in the vector.
 
     Args:
         embeddings: names of the tensors that are tables of embeddings; of the others, those with fewer than two
             dimensions are vectors.
+        lr_multipliers: name -> what lr is multiplied with; 1 for those that are not named.
     """
     kinds = [
         "embedding" if name in embeddings else "vector" if tensor.dim() < 2 else "matrix"
         for name, tensor in params.items()
     ]
-    return Layout(tuple(params), tuple(tensor.shape for tensor in params.values()), tuple(kinds))
+    multipliers = tuple((lr_multipliers or {}).get(name, 1.0) for name in params)
+    return Layout(tuple(params), tuple(tensor.shape for tensor in params.values()), tuple(kinds), multipliers)
 
 
 def flatten_params(params: Mapping[str, Tensor]) -> Tensor:

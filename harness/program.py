@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_map
 
 from harness.autocorrelation import direction
 from harness.config import RunConfig
-from harness.groups import clip, group_index, numbers_at
+from harness.groups import clip, group_index, lr_multiplier, numbers_at
 from harness.lanes import compiled_evaluation, compiled_step, recorded_step
 from harness.metrics import METRICS
 from harness.noise_scale import PIECES, measure_parts
@@ -78,10 +78,10 @@ def make_program(
     """
     config = stack.first
     task = make_task(config, device, runs_dir)
-    layout = layout_of(task.init(0), task.embeddings)
+    layout = layout_of(task.init(0), task.embeddings, task.lr_multipliers)
     optimizer = make_optimizer(config.optimizer, layout)
     states = tuple(state_sizes(optimizer, layout))
-    index_N = group_index(layout, device)
+    index_N, multiplier_N = group_index(layout, device), lr_multiplier(layout, device)
     loss = in_precision(task.loss, config, device)
     heldout_loss = in_precision(task.heldout_loss or task.loss, config, device)
     if stack.alone:
@@ -96,7 +96,14 @@ def make_program(
 
     def step_with(measure: Measure) -> Callable[..., tuple]:
         step = step_of_one_run(
-            loss, layout, optimizer, index_N, stack.micro_batch, measure=measure, alone=stack.alone is not None
+            loss,
+            layout,
+            optimizer,
+            index_N,
+            stack.micro_batch,
+            measure=measure,
+            alone=stack.alone is not None,
+            multiplier_N=multiplier_N,
         )
         return each(step, in_dims=(0, 0, 0, 0, 0, moving, batch_dim))
 
@@ -104,7 +111,7 @@ def make_program(
         return measure_whole(*given) | {TENSORS: measure_tensors(layout, *given)}
 
     def direction_of_one_run(old_N: Tensor, new_N: Tensor, hyper: Numbers, at: Numbers) -> Tensor:
-        return direction(old_N, new_N, numbers_at(hyper, at, index_N))
+        return direction(old_N, new_N, numbers_at(hyper, at, index_N, multiplier_N))
 
     step = step_with(lambda *given: {})
     measured_step, tensors_step = (torch.no_grad()(step_with(measure)) for measure in (measure_whole, measure_all))
@@ -125,7 +132,7 @@ def make_program(
 
 def step_of_one_run(
     loss: Loss, layout: Layout, optimizer: Optimizer, index_N: Tensor, micro_batch: int | None,
-    *, measure: Measure, alone: bool = False,
+    *, measure: Measure, alone: bool = False, multiplier_N: Tensor | None = None,
 ) -> Callable[..., tuple]:  # fmt: skip
     """One training step of one run, a pure function. A run whose loss is not finite stays where it is from then on.
 
@@ -139,7 +146,7 @@ def step_of_one_run(
         grads, train_loss = gradient(loss, unflatten_params(params_N, layout), batch, micro_batch, alone=alone)
         grad_N = flatten_params(grads)
         taken_N = clip(grad_N, hyper["max_norm"]) if "max_norm" in hyper else grad_N
-        hyper = numbers_at(hyper, at, index_N)
+        hyper = numbers_at(hyper, at, index_N, multiplier_N)
         update_N, state = optimizer.update(taken_N, state, params_N, hyper)
         measured = measure(params_N, grad_N, update_N, state, hyper)
         dies = (diverged_at == 0) & ~torch.isfinite(train_loss)

@@ -42,6 +42,8 @@ RESULTS: dict[str, pa.DataType] = {
     "loss": pa.float64(),
     "train_loss": pa.float64(),
     "num_params": pa.int64(),
+    "num_params_non_embedding": pa.int64(),
+    "flops_per_token": pa.int64(),  # of a model that tells it
     # Of protocol steps_to_target, harness/protocols.py; null elsewhere
     "steps_to_target": pa.float64(),
     "samples_to_target": pa.float64(),
@@ -81,6 +83,8 @@ PROVENANCE: dict[str, pa.DataType] = {
         "plan": pa.string(), "stack": pa.string(), "width": pa.int64(), "device": pa.string(), "host": pa.string(),
         "python": pa.string(), "torch": pa.string(), "code_sha256": pa.string(), "own_code_sha256": pa.string(),
         "compiled": pa.bool_(), "started": pa.string(), "ended": pa.string(), "seconds": pa.float64(),
+        "flops_per_second": pa.float64(),  # of the device, while it takes steps
+        "mfu": pa.float64(),  # that as a share of what the device could do, where that is known
         "job": pa.string(),  # of a cluster: launcher, id, log below the sweep's folder
     }.items()
 }  # fmt: skip

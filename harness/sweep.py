@@ -5,12 +5,14 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from harness.config import (
     PARTS,
     SYNONYMS,
     RunConfig,
+    check_limits,
     closest,
     flatten_mapping,
     make_run_config,
@@ -21,6 +23,8 @@ from harness.config import (
 )
 from harness.corpus import TEXT_TASKS, read_corpus
 from harness.imports import check_imports
+from harness.model_sizes import BUDGETS
+from harness.token_files import tokens_sha256
 
 # group choices -> (values with the user's overrides, the defaults of those choices)
 Compose = Callable[[Mapping[str, str]], tuple[dict[str, Any], dict[str, Any]]]
@@ -118,7 +122,7 @@ def lay_grid(axes: Mapping[str, list[Any]], compose: Compose) -> dict[str, RunCo
         flat = flatten_mapping(values)
         for point in itertools.product(*setting.values()):
             changed = {path: match_type(path, x, flat[path]) for path, x in zip(setting, point, strict=True)}
-            config = make_run_config(nest(flat | changed))
+            config = make_run_config(add_tokens(nest(flat | changed)))
             runs[run_id(config)] = config
     return runs
 
@@ -142,6 +146,14 @@ def add_corpus(values: dict[str, Any]) -> None:
         values["task"]["corpus_sha256"] = read_corpus(values["task"]).sha256
 
 
+def add_tokens(values: dict[str, Any]) -> dict[str, Any]:
+    """Token shards too, after they were found fit for the run: its vocabulary, its context."""
+    if values["task"]["name"] == "tokens":
+        check_limits({"task": values["task"]})
+        values["task"]["tokens_sha256"] = tokens_sha256(values["task"], Path(values["runs_dir"]))
+    return values
+
+
 def describe_repeats(grid: Mapping[str, Any]) -> list[str]:
     """A line for every axis that lists a value twice."""
     lists = {path: axis for path, axis in flatten_mapping(grid).items() if isinstance(axis, list)}
@@ -156,7 +168,9 @@ def read_axes(grid: Mapping[str, Any]) -> dict[str, list[Any]]:
 
 def check_axis(path: str, values: Mapping[str, Any]) -> None:
     """Raises: ValueError unless an axis names a value of the run."""
-    fields = {name: value for name, value in values.items() if name in (*PARTS, *RunConfig.__dataclass_fields__)}
+    fields = {
+        name: value for name, value in values.items() if name in (*PARTS, *RunConfig.__dataclass_fields__, *BUDGETS)
+    }
     allowed = flatten_mapping(fields)
     if path not in allowed and not is_choice(path):
         *parents, last = path.split(".")

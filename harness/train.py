@@ -35,6 +35,7 @@ from harness.schedules import multiplier_tables
 from harness.tasks import Batch, Task
 
 DRAWN_AT_ONCE = 16384  # samples: few calls, little memory
+SYMBOLS_AT_ONCE = 2**20  # of samples that are long windows
 
 
 @dataclass
@@ -222,7 +223,8 @@ def draw_batches(task: Task, stack: Stack, done: int = 0) -> Iterator[Batch]:
     config, seeds = stack.first, stack.seeds
     seed_of_run = torch.tensor([seeds.index(run.seed) for run in stack.runs.values()])
     batch_size = config.batch_size
-    steps_at_once = max(1, DRAWN_AT_ONCE // (batch_size * len(stack.runs) if len(seeds) > 1 else batch_size))
+    at_once = min(DRAWN_AT_ONCE, SYMBOLS_AT_ONCE // int(str(config.task.get("context", 1))))
+    steps_at_once = max(1, at_once // (batch_size * len(stack.runs) if len(seeds) > 1 else batch_size))
     for first_step in range(done, config.num_steps, steps_at_once):
         steps = min(steps_at_once, config.num_steps - first_step)
         drawn = [task.sample(seed, first_step * batch_size, steps * batch_size) for seed in seeds]

@@ -147,7 +147,14 @@ def test_every_run_of_a_stack_reads_its_own_seeds_samples(make_run):
         torch.testing.assert_close(progress.params_RN[lane], alone, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("model", [{"name": "mlp", "hidden": 16, "depth": 2}, {"norm": True}], ids=["mlp", "norm"])
+GPT = {
+    "name": "gpt", "width": 8, "depth": 2, "num_heads": 2, "activation": "swiglu", "qk_norm": True, "tied": False,
+    "init_std": 0.1, "parametrization": "standard", "base_width": 8,
+}  # fmt: skip
+OTHERS = {"mlp": {"name": "mlp", "hidden": 16, "depth": 2}, "norm": {"norm": True}, "gpt": GPT}
+
+
+@pytest.mark.parametrize("model", OTHERS.values(), ids=OTHERS)
 def test_other_models_stack_too(make_run, model):
     configs = [make_run(num_samples=128, model=model, seed=seed, precision="float64") for seed in (0, 1)]
     progress = last(make_stack(configs))

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from torch import nn
 
 from harness.config import Part, check_choice
+from harness.models.gpt import GPT
 from harness.models.imported import make_imported_model
 from harness.models.mlp import MLP
 from harness.models.ngram import NGram
@@ -17,6 +18,7 @@ from harness.models.perceptron import Perceptron
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "ngram": NGram,
+    "gpt": GPT,
     "mlp": MLP,
     "perceptron": Perceptron,
     "none": nn.Identity,

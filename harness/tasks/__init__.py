@@ -18,12 +18,14 @@ from harness.tasks.teacher_student import teacher_student
 from harness.tasks.tensors import tensors_task
 from harness.tasks.text import text_task
 from harness.tasks.token_walk import token_walk
+from harness.tasks.tokens import tokens_task
 from harness.tasks.types import Batch, Params, Task
 
 TASKS: dict[str, Callable[[Part, Part, torch.device, Path | None], Task]] = {
     "python_source": text_task,
     "tensors": tensors_task,
     "text": text_task,
+    "tokens": tokens_task,
     "noisy_quadratic": noisy_quadratic,
     "random_walk": random_walk,
     "teacher_student": teacher_student,

@@ -77,4 +77,8 @@ def module_task(
         return functional_call(module, dict(params), (batch[0],))
 
     embeddings = names_of_embeddings(module)
-    return Task(init, sample, loss, heldout, heldout_loss, embeddings, module, outputs=outputs, criterion=criterion)
+    own = getattr(module, "lr_multipliers", None)  # a module may say what lr its parameters want
+    return Task(
+        init, sample, loss, heldout, heldout_loss, embeddings, own() if callable(own) else None, module,
+        outputs=outputs, criterion=criterion,
+    )  # fmt: skip

@@ -8,19 +8,21 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from harness.config import Part
 from harness.records import load_corpus
 from harness.tasks.modules import module_task
 from harness.tasks.random import HELDOUT, TRAINING, draw
 from harness.tasks.types import Batch, Task
+from harness.tasks.windows import next_symbol_loss, predicts_every, split_windows
 
 NUM_BYTES = 256
 
 
 def text_task(task: Part, model: Part, device: torch.device, runs_dir: Path | None = None) -> Task:
     """Predict a byte from the `context` bytes before it; loss is cross-entropy in nats a byte.
+
+    A model that predicts every position does so from the bytes of the window before each.
 
     Sample i of a seed starts at a position drawn with replacement by a counter-based generator, so it is a function of
     (seed, i) alone: no state, any order, the same for every batch size.
@@ -29,12 +31,12 @@ def text_task(task: Part, model: Part, device: torch.device, runs_dir: Path | No
     corpus = load_corpus(task, runs_dir)
     train, heldout_bytes = (_to_tensor(data, device) for data in (corpus.train, corpus.heldout))
     shape = {"context": context, "num_symbols": NUM_BYTES, "num_outputs": NUM_BYTES}
+    every = predicts_every(task, model)
     window_T = torch.arange(context + 1, device=device)
 
     def read(data: Tensor, draws: np.ndarray) -> Batch:
         positions = torch.from_numpy((draws % np.uint64(len(data) - context)).astype(np.int64)).to(device)
-        windows = data[positions[:, None] + window_T].long()
-        return windows[:, :context], windows[:, context]
+        return split_windows(data[positions[:, None] + window_T].long(), every)
 
     def sample(seed: int, start: int, n: int) -> Batch:
         return read(train, draw(seed, TRAINING, start, n))
@@ -42,7 +44,7 @@ def text_task(task: Part, model: Part, device: torch.device, runs_dir: Path | No
     def heldout(n: int) -> Batch:
         return read(heldout_bytes, draw(0, HELDOUT, 0, n))
 
-    return module_task(task, model, device, F.cross_entropy, sample=sample, heldout=heldout, **shape)
+    return module_task(task, model, device, next_symbol_loss, sample=sample, heldout=heldout, **shape)
 
 
 def _to_tensor(data: bytes, device: torch.device) -> Tensor:

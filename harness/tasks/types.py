@@ -16,6 +16,7 @@ class Task(NamedTuple):
     heldout: Callable[[int], Batch]
     heldout_loss: Callable[[Mapping[str, Tensor], Batch], Tensor] | None = None  # None: as loss
     embeddings: frozenset[str] = frozenset()  # names of the parameters that are tables of embeddings
+    lr_multipliers: Mapping[str, float] | None = None  # parameter -> what its lr is multiplied with, else 1
     module: nn.Module | None = None  # what loss calls, where that is a module
     # The module's buffers, live: training alone changes them in place (BatchNorm's running statistics)
     buffers: Mapping[str, Tensor] | None = None

@@ -38,7 +38,8 @@ def plain_optimizer(config: RunConfig, module: nn.Module) -> torch.optim.Optimiz
 
 def plain_step(module: nn.Module, optimizer: torch.optim.Optimizer, batch: tuple[Tensor, ...]) -> float:
     optimizer.zero_grad()
-    loss = F.cross_entropy(module(batch[0]), batch[1])
+    logits = module(batch[0])
+    loss = F.cross_entropy(logits.flatten(0, -2), batch[1].flatten())
     loss.backward()
     optimizer.step()
     return float(loss.detach())
