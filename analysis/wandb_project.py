@@ -128,8 +128,8 @@ def with_types(frame: pd.DataFrame) -> pd.DataFrame:
     for name in frame.columns:
         if (name in floats and name != "num_samples") or name.startswith("groups."):
             frame[name] = frame[name].astype(float)
-        elif name in whole and frame[name].notna().all():
-            frame[name] = frame[name].astype(np.int64)
+        elif name in whole:  # pandas reads whole numbers of which some are null as floats
+            frame[name] = frame[name].astype(np.int64 if frame[name].notna().all() else float)
         elif (name in texts or name not in KINDS) and frame[name].isna().all():  # records keep an unused option as text
             frame[name] = frame[name].astype(pd.Series(["text"]).dtype)
     return frame
