@@ -18,7 +18,8 @@ def shuffled(seed: int, index_B: np.ndarray, size: int, stream: int = TRAINING) 
         epoch = i // size,    entry = F_{seed, epoch}(i mod size)
 
     F is a Feistel network of 8 rounds on the smallest 4^h >= size, walked along its cycle until it is below size again;
-    (L, R) -> (R, L xor mix(R xor key)). Constant memory, any order, and the same whatever is asked for beside it.
+    (L, R) -> (R, L xor mix(R xor key)). Any order, and the same whatever is asked for beside it. Memory: that of the
+    answer, and 8 keys an epoch from the first that is asked for to the last.
 
     Args:
         index_B: sample numbers i, >= 0.
