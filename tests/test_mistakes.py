@@ -43,6 +43,7 @@ HARNESS = [
     (["task=tensors"], "and a model of your own: --config-dir DIR model=NAME"),
     (["optimizer.lr=fast"], "optimizer.lr='fast' is not a number"),
     (["task=text"], "task.path is not set: give task.path=VALUE"),
+    (["task=tokens"], "task.path is not set: give task.path=VALUE"),
     (["task=text", "task.path=/nowhere"], "task.path='/nowhere' does not exist"),
     (["runs_dir=/proc/nowhere"], "give another runs_dir"),
     (["figures_dir=/proc/nowhere", "runs_dir=r"], "figures_dir='/proc/nowhere' cannot be written to"),

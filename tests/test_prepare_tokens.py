@@ -112,12 +112,12 @@ def test_a_long_file_is_cut_after_a_line_or_a_character(tmp_path):
 
 
 def test_killed_and_run_again_it_gives_the_same_bytes(tmp_path):
-    texts = documents(30000)
+    texts = documents(10000)
     write(tmp_path / "texts", texts, "jsonl")
     given = [tmp_path / "texts", "--bytes", "--shard-tokens", 20011, "--heldout", 0.1]
     assert prepare(*given, "--out", tmp_path / "whole").returncode == 0
     out, kills = tmp_path / "killed", 0
-    for wanted in (3, 40, 120):
+    for wanted in (2, 20, 45):
         process = subprocess.Popen(command(*given, "--out", out), stdout=subprocess.DEVNULL)
         while process.poll() is None and len(list(out.glob("*/*.bin"))) < wanted:
             time.sleep(0.001)
@@ -129,7 +129,7 @@ def test_killed_and_run_again_it_gives_the_same_bytes(tmp_path):
     done = prepare(*given, "--out", out)
     assert done.returncode == 0
     whole = {p.relative_to(tmp_path / "whole"): p.read_bytes() for p in (tmp_path / "whole").glob("*/*.bin")}
-    assert len(whole) > 150
+    assert len(whole) > 55
     assert {p.relative_to(out): p.read_bytes() for p in out.glob("*/*.bin")} == whole
     assert all(path.stat().st_mtime_ns == time for path, time in before.items())
     assert prepare(*given, "--out", out).stdout == done.stdout

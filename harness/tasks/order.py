@@ -18,7 +18,8 @@ def shuffled(seed: int, index_B: np.ndarray, size: int, stream: int = TRAINING) 
         epoch = i // size,    entry = F_{seed, epoch}(i mod size)
 
     F is a Feistel network of 8 rounds on the smallest 4^h >= size, walked along its cycle until it is below size again;
-    (L, R) -> (R, L xor mix(R xor key)). Constant memory, any order, and the same whatever is asked for beside it.
+    (L, R) -> (R, L xor mix(R xor key)). Any order, and the same whatever is asked for beside it. Memory: that of the
+    answer, and 8 keys an epoch from the first that is asked for to the last.
 
     Args:
         index_B: sample numbers i, >= 0.
@@ -26,9 +27,11 @@ def shuffled(seed: int, index_B: np.ndarray, size: int, stream: int = TRAINING) 
     Valid when: size >= 1. It is for shuffling, not for secrets.
     Source: Luby & Rackoff 1988; Black & Rogaway 2002 (cycle walking).
     """
+    if not len(index_B):
+        return np.empty(0, np.int64)
     epoch_B, place_B = index_B // size, (index_B % size).astype(np.uint64)
-    first, count = int(epoch_B.min(initial=0)), int(epoch_B.max(initial=0))
-    keys_EK = draw(seed, stream, first * ROUNDS, (count - first + 1) * ROUNDS).reshape(-1, ROUNDS)
+    first, last = int(epoch_B.min()), int(epoch_B.max())
+    keys_EK = draw(seed, stream, first * ROUNDS, (last - first + 1) * ROUNDS).reshape(-1, ROUNDS)
     half = max(1, -(-(size - 1).bit_length() // 2))
     row_B = epoch_B - first
     entry_B = permute(place_B, keys_EK, row_B, half)
