@@ -36,6 +36,7 @@ def checkpoint_key(plan: Plan, stack: Stack, device: torch.device) -> dict[str, 
         "noise_scale": plan.noise_scale, "per_tensor": plan.per_tensor,
         "code_sha256": code_sha256(), "torch": torch.__version__, "device": device.type,
         "compiled": stack.compiled, "micro_batch": stack.micro_batch, "alone": stack.alone,
+        "ranks": stack.ranks,
         "own_code_sha256": own_code_sha256(stack.first) if has_own_code(stack.first) else None,
     }  # fmt: skip
 

@@ -66,7 +66,7 @@ LIMITS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "embedding": _count, "hidden": _count, "depth": _count, "workers": _count, "width": _count,
     "num_heads": _count, "init_std": _positive, "base_width": _count,
     "num_tokens": _count, "tokens_per_param": _positive,
-    "max_norm": _positive, "micro_batch": _count,
+    "max_norm": _positive, "micro_batch": _count, "data_parallel": _count,
     "target_loss": _finite, "max_steps": _count, "eval_every": _count, "eval_share": _positive, "smoothing": _positive,
     "checkpoint": _positive, "lease": _positive,
     "gpus_per_node": _natural, "cpus_per_task": _count, "stacks_per_gpu": _count, "mem_gb": _positive,

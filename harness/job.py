@@ -31,6 +31,7 @@ from harness.plan_file import read_plan, revise
 from harness.probe import probe_run
 from harness.program import Program, make_program
 from harness.protocols import measure_target
+from harness.ranks import RankLost, Ranks
 from harness.records import code_sha256, write_records
 from harness.store import StoreError
 from harness.train import Progress, evaluate, train
@@ -61,6 +62,7 @@ class Job:
         planned: the stack as planned: its name is that of lease, log, checkpoints and record files.
         stack: those of its runs that did not end yet.
         attempt: number of the record file to publish, fixed when the lease was taken.
+        ranks: of a stack that several processes share, of which this is the first.
     """
 
     folder: Path
@@ -74,6 +76,7 @@ class Job:
     stop: threading.Event
     lost: threading.Event
     report: Report
+    ranks: Ranks | None = None
 
 
 def train_job(job: Job, plan_path: Path, index: int, columns: Mapping[str, type]) -> bool:
@@ -83,7 +86,7 @@ def train_job(job: Job, plan_path: Path, index: int, columns: Mapping[str, type]
     rows: list[dict[str, Any]] | None = None
     try:
         rows = train_rows(job)
-    except (Lost, StoreError):
+    except (Lost, RankLost, StoreError):
         raise
     except Stopped as stopped:
         log_event(job.folder, "stopped", name, step=stopped.args[0])
@@ -131,14 +134,17 @@ def train_rows(job: Job) -> list[dict[str, Any]]:
             unbuilt.append(fact)
         note(job, fact)
 
-    program = make_program(stack, job.device, job.folder.parent, note=hear)
+    program = make_program(stack, job.device, job.folder.parent, note=hear, ranks=job.ranks)
     if len(stack.runs) > 1:  # halves are smaller; a run alone may try
         check_memory(program, stack, job.device)
     if plan.per_tensor and (left_out := describe_left_out(program.layout)):
         job.report({"warning": left_out})
     progress = load_checkpoint(job.folder, stack, key, job.device, lambda line: job.report({"warning": line}))
     at, samples = (progress.step, progress.step * stack.first.batch_size) if progress else (0, 0)
-    details = {"runs": len(stack.runs), "step": at, "since": plan.since, "run_ids": list(stack.runs)}
+    details: dict[str, Any] = {"runs": len(stack.runs), "step": at, "since": plan.since, "run_ids": list(stack.runs)}
+    if job.ranks:
+        job.ranks.begin(stack.runs, at)
+        details["ranks"] = job.ranks.pids()
     log_event(job.folder, "start", job.planned.name, **details)
     if samples:
         job.report({"samples": samples * len(stack.runs), "batch_size": stack.first.batch_size, "best_loss": None})
@@ -157,7 +163,7 @@ def train_rows(job: Job) -> list[dict[str, Any]]:
     def end_if_asked(reached: Progress) -> None:
         if job.lost.is_set():
             raise Lost
-        if job.stop.is_set():
+        if job.ranks.stopped if job.ranks else job.stop.is_set():
             save(reached)
             raise Stopped(reached.step)
 
@@ -186,6 +192,7 @@ def train_rows(job: Job) -> list[dict[str, Any]]:
             pause = max(job.checkpoint, (saved - began) / SHARE)
             clock = time.perf_counter()  # saving is no part of the next step
     assert progress is not None, "a run has at least one step, and the last step is a point of its curve"
+    job = replace(job, ranks=None)  # the others have ended: what follows is this process's alone
     compiled = stack.compiled and not unbuilt
     note_speed(job, seconds, timed, compiled=compiled)
     if progress.step < stack.first.num_steps:
@@ -227,6 +234,7 @@ def describe_size(program: Program, stack: Stack, device: torch.device, seconds:
     tokens = steps * stack.first.batch_size * int(str(stack.first.task["context"])) * len(stack.runs)
     rate = per_token * tokens / seconds
     peak = peak_flops(describe_device(device), stack.first.precision)
+    peak = peak and peak * stack.ranks
     return row | {"provenance.flops_per_second": rate, "provenance.mfu": rate / peak if peak else None}
 
 
@@ -254,7 +262,7 @@ def note(job: Job, fact: dict[str, Any]) -> None:
 
 
 def note_speed(job: Job, seconds: float, steps: int, *, compiled: bool) -> None:
-    if steps < WORTH_NOTING:
+    if steps < WORTH_NOTING or job.stack.ranks > 1:  # what is kept is of one process
         return
     width = len(job.stack.runs)
     if compiled:
@@ -276,6 +284,7 @@ def write_rows(
         "plan": plan_path.stem,
         "stack": job.planned.name,
         "width": len(job.stack.runs),
+        "ranks": job.stack.ranks,
         "device": describe_device(job.device),
         "host": platform.node(),
         "python": platform.python_version(),
@@ -320,6 +329,8 @@ def halve(job: Job, plan_path: Path, index: int) -> None:
 
 def fits_alone(job: Job) -> bool:
     """Whether one run takes its first step: if not, halving on and on would only take time."""
+    if job.ranks:
+        return True  # the others take no step with it: halves will tell
     one = job.stack.only(list(job.stack.runs)[:1])
     try:
         program = make_program(one, job.device, job.folder.parent)

@@ -16,7 +16,7 @@ from harness.corpus import read_corpus
 from harness.imports import has_own_code
 from harness.launchers import LAUNCHERS, choose_place
 from harness.measure import Machine, choose_all
-from harness.plan import Choice, Plan, make_plan, shape_of
+from harness.plan import Choice, Plan, check_shares, make_plan, shape_of
 from harness.plan_file import name_request, newest_since, open_plan
 from harness.progress import Display
 from harness.records import read_ended, store_corpus
@@ -45,11 +45,19 @@ class Request:
 def read_request(
     settings: dict[str, Any], sweep: Sweep, folder: Path, *, again: bool, asked: Collection[str] | None = None
 ) -> Request:
-    """See train_missing; it starts and writes nothing."""
+    """See train_missing; it starts and writes nothing.
+
+    Raises: ValueError for a device that is not there, and for runs that ranks cannot share.
+    """
     launcher = settings["launcher"]
     device, num_devices, workers = choose_place(launcher)
     options = {"device": device, "width": launcher["width"], "metrics": settings["metrics"]}
     options["save_weights"] = settings["save_weights"]
+    ranks = launcher.get("data_parallel", 1)
+    if ranks > 1:
+        check_shares(sweep.runs.values(), ranks, launcher["compile"])
+        options["data_parallel"] = ranks
+        launcher = {**launcher, "compile": "never"}
     how = {"compile": launcher["compile"], "micro_batch": launcher["micro_batch"]}
     name = partial(name_request, sweep.name, asked or sweep.runs, **options, **how)
     since = since_when(folder, sweep.runs, name) if again else None

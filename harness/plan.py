@@ -29,6 +29,7 @@ class Stack:
     compiled: bool = False  # the step as one compiled graph
     micro_batch: int | None = None  # samples whose gradient is taken at once; None: the whole batch
     alone: str | None = None  # why its one run cannot be stacked with others; None: it can
+    ranks: int = 1  # processes, each on a device of its own, that share every batch
 
     @property
     def first(self) -> RunConfig:
@@ -113,6 +114,7 @@ def make_plan(
     metrics: Mapping[str, int],
     since: str | None = None,
     save_weights: bool = False,
+    data_parallel: int | None = None,
     choices: Mapping[str, Choice] | None = None,
 ) -> Plan:
     """Group runs by shape, and a shape's runs into stacks, seed by seed.
@@ -121,7 +123,10 @@ def make_plan(
 
     Args:
         width: most runs in a stack; None: as chosen.
+        data_parallel: ranks a stack; None: one.
         choices: by shape, see harness/measure.py; for a shape that it lacks, the default width.
+
+    Raises: ValueError for metrics that the runs cannot have, and runs that ranks cannot share.
     """
     shapes: dict[str, list[tuple[str, RunConfig]]] = {}
     for name, config in runs.items():
@@ -130,6 +135,8 @@ def make_plan(
     for shape, members in shapes.items():
         usual = Choice(width or default_width(device, members[0][1].batch_size))
         stacks = lay_stacks(members, (choices or {}).get(shape, usual))
+        if data_parallel:
+            stacks = [share(stack, data_parallel) for stack in stacks]
         # Compiled steps take about a third, once the first stack of them has built the code
         costs += [(cost(stack) / (3 if stack.compiled and k else 1), stack) for k, stack in enumerate(stacks)]
     costs.sort(key=lambda pair: -pair[0])
@@ -150,6 +157,27 @@ def lay_stacks(members: Iterable[tuple[str, RunConfig]], choice: Choice) -> list
     edges = [round(i * len(ordered) / count) for i in range(count + 1)]
     how = (choice.compiled, choice.micro_batch, choice.alone)
     return [Stack(dict(ordered[a:b]), *how) for a, b in itertools.pairwise(edges)]
+
+
+def check_shares(runs: Iterable[RunConfig], ranks: int, compile: str) -> None:
+    """Raises: ValueError for runs that so many ranks cannot share in equal parts, and for machine code."""
+    for size in sorted({config.batch_size for config in runs}):
+        if size % ranks:
+            text = f"batch_size={size} does not divide by launcher.data_parallel={ranks}"
+            raise ValueError(f"{text}: every rank takes an equal part; give another batch size or number of ranks")
+    if compile == "always":
+        text = (
+            f"launcher.compile=always and launcher.data_parallel={ranks}: machine code takes whole steps of one process"
+        )
+        raise ValueError(f"{text}; leave one of them out")
+
+
+def share(stack: Stack, ranks: int) -> Stack:
+    """The stack for so many ranks. Raises: ValueError for one that they cannot share."""
+    if stack.alone:
+        text = f"launcher.data_parallel={ranks} needs runs that can be stacked, and these cannot: {stack.alone}"
+        raise ValueError(f"{text}; leave it out, or change the module")
+    return replace(stack, ranks=ranks)
 
 
 def default_width(device: str, batch_size: int) -> int:

@@ -127,6 +127,7 @@ def to_json(plan: Plan) -> str:
         shared = {name: value for name, value in rows[0].items() if all(row[name] == value for row in rows)}
         lanes = {name: [row[name] for row in rows] for name in rows[0] if name not in shared}
         how = {"compiled": stack.compiled, "micro_batch": stack.micro_batch, "alone": stack.alone}
+        how |= {"ranks": stack.ranks} if stack.ranks > 1 else {}
         lines.append(json.dumps({"run_ids": list(stack.runs), **how, "shared": shared, "lanes": lanes}))
     start = json.dumps(head | {"columns": columns})
     return start[:-1] + ', "stacks": [\n' + ",\n".join(lines) + "\n]}\n"
@@ -157,4 +158,4 @@ def read_entry(entry: Mapping[str, Any], path: Path) -> Stack:
         flat = entry["shared"] | {column: values[lane] for column, values in entry["lanes"].items()}
         runs[name] = make_run_config(nest(flat))
         assert run_id(runs[name]) == name, f"{path} does not hold the run {name} that it names"
-    return Stack(runs, entry["compiled"], entry["micro_batch"], entry["alone"])
+    return Stack(runs, entry["compiled"], entry["micro_batch"], entry["alone"], entry.get("ranks", 1))

@@ -34,9 +34,11 @@ def end_on_signals(stop: threading.Event) -> None:
 
 
 def end_with(pipe: Connection, stop: threading.Event) -> None:
-    """End soon after the other end of the pipe is gone, by whatever end. For a thread."""
+    """End soon after the other end of the pipe is gone, by whatever end; whatever comes asks for that. For a thread."""
     try:
-        pipe.recv()  # nobody ever writes to it
+        while True:
+            pipe.recv_bytes()
+            stop.set()
     except (EOFError, OSError):
         stop.set()
         threading.Event().wait(GRACE)

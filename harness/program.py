@@ -27,6 +27,8 @@ from harness.optimizers import Optimizer, State, make_optimizer, state_sizes
 from harness.parameters import Layout, flatten_params, layout_of, unflatten_params
 from harness.per_tensor import measure_tensors
 from harness.plan import Stack
+from harness.ranks import Ranks
+from harness.recording import record
 from harness.schedules import scheduled
 from harness.tasks import Batch, Params, Task, make_task
 
@@ -48,7 +50,8 @@ class Program:
     schedule multiplies hyperparameters with, one a run. `measured_step` is the same and measures, `tensors_step` also
     tensor by tensor, harness/per_tensor.py. `direction` is harness/autocorrelation.py's (old_RN, new_RN, hyper, at) ->
     -lr u_RN. `examine` evaluates any number of runs, without machine code. `noise_parts` gives what noise scales are
-    made of, harness/noise_scale.py; None for a module that cannot be stacked.
+    made of, harness/noise_scale.py; None for a module that cannot be stacked. Where `ranks` share a stack, steps
+    are given the whole batch and take their rank's part of it.
     """
 
     task: Task
@@ -61,6 +64,7 @@ class Program:
     evaluate: Callable[[Tensor, Batch], Tensor]
     examine: Callable[[Tensor, Batch], Tensor]
     noise_parts: Callable[[Tensor, Batch], dict[str, Tensor]] | None
+    ranks: Ranks | None = None
 
 
 def make_program(
@@ -69,13 +73,16 @@ def make_program(
     runs_dir: Path | None = None,
     *,
     note: Callable[[dict[str, Any]], None] = lambda fact: None,
+    ranks: Ranks | None = None,
 ) -> Program:
     """The program of a stack: its runs' seeds matter only in whether they all read one batch, their numbers not at all.
 
     Args:
         runs_dir: where the data that a sweep stored lie, and machine code is kept; None: read data anew.
         note: told of a build of machine code that was not there, as harness/measure.py keeps facts.
+        ranks: of a stack that several processes share; None: this one alone takes its steps.
     """
+    assert ranks is None or not (stack.compiled or stack.alone), "ranks take mapped steps, perhaps recorded"
     config = stack.first
     task = make_task(config, device, runs_dir)
     layout = layout_of(task.init(0), task.embeddings, task.lr_multipliers)
@@ -95,6 +102,9 @@ def make_program(
     moving = {"step": None} | dict.fromkeys(scheduled(config.schedule), 0)
 
     def step_with(measure: Measure) -> Callable[..., tuple]:
+        if ranks is not None:
+            update = update_of_one_run(optimizer, index_N, measure=measure, multiplier_N=multiplier_N)
+            return each(update, in_dims=(0, 0, 0, 0, 0, moving, 0))
         step = step_of_one_run(
             loss,
             layout,
@@ -124,10 +134,15 @@ def make_program(
         step = recorded_step(step, states, stack)
     else:
         step = torch.no_grad()(step)
+    steps: tuple[Callable[..., tuple], ...] = (step, measured_step, tensors_step)
+    if ranks is not None:
+        one = gradient_of_one_run(loss, layout, stack.micro_batch)
+        take = torch.no_grad()(vmap_runs(one, in_dims=(0, batch_dim)))
+        if config.num_steps >= WORTH_RECORDING:
+            take = recorded_gradient(take)
+        steps = tuple(step_of_ranks(ranks, take, update, 0 if batch_dim is None else 1) for update in steps)
     parts = None if stack.alone else noise_parts(loss, layout, stack.micro_batch, batch_dim)
-    return Program(
-        task, layout, optimizer, step, measured_step, tensors_step, direction_of_all, evaluate_all, examine, parts
-    )  # fmt: skip
+    return Program(task, layout, optimizer, *steps, direction_of_all, evaluate_all, examine, parts, ranks)
 
 
 def step_of_one_run(
@@ -139,12 +154,39 @@ def step_of_one_run(
     Args:
         measure: (params_N, grad_N, update_N, new state, numbers of the step) -> what is measured of it.
     """
+    take = gradient_of_one_run(loss, layout, micro_batch, alone=alone)
+    update = update_of_one_run(optimizer, index_N, measure=measure, multiplier_N=multiplier_N)
 
     def step(
         params_N: Tensor, state: State, diverged_at: Tensor, loss_sum: Tensor, hyper: Numbers, at: Numbers, batch: Batch
     ) -> tuple[Tensor, State, Tensor, Tensor, dict[str, Tensor]]:
+        return update(params_N, state, diverged_at, loss_sum, hyper, at, take(params_N, batch))
+
+    return step
+
+
+def gradient_of_one_run(
+    loss: Loss, layout: Layout, micro_batch: int | None, *, alone: bool = False
+) -> Callable[[Tensor, Batch], tuple[Tensor, Tensor]]:
+    """(params_N, batch) -> gradient and value of the mean loss."""
+
+    def take(params_N: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         grads, train_loss = gradient(loss, unflatten_params(params_N, layout), batch, micro_batch, alone=alone)
-        grad_N = flatten_params(grads)
+        return flatten_params(grads), train_loss
+
+    return take
+
+
+def update_of_one_run(
+    optimizer: Optimizer, index_N: Tensor, *, measure: Measure, multiplier_N: Tensor | None = None
+) -> Callable[..., tuple]:
+    """What a step does once gradient and loss are there: step_of_one_run with these in place of the batch."""
+
+    def update(
+        params_N: Tensor, state: State, diverged_at: Tensor, loss_sum: Tensor, hyper: Numbers, at: Numbers,
+        gradient_and_loss: tuple[Tensor, Tensor],
+    ) -> tuple[Tensor, State, Tensor, Tensor, dict[str, Tensor]]:  # fmt: skip
+        grad_N, train_loss = gradient_and_loss
         taken_N = clip(grad_N, hyper["max_norm"]) if "max_norm" in hyper else grad_N
         hyper = numbers_at(hyper, at, index_N, multiplier_N)
         update_N, state = optimizer.update(taken_N, state, params_N, hyper)
@@ -154,7 +196,27 @@ def step_of_one_run(
         params_N = torch.where(diverged_at == 0, params_N + update_N, params_N)
         return params_N, state, diverged_at, loss_sum + train_loss, measured
 
+    return update
+
+
+def step_of_ranks(ranks: Ranks, take: Callable, update: Callable[..., tuple], dim: int) -> Callable[..., tuple]:
+    """A step of R runs whose gradient ranks share: of this one's part of the batch, averaged, then the same update.
+
+    Args:
+        take: (params_RN, part of the batch) -> gradients and losses of all runs.
+        dim: of a batch's tensors, that counts samples.
+    """
+
+    def step(params_RN: Tensor, *given: Any) -> tuple:
+        found = ranks.average(*take(params_RN, ranks.part(given[-1], dim)))
+        return update(params_RN, *given[:-1], found)
+
     return step
+
+
+def recorded_gradient(take: Callable[[Tensor, Batch], tuple[Tensor, Tensor]]) -> Callable:
+    recorded = record(lambda params_RN, *batch: list(take(params_RN, batch)))
+    return lambda params_RN, batch: recorded(params_RN, *batch)
 
 
 def measure_whole(

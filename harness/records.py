@@ -85,6 +85,7 @@ PROVENANCE: dict[str, pa.DataType] = {
         "compiled": pa.bool_(), "started": pa.string(), "ended": pa.string(), "seconds": pa.float64(),
         "flops_per_second": pa.float64(),  # of the device, while it takes steps
         "mfu": pa.float64(),  # that as a share of what the device could do, where that is known
+        "ranks": pa.int64(),  # processes that shared every batch, launcher.data_parallel
         "job": pa.string(),  # of a cluster: launcher, id, log below the sweep's folder
     }.items()
 }  # fmt: skip

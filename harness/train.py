@@ -80,6 +80,8 @@ def train(
     """
     first = stack.first
     now = resume or start(program, stack)
+    if program.ranks:
+        program.ranks.reseed(int(stack.name, 16), now.step)
     if stack.alone is not None:
         live = program.task.buffers or {}
         for name, saved in now.buffers.items():
@@ -104,7 +106,7 @@ def train(
         nothing |= dict.fromkeys(NOISE_SCALES if noise_scale else (), [math.nan] * len(stack.runs))
         columns = name_columns(program.layout) if per_tensor else ()
         nothing |= dict.fromkeys(columns, [math.nan] * len(stack.runs))
-        add_point(now, first.batch_size, evaluate(program, now, heldout).tolist(), nothing)
+        add_point(now, first.batch_size, evaluate_alike(program, now, heldout).tolist(), nothing)
         goal.mark(now)
     if goal and has_ended(now):
         yield now
@@ -124,7 +126,7 @@ def train(
         now.step = step
         now.since += 1
         if step in points:
-            heldout_loss_R = evaluate(program, now, heldout)
+            heldout_loss_R = evaluate_alike(program, now, heldout)
             row = {"train_loss": (now.loss_sum_R / now.since).tolist()}
             row |= {name: value_R.tolist() for name, value_R in measured.items() if name != TENSORS}
             row |= noise_scales(stack, now, parts) if noise_scale else {}
@@ -247,3 +249,11 @@ def evaluate(program: Program, now: Progress, batch: Batch) -> Tensor:
         piece = tuple(part[first : first + EVALUATED_AT_ONCE] for part in batch)
         total_R += program.evaluate(now.params_RN, piece) * len(piece[0])
     return torch.where(now.diverged_at_R <= 0, total_R / count, torch.nan)
+
+
+def evaluate_alike(program: Program, now: Progress, batch: Batch) -> Tensor:
+    """As evaluate, during training: where ranks share a stack, they decide by the same bits when it ends."""
+    loss_R = evaluate(program, now, batch)
+    if program.ranks:
+        program.ranks.agree(loss_R)
+    return loss_R

@@ -23,9 +23,11 @@ from harness.leases import LEASES, Held, Lease, acquire, keep_alive, release
 from harness.log import log_event
 from harness.plan_file import read_stack
 from harness.process import end_on_signals, end_with, prepare_process
+from harness.ranks import Ranks
 from harness.recording import COMPILED
 from harness.records import WEIGHTS, count_attempts, read_ended
 from harness.store import StoreError, remove_torn, unwritable
+from harness.torchrun import run_ranks
 from harness.unfinished import CHECKPOINTS
 
 CHECKPOINT, LEASE = 120.0, 60.0  # seconds; launcher.checkpoint and launcher.lease
@@ -34,8 +36,9 @@ TEMPORARY = (".", LEASES, CHECKPOINTS, WEIGHTS, INDEX, f"../{COMPILED}")
 
 
 def run_stack(
-    plan_path: Path, index: int, device: str, *, report: Report, stop: threading.Event, checkpoint: float, lease: float
-) -> bool:
+    plan_path: Path, index: int, device: str, *, report: Report, stop: threading.Event, checkpoint: float, lease: float,
+    ranks: Ranks | None = None,
+) -> bool:  # fmt: skip
     """Train stack `index` of a plan and publish its records; True unless its runs failed or could not be written.
 
     A run that fails takes its stack with it: every run of it is recorded as failed, with the reason, and trained again
@@ -46,6 +49,9 @@ def run_stack(
         stop: set when training is to end after the step in hand.
         checkpoint: seconds between checkpoints.
         lease: seconds without a touch after which another's lease is stale.
+        ranks: of a stack that several processes share, of which this is the first.
+
+    Raises: RankLost.
     """
     plan, columns = read_stack(plan_path, index)
     planned, folder = plan.stacks[0], plan_path.parent
@@ -66,7 +72,7 @@ def run_stack(
         for place in TEMPORARY:
             remove_torn(folder / place)
         job = Job(
-            folder, plan, planned, stack, taken, attempt, torch.device(device), checkpoint, stop, lost, report
+            folder, plan, planned, stack, taken, attempt, torch.device(device), checkpoint, stop, lost, report, ranks
         )  # fmt: skip
         if stack.runs:
             return train_job(job, plan_path, index, columns)
@@ -87,6 +93,14 @@ def run_stack(
             release(taken)
 
 
+def run_any(plan_path: Path, index: int, device: str, **how: Any) -> bool:
+    """run_stack, in this process or by as many ranks as the plan says."""
+    ranks = read_stack(plan_path, index)[0].stacks[0].ranks
+    if ranks == 1:
+        return run_stack(plan_path, index, device, **how)
+    return run_ranks(plan_path, index, torch.device(device).type, ranks, **how)
+
+
 def work_for(plan_path: Path, index: int, device: str, pipe: Connection, checkpoint: float, lease: float) -> None:
     """Entry point of a launcher's child process: as the command, but it ends with its launcher."""
     stop = threading.Event()
@@ -100,7 +114,7 @@ def work_for(plan_path: Path, index: int, device: str, pipe: Connection, checkpo
         except OSError:
             stop.set()  # the launcher is gone
 
-    done = run_stack(plan_path, index, device, report=report, stop=stop, checkpoint=checkpoint, lease=lease)
+    done = run_any(plan_path, index, device, report=report, stop=stop, checkpoint=checkpoint, lease=lease)
     sys.exit(0 if done else 1)
 
 
@@ -126,13 +140,15 @@ def main() -> int:
     def report(message: dict[str, Any]) -> None:
         if {"held", "halved", "stopped"} & set(message):
             more.set()
+        if "died" in message:
+            print(f"error: {message['reason']}", file=sys.stderr)
         for kind in ("error", "warning", "held", "halved", "stopped"):
             if kind in message:
                 print(f"{kind}: {message[kind]}", file=sys.stderr)
         for reason in {why for _, status, why in message.get("ended", ()) if status == "failed"}:
             print(f"failed: {reason}", file=sys.stderr)
 
-    done = run_stack(plan_path, index, device, report=report, stop=stop, **seconds)
+    done = run_any(plan_path, index, device, report=report, stop=stop, **seconds)
     return 3 if more.is_set() else 0 if done else 1
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from harness.config import ROOT, run_id
 from harness.launchers.jobs import cancel_jobs, find_jobs
-from harness.launchers.placed import JOBS, Cluster, read_notes, see_one_device
+from harness.launchers.placed import JOBS, Cluster, read_notes, see_devices
 from harness.launchers.remote import launch_remote
 from harness.log import read_log, trained_twice
 from harness.plan import make_plan
@@ -232,4 +232,4 @@ def test_one_that_never_gets_further_is_given_up(lay, start, tmp_path, monkeypat
     ],
 )
 def test_every_worker_of_a_job_sees_its_own_device(device, gpus, visible, expected):
-    assert [see_one_device(device, slot, gpus, visible) for slot in range(4)] == expected
+    assert [see_devices(device, slot, gpus, visible) for slot in range(4)] == expected

@@ -25,7 +25,11 @@ def choose_place(launcher: Mapping[str, Any]) -> tuple[str, int, int]:
     """
     if launcher["name"] == "local":
         device, num_devices = choose_device(launcher["device"])
-        return device, num_devices, launcher["workers"] or num_devices or available_cores()
+        ranks = launcher["data_parallel"]
+        if device == "cuda" and ranks > num_devices:
+            text = f"launcher.data_parallel={ranks} needs as many GPUs, one a rank, and torch finds {num_devices}"
+            raise ValueError(f"{text}: give launcher.data_parallel={num_devices}, or launcher.device=cpu")
+        return device, num_devices, launcher["workers"] or max(1, (num_devices or available_cores()) // ranks)
     asked = [f"launcher.{key}" for key in ASKED_FOR if key in launcher]
     gpus = launcher["num_gpus"] if "num_gpus" in launcher else count_gpus(launcher)
     if launcher["device"] == "cuda" and not gpus:

@@ -11,7 +11,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from harness.launchers.placed import see_one_device
+from harness.launchers.placed import see_devices
 from harness.launchers.queue import LOOK_AGAIN, Queue
 from harness.machine import available_cores, huge_pages
 from harness.plan import Plan
@@ -54,13 +54,16 @@ def launch_local(
     after the records are written; {"held": who} for a stack that another launcher's worker trains, which is waited
     for, and {"elsewhere": runs} once that one has; {"halved": reason}; {"stopped": step}; {"warning": line};
     {"skipped": samples} that a stack did not need, its runs having ended. When the caller stops, for whatever reason,
-    the workers that still run save a checkpoint and end; finished stacks stay.
+    the workers that still run save a checkpoint and end; finished stacks stay. A worker also sends {"died": exit code,
+    "reason"} of a rank, which is treated as its own death.
 
     Raises: StoreError when a worker cannot write its records.
     """
     checkpoint, lease = launcher["checkpoint"], launcher["lease"]
     context = multiprocessing.get_context("forkserver")
-    devices = [f"cuda:{i}" for i in range(num_devices)] if plan.device == "cuda" else ["cpu"] * available_cores()
+    ranks = launcher.get("data_parallel", 1)
+    slots = max(1, (num_devices if plan.device == "cuda" else available_cores()) // ranks)
+    devices = [f"cuda:{i}" for i in range(slots)] if plan.device == "cuda" else ["cpu"] * slots
     free = [devices[i % len(devices)] for i in range(workers or len(devices))]
     queue = Queue(plan_path, plan, waiting, lease)
     running: list[Running] = []
@@ -75,7 +78,7 @@ def launch_local(
                     continue
                 device = free.pop(0)
                 ours, theirs = context.Pipe()
-                arguments = (queue.path, stack, device, theirs, checkpoint, lease)
+                arguments = (queue.path, stack, device, theirs, checkpoint, lease, ranks)
                 process = context.Process(target=work, args=arguments, daemon=True)
                 try:
                     process.start()
@@ -93,6 +96,8 @@ def launch_local(
                         queue.waiting.append(stack)
                     if "error" in message:
                         raise StoreError(message["error"])
+                    if "died" in message:
+                        message = queue.mourn(stack, message["died"], message["reason"])
                     yield stack, message
                 if not alive:
                     running.remove(one)
@@ -121,11 +126,13 @@ def end_workers(running: list[Running]) -> None:
                 one.process.kill()
 
 
-def work(plan_path: Path, stack: int, device: str, pipe: Connection, checkpoint: float, lease: float) -> None:
+def work(
+    plan_path: Path, stack: int, device: str, pipe: Connection, checkpoint: float, lease: float, ranks: int
+) -> None:
     """A child's first function; the import lies in it so that the launcher's own process needs no torch."""
     kind, _, number = device.partition(":")
     slot = int(number or 0)
-    device, changed = see_one_device(kind, slot, slot + 1, os.environ.get("CUDA_VISIBLE_DEVICES"))
+    device, changed = see_devices(kind, slot, (slot + 1) * ranks, os.environ.get("CUDA_VISIBLE_DEVICES"), ranks)
     os.environ.update(changed)  # before anything asks for GPUs
     from harness.worker import work_for
 
@@ -136,7 +143,9 @@ def read_messages(one: Running) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
         while one.pipe.poll():
             message = one.pipe.recv()
-            one.ended = one.ended or bool({"ended", "held", "halved", "error", "stopped", "elsewhere"} & set(message))
+            one.ended = one.ended or bool(
+                {"ended", "held", "halved", "error", "stopped", "elsewhere", "died"} & set(message)
+            )
             yield one.stack, message
     except (EOFError, OSError):  # the second also for one that was killed within a message
         return  # the worker is gone; its exit code tells the rest

@@ -126,18 +126,19 @@ def exit_path(folder: Path, job: str, name: str) -> Path:
     return folder / JOBS / f"{job}-{name}.exit"
 
 
-def see_one_device(device: str, slot: int, gpus: int, visible: str | None) -> tuple[str, dict[str, str]]:
+def see_devices(device: str, slot: int, gpus: int, visible: str | None, ranks: int = 1) -> tuple[str, dict[str, str]]:
     """What the worker in a slot of a job is to train on, and the environment in which it sees that alone.
 
     Args:
         device: the plan's: cpu or cuda.
         gpus: of the job.
         visible: CUDA_VISIBLE_DEVICES as the cluster set it for the job; None: it did not.
+        ranks: GPUs that the worker's stack is shared by; the first is cuda:0.
     """
     if device == "cpu":
         return "cpu", {"OMP_NUM_THREADS": "1"}
     names = visible.split(",") if visible else [str(i) for i in range(max(1, gpus))]
-    return "cuda:0", {"CUDA_VISIBLE_DEVICES": names[slot % len(names)]}
+    return "cuda:0", {"CUDA_VISIBLE_DEVICES": ",".join(names[(slot * ranks + i) % len(names)] for i in range(ranks))}
 
 
 def read_notes(folder: Path) -> dict[str, Note]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from harness.launchers.placed import MORE_TO_DO, PLACE, note_exit, remove_exit, see_one_device
+from harness.launchers.placed import MORE_TO_DO, PLACE, note_exit, remove_exit, see_devices
 from harness.launchers.slurm_state import run_quietly
 from harness.launchers.watch import newest_step
 from harness.machine import huge_pages
@@ -93,7 +93,7 @@ class StackJob:
         return read_stack(Path(self.plan), index)[0].stacks[0]
 
     def start_worker(self, slot: int, index: int) -> "subprocess.Popen[bytes]":
-        device, changed = see_one_device(self.device, slot, self.gpus, os.environ.get("CUDA_VISIBLE_DEVICES"))
+        device, changed = see_devices(self.device, slot, self.gpus, os.environ.get("CUDA_VISIBLE_DEVICES"))
         log = f".jobs/{job_id()}_0_log.out"
         command = [sys.executable, "-m", "harness.worker", self.plan, str(index), device]
         command += [str(self.checkpoint_seconds), str(self.lease)]
