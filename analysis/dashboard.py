@@ -114,14 +114,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         ((name, frame, sentence),) = select_tables([options.name], options.runs)
         print(sentence)
-        with Console(stderr=True).status(f"fitting and drawing {name}"):
-            summary, figures = draw_summary(name, frame, options.out, options.runs)
         os.environ.setdefault("WANDB_SILENT", "true")
         os.environ.setdefault("WANDB_CACHE_DIR", str(own_folder().resolve() / "cache"))  # else in the home folder
         mode = read_mode("online")
         online = mode == "online" and has_account()
         api = connect(options.entity or None, options.project) if online else None
-        entity = options.entity or (str(api.default_entity) if api else "")
+        with failures_in_one_line():
+            entity = options.entity or (str(api.default_entity) if api else "")
+        with Console(stderr=True).status(f"fitting and drawing {name}"):
+            summary, figures = draw_summary(name, frame, options.out, options.runs)
         path = write_dashboard(summary, figures, entity, options.project, options.out)
         if api is None:
             why = "no W&B account (`wandb login`, or WANDB_API_KEY): with one"

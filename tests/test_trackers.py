@@ -4,14 +4,24 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
+from matplotlib import get_configdir
 
 from harness import trackers
-from harness.records import read_records, read_summary
+from harness.__main__ import tell_wandb
+from harness.records import (
+    WrittenSummary,
+    append_mirrored,
+    append_summary,
+    read_attempts,
+    read_records,
+    read_summary,
+)
 from harness.request import check_settings
-from harness.trackers import choose_destination, write_summary_run
-from tests.test_mirror import HURRIED, same_rows
+from harness.trackers import choose_destination, describe_place, is_behind, mirroring, write_summary_run
+from tests.test_mirror import HURRIED, same_rows, write_rows
 from tests.wandb_standin import KEY, Server, serve
 
 ONE_CORNER = [
@@ -19,6 +29,7 @@ ONE_CORNER = [
     "sweep.grid.optimizer.lr=[log2,-8,-4,2]", "sweep.grid.batch_size=[32]",
 ]  # fmt: skip
 PLACE = "me/scaling-harness"
+WANDB = {"name": "wandb", "mode": "auto", "project": "p", "entity": None}
 
 
 @pytest.fixture
@@ -28,13 +39,20 @@ def server():
         yield found
 
 
-def harness(folder, server, *overrides, code=0, **more):
+@pytest.fixture
+def records(make_run, tmp_path):
+    folder = tmp_path / "runs" / "s"
+    write_rows(folder, [make_run(seed=seed) for seed in range(2)])
+    return folder
+
+
+def harness(folder, server):
     env = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
-    env |= {"HOME": str(folder / "home"), "MPLBACKEND": "agg", **HURRIED, **more}
-    env |= {"WANDB_BASE_URL": server.address, "WANDB_API_KEY": KEY} if server else {"NETRC": str(folder / "none")}
-    command = [sys.executable, "-m", "harness", *ONE_CORNER, *overrides]
+    env |= {"HOME": str(folder / "home"), "MPLBACKEND": "agg", **HURRIED}
+    env |= {"WANDB_BASE_URL": server.address, "WANDB_API_KEY": KEY, "MPLCONFIGDIR": get_configdir()}
+    command = [sys.executable, "-m", "harness", *ONE_CORNER]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=env, timeout=300)
-    assert done.returncode == code, done.stdout + done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     assert KEY not in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return done
@@ -55,34 +73,50 @@ def test_a_network_that_is_cut_during_training_costs_nothing_and_all_is_delivere
     assert server.runs(PLACE).pop("smoke-summary").node["jobType"] == "summary"
     same_rows(server, folder)
     assert read_summary(folder, "scaling-harness", "").sent
-    assert harness(tmp_path, server).stdout.endswith("records: runs/smoke; W&B has them already\n")
 
 
-def test_offline_runs_are_sent_by_the_same_command_once_there_is_an_account(server, tmp_path):
-    offline = harness(tmp_path, None)
-    count = len(read_records(tmp_path / "runs" / "smoke"))
-    assert f"W&B: {count} runs and the sweep's summary kept offline in wandb" in offline.stdout
-    assert "kept offline in wandb; with an account `" in harness(tmp_path, None).stdout.splitlines()[-1]
-    assert f"W&B: {count} runs and the sweep's summary sent" in harness(tmp_path, server).stdout
-    assert len(server.runs(PLACE)) == count + 1
+def test_offline_runs_are_to_be_sent_once_there_is_an_account(records, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    assert is_behind(records, WANDB)
+    note(records, "offline")
+    assert not is_behind(records, WANDB)
+    assert describe_place(records, WANDB).startswith("kept offline in wandb; with an account `python -m harness.mirror")
+    (tmp_path / "netrc").write_text("machine api.wandb.ai\n  login user\n  password secret\n")
+    assert is_behind(records, WANDB)
+    assert not is_behind(records, WANDB | {"mode": "offline"})
+    note(records, "online")
+    assert not is_behind(records, WANDB)
+    assert describe_place(records, WANDB) == "W&B has them already"
+    assert is_behind(records, WANDB | {"project": "other"})
+    written = WrittenSummary("s-summary", "x", tmp_path, sent=False)
+    append_summary(records, written, project="p", entity="")
+    assert is_behind(records, WANDB)
+    append_summary(records, replace(written, sent=True), project="p", entity="")
+    assert not is_behind(records, WANDB)
 
 
-@pytest.mark.parametrize("how", ["trackio", "disabled"])
-def test_whoever_wants_no_wandb_gets_nothing_of_it(how, tmp_path):
-    tracker = {"name": "trackio" if how == "trackio" else "wandb", "mode": "auto", "project": "p", "entity": None}
-    if how == "disabled":
-        done = harness(tmp_path, None, WANDB_MODE="disabled")
-        assert done.stdout.endswith("records: runs/smoke; none were sent to W&B (WANDB_MODE=disabled)\n")
-        assert not (tmp_path / "wandb").exists()
-    else:
-        assert choose_destination(tracker) == "disabled"
+def note(folder, mode):
+    for name, ended in read_attempts(folder):
+        append_mirrored(folder, name, ended, mode, project="p", entity="")
 
 
-def test_a_summary_that_cannot_be_written_leaves_the_sweep_ended_well(tmp_path):
-    (tmp_path / "wandb").write_text("in the way")
-    done = harness(tmp_path, None)
-    assert "no W&B summary run: " in done.stderr
-    assert "figures/smoke.png" in done.stdout
+def test_whoever_wants_no_wandb_gets_nothing_of_it(records, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert choose_destination(WANDB | {"name": "trackio"}) == choose_destination(WANDB | {"name": "none"}) == "disabled"
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert choose_destination(WANDB) == "disabled"
+    with mirroring(records, WANDB, missing=True):
+        pass
+    assert capsys.readouterr().out == f"records: {records}; none were sent to W&B (WANDB_MODE=disabled)\n"
+    assert not (tmp_path / "wandb").exists()
+
+
+def test_a_summary_that_cannot_be_made_is_told_in_a_line(records, capsys):
+    tell_wandb("no analysis", read_records(records), [], records, WANDB)
+    assert capsys.readouterr().err.startswith("no W&B summary run: AttributeError: ")
 
 
 def test_a_summary_whose_directory_is_gone_is_written_again(tmp_path, monkeypatch):
@@ -93,11 +127,10 @@ def test_a_summary_whose_directory_is_gone_is_written_again(tmp_path, monkeypatc
         return subprocess.CompletedProcess(command, 0, "", "")
 
     monkeypatch.setattr(trackers.subprocess, "run", run)
-    tracker = {"name": "wandb", "mode": "offline", "project": "p", "entity": None}
     note = {"id": "s-summary", "sha256": "x", "project": "p", "entity": "", "mode": "offline"}
     for directory, count in ((tmp_path, 0), (tmp_path / "gone", 1)):
         (tmp_path / "summaries.jsonl").write_text(json.dumps(note | {"directory": str(directory)}) + "\n")
-        write_summary_run({"sweep": "s", "content_sha256": "x"}, tmp_path, tracker)
+        write_summary_run({"sweep": "s", "content_sha256": "x"}, tmp_path, WANDB)
         assert len(written) == count
 
 

@@ -5,8 +5,10 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import pytest
+from matplotlib import get_configdir
 
 from analysis.dashboard import main
 from tests.test_summary_run import read_run, write_smoke
@@ -27,31 +29,60 @@ def place(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def server():
     found = Server()
     with serve(found):
         yield found
 
 
-def dashboard(place, *arguments, server=None, key=KEY, code=0):
+CALLS = """
+import contextlib, io, json, sys
+from analysis.dashboard import main
+for line in sys.stdin:
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main(json.loads(line))
+    print(json.dumps([code, out.getvalue(), err.getvalue()]), flush=True)
+"""
+
+
+@contextmanager
+def commands(place, server=None, key=KEY):
     """The command in a process of its own, since the client remembers server and key for as long as its process lives.
 
-    Without a server: without an account.
+    Without a server: without an account. Gives: a function of its arguments and exit code -> its two outputs.
     """
     env = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
     env |= {
         "HOME": str(place / "home"),
         "NETRC": str(place / "none"),
         "WANDB_CACHE_DIR": str(place / "wandb" / "cache"),
+        "MPLCONFIGDIR": get_configdir(),  # the list of fonts takes long to make
     }
     env |= {"WANDB_BASE_URL": server.address, "WANDB_API_KEY": key} if server else {}
-    command = [sys.executable, "-m", "analysis.dashboard", *arguments, "--runs", "runs"]
-    done = subprocess.run(command, cwd=place, env=env, capture_output=True, text=True, timeout=300)
-    assert done.returncode == code, done.stdout + done.stderr
-    assert key not in done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return done
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen([sys.executable, "-c", CALLS], cwd=place, env=env, text=True, **pipes)
+
+    def dashboard(*arguments, code=0):
+        process.stdin.write(json.dumps([*arguments, "--runs", "runs"]) + "\n")
+        process.stdin.flush()
+        line = process.stdout.readline()
+        assert line, process.stderr.read()
+        got, out, err = json.loads(line)
+        assert got == code, out + err
+        assert key not in out + err
+        assert "Traceback" not in err
+        return out, err
+
+    yield dashboard
+    process.communicate(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def dashboard(place, server):
+    with commands(place, server) as found:
+        yield found
 
 
 def panels_of(workspace):
@@ -60,12 +91,13 @@ def panels_of(workspace):
 
 
 def test_panels_name_what_was_sent(place):
-    done = dashboard(place, "mine", "--project", "p")
-    first = (place / "figures" / "mine-dashboard.json").read_bytes()
-    dashboard(place, "mine", "--project", "p")
+    with commands(place) as dashboard:
+        out, _ = dashboard("mine", "--project", "p")
+        first = (place / "figures" / "mine-dashboard.json").read_bytes()
+        dashboard("mine", "--project", "p")
     assert (place / "figures" / "mine-dashboard.json").read_bytes() == first
-    assert done.stdout.count("\n") == 2  # where the table is from, and what it would do
-    assert "no W&B account" in done.stdout
+    assert out.count("\n") == 2  # where the table is from, and what it would do
+    assert "no W&B account" in out
     content = json.loads((place / "figures" / "mine-dashboard.json").read_text())
     assert (content["project"], content["workspace"]["displayName"]) == ("p", "mine by batch size")
     path = next(path for path in mirror(place / "runs" / "mine", place) if "summary" not in path.name)
@@ -102,18 +134,18 @@ def test_panels_name_what_was_sent(place):
     assert [key["name"] for key in runs["grouping"]] == ["batch_size.value", "optimizer.value.lr"]
 
 
-def test_one_view_and_one_report_however_often(place, server):
+def test_one_view_and_one_report_however_often(server, dashboard):
     views = add_views(server)
     server.project("me", "p")
-    done = dashboard(place, "mine", "--project", "p", server=server)
-    assert f"view: {server.address}/me/p?nw=" in done.stdout
-    assert f"report: {server.address}/me/p/reports/" in done.stdout
+    out, _ = dashboard("mine", "--project", "p")
+    assert f"view: {server.address}/me/p?nw=" in out
+    assert f"report: {server.address}/me/p/reports/" in out
     first = views.spec("project-view")
     section = first["section"]["panelBankConfig"]["sections"][0] | {"name": "By hand"}
     first["section"]["panelBankConfig"]["sections"].append(section)
     (view,) = views.of_type("project-view")
     view["spec"] = json.dumps(first)
-    dashboard(place, "mine", "--project", "p", server=server)
+    dashboard("mine", "--project", "p")
     assert len(views.of_type("project-view")) == len(views.of_type("runs")) == 1
     names = [part["name"] for part in views.spec("project-view")["section"]["panelBankConfig"]["sections"]]
     assert names[-1] == "By hand"
@@ -124,16 +156,17 @@ def test_one_view_and_one_report_however_often(place, server):
     assert KEY not in json.dumps(list(views.kept.values()))
 
 
-def test_what_goes_wrong_at_the_server_is_told_in_a_line(place, server):
+def test_what_goes_wrong_at_the_server_is_told_in_a_line(place, server, dashboard):
     add_views(server)
-    done = dashboard(place, "mine", "--project", "nowhere", server=server, code=2)
-    assert "me/nowhere" in done.stderr
-    wrong = dashboard(place, "mine", server=server, key="b" * 40, code=1)
-    assert "W&B refuses the API key" in wrong.stderr
+    _, nowhere = dashboard("mine", "--project", "nowhere", code=2)
+    assert "me/nowhere" in nowhere
+    with commands(place, server, "b" * 40) as others:
+        _, wrong = others("mine", code=1)
+    assert "W&B refuses the API key" in wrong
     server.cut = True
-    cut = dashboard(place, "mine", server=server, code=1)
-    assert "W&B does not answer" in cut.stderr
-    assert all(said.stderr.count("\n") == 1 for said in (done, wrong, cut))
+    _, cut = dashboard("mine", code=1)
+    assert "W&B does not answer" in cut
+    assert all(text.count("\n") == 1 for text in (nowhere, wrong, cut))
 
 
 def test_mistakes_are_told_in_a_line(monkeypatch, capsys):
