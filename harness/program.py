@@ -106,15 +106,9 @@ def make_program(
             update = update_of_one_run(optimizer, index_N, measure=measure, multiplier_N=multiplier_N)
             return each(update, in_dims=(0, 0, 0, 0, 0, moving, 0))
         step = step_of_one_run(
-            loss,
-            layout,
-            optimizer,
-            index_N,
-            stack.micro_batch,
-            measure=measure,
-            alone=stack.alone is not None,
+            loss, layout, optimizer, index_N, stack.micro_batch, measure=measure, alone=stack.alone is not None,
             multiplier_N=multiplier_N,
-        )
+        )  # fmt: skip
         return each(step, in_dims=(0, 0, 0, 0, 0, moving, batch_dim))
 
     def measure_all(*given: Any) -> dict[str, Tensor]:
@@ -142,7 +136,11 @@ def make_program(
             take = recorded_gradient(take)
         steps = tuple(step_of_ranks(ranks, take, update, 0 if batch_dim is None else 1) for update in steps)
     parts = None if stack.alone else noise_parts(loss, layout, stack.micro_batch, batch_dim)
-    return Program(task, layout, optimizer, *steps, direction_of_all, evaluate_all, examine, parts, ranks)
+    step, measured_step, tensors_step = steps
+    return Program(
+        task, layout, optimizer, step, measured_step, tensors_step, direction_of_all, evaluate_all, examine, parts,
+        ranks,
+    )  # fmt: skip
 
 
 def step_of_one_run(
