@@ -14,10 +14,10 @@ ORDER = [
     "corpus", "protocols", "model_sizes", "config", "imports", "machine", "store", "log", "leases", "unfinished",
     "index", "records", "sweep", "overrides", "rounds", "plan", "plan_file", "schedules", "parameters",
     "optimizers", "models", "tasks", "metrics", "noise_scale", "per_tensor", "autocorrelation", "groups",
-    "overwriting", "recording", "lanes", "ranks", "program", "train", "memory", "one_step", "curvature", "draws", "probe",
-    "stackable", "checkpoint", "weights", "process", "estimate", "measure", "job", "torchrun", "worker", "rank", "wandb_client",
-    "tracking", "summary_run", "delivery", "mirror", "trackio_mirror", "launchers", "status", "progress", "launch",
-    "dry_run", "compose", "__main__",
+    "overwriting", "recording", "lanes", "ranks", "program", "train", "memory", "one_step", "curvature", "draws",
+    "probe", "stackable", "checkpoint", "weights", "process", "estimate", "measure", "job", "torchrun", "worker",
+    "rank", "wandb_client", "tracking", "summary_run", "delivery", "mirror", "trackio_mirror", "launchers",
+    "status", "progress", "launch", "dry_run", "compose", "__main__",
 ]  # fmt: skip
 
 
