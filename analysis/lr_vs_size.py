@@ -20,7 +20,8 @@ KEPT = ("run_id", "status", "protocol", "seed", "batch_size", "num_steps", "num_
         "num_params_non_embedding", "precision", "task.name", "task.context", "task.num_heldout",
         "task.corpus_sha256", "model.name", "model.width", "model.depth", "model.num_heads", "model.parametrization",
         "model.base_width", "max_norm", "schedule.name", "schedule.warmup", "optimizer.name", "optimizer.lr",
-        "optimizer.beta1", "optimizer.beta2", "optimizer.eps", "loss", "provenance.torch", "provenance.code_sha256")  # fmt: skip
+        "optimizer.beta1", "optimizer.beta2", "optimizer.eps", "loss",
+        "provenance.torch", "provenance.code_sha256")  # fmt: skip
 PREDICTED = {"standard": ("width-lr", -1.0), "mup": ("mup", 0.0)}  # parametrization -> claim, exponent of width
 TOLERANCE = 0.15  # of an exponent: a factor of 1.37 over the eight-fold range of widths
 Exponents = dict[str, tuple[float, float, float]]
