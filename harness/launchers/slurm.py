@@ -159,9 +159,9 @@ def check_options(launcher: Mapping[str, Any]) -> None:
 
 def count_gpus(launcher: Mapping[str, Any]) -> int:
     """GPUs a job: of gpus_per_node, or of gres (gpu, gpu:2, gpu:a100:2, also among others); 0 where it has none."""
-    if launcher["gpus_per_node"]:
+    if launcher.get("gpus_per_node"):
         return int(launcher["gpus_per_node"])
-    for kind, *details in (entry.split(":") for entry in str(launcher["gres"] or "").split(",")):
+    for kind, *details in (entry.split(":") for entry in str(launcher.get("gres") or "").split(",")):
         if kind == "gpu":
             return int(details[-1]) if details and details[-1].isdecimal() else 1
     return 0
