@@ -134,15 +134,19 @@ def make_program(
         step = recorded_step(step, states, stack)
     else:
         step = torch.no_grad()(step)
-    steps: tuple[Callable[..., tuple], ...] = (step, measured_step, tensors_step)
     if ranks is not None:
         one = gradient_of_one_run(loss, layout, stack.micro_batch)
         take = torch.no_grad()(vmap_runs(one, in_dims=(0, batch_dim)))
         if config.num_steps >= WORTH_RECORDING:
             take = recorded_gradient(take)
-        steps = tuple(step_of_ranks(ranks, take, update, 0 if batch_dim is None else 1) for update in steps)
+        dim = 0 if batch_dim is None else 1
+        step, measured_step, tensors_step = (
+            step_of_ranks(ranks, take, update, dim) for update in (step, measured_step, tensors_step)
+        )
     parts = None if stack.alone else noise_parts(loss, layout, stack.micro_batch, batch_dim)
-    return Program(task, layout, optimizer, *steps, direction_of_all, evaluate_all, examine, parts, ranks)
+    return Program(
+        task, layout, optimizer, step, measured_step, tensors_step, direction_of_all, evaluate_all, examine, parts, ranks
+    )  # fmt: skip
 
 
 def step_of_one_run(
