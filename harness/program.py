@@ -145,7 +145,8 @@ def make_program(
         )
     parts = None if stack.alone else noise_parts(loss, layout, stack.micro_batch, batch_dim)
     return Program(
-        task, layout, optimizer, step, measured_step, tensors_step, direction_of_all, evaluate_all, examine, parts, ranks
+        task, layout, optimizer, step, measured_step, tensors_step, direction_of_all, evaluate_all, examine, parts,
+        ranks,
     )  # fmt: skip
 
 
