@@ -43,7 +43,7 @@ def cli(main: Callable[[], object]) -> int:
     except MISTAKES as error:
         return tell(error)
     except KeyboardInterrupt as ending:
-        print("\ninterrupted: all that was trained is kept; the same command goes on from there", file=sys.stderr)
+        print("\ninterrupted: what was trained is kept; the same command goes on from there", file=sys.stderr)
         return 143 if ending.args == (signal.SIGTERM,) else 130
     return 0
 

@@ -215,6 +215,11 @@ def say_count(count: int, one: str, many: str = "") -> str:
     return f"{count} {one if count == 1 else many or one + 's'}"
 
 
+def say_sweep(name: str) -> str:
+    """The overrides that train a sweep of this name."""
+    return f"sweep={name}" if (SWEEPS_DIR / f"{name}.yaml").exists() else f"sweep=SWEEP sweep.name={name}"
+
+
 def closest(word: str, allowed: Iterable[str]) -> str:
     """' (did you mean X?)' where a name is near, else nothing."""
     *parents, last = str(word).split(".")

@@ -20,7 +20,7 @@ from harness.estimate import check_memory
 from harness.imports import has_own_code, own_code_sha256
 from harness.leases import Lease, is_held
 from harness.log import log_event
-from harness.machine import is_out_of_memory, peak_flops
+from harness.machine import JOB_VARIABLE, is_out_of_memory, peak_flops
 from harness.measure import note_fact
 from harness.memory import measure_memory
 from harness.metrics import METRICS
@@ -40,7 +40,6 @@ from harness.weights import save_weights
 
 NOT_BUILT = ("unbuildable", "unbuilt")  # what is told of a build that failed: for good, or this time
 WORTH_NOTING = 20  # steps; the time of fewer says little
-PLACE = "HARNESS_JOB"  # environment variable by which a cluster's job says what it is
 SHARE = 0.02  # most of the time that checkpoints may take: where they are dear they come less often
 
 Report = Callable[[dict[str, Any]], None]
@@ -294,7 +293,7 @@ def write_rows(
         "started": began.isoformat(timespec="seconds"),
         "ended": datetime.now(UTC).isoformat(timespec="microseconds"),
         "seconds": seconds / len(job.stack.runs),
-        "job": os.environ.get(PLACE),
+        "job": os.environ.get(JOB_VARIABLE),
     }
     named = [
         {"run_id": name, "sweep": job.plan.sweep, **flatten(config), **row}

@@ -9,7 +9,7 @@ from multiprocessing.connection import Connection
 
 import torch
 
-GRACE = 10.0  # seconds for a checkpoint once the launcher is gone
+ORPHAN_GRACE = 10.0  # seconds for a checkpoint once the launcher is gone
 
 
 def prepare_process(device: str) -> None:
@@ -41,5 +41,5 @@ def end_with(pipe: Connection, stop: threading.Event) -> None:
             stop.set()
     except (EOFError, OSError):
         stop.set()
-        threading.Event().wait(GRACE)
+        threading.Event().wait(ORPHAN_GRACE)
         os._exit(1)

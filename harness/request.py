@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import check_choice, check_limits, say_count
-from harness.launchers import LAUNCHERS
+from harness.launchers import LAUNCHERS, check_launcher
 from harness.measure import COMPILE
 from harness.records import count_measured, count_weights
 from harness.sweep import Sweep
@@ -26,6 +26,8 @@ def check_settings(settings: dict[str, Any]) -> None:
     check_choice("launcher.compile", launcher["compile"], COMPILE)
     if launcher.get("cancel", False) and settings["dry_run"]:
         raise ValueError("launcher.cancel=true and dry_run=true: harness.status lists the jobs; leave one of them out")
+    if not launcher.get("cancel", False):
+        check_launcher(launcher)
 
 
 def is_again(settings: dict[str, Any]) -> bool:

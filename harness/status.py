@@ -17,7 +17,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from harness.config import SWEEPS_DIR, check_choice, closest, read_number
+from harness.config import SWEEPS_DIR, check_choice, closest, read_number, say_sweep
 from harness.launchers import known_clusters
 from harness.launchers.jobs import find_jobs
 from harness.launchers.placed import Note
@@ -38,7 +38,7 @@ HELP = f"""What of a sweep is done, diverged, running, waiting and failed; of al
   watch=true               again every few seconds, until all has ended or Ctrl-C
   launcher.lease=SECONDS   of the training command, where that was given one"""
 PAUSE = 5.0  # seconds between two looks of watch=true
-MOST_JOBS = 20  # that are listed one by one
+MOST_JOBS, MOST_LOGS = 20, 5  # that are listed one by one
 LEASE = 60.0  # seconds, where launcher.lease is not given
 
 
@@ -70,7 +70,8 @@ def read_status(folder: Path, lease: float = LEASE) -> Status:
     plan = read_newest_plan(folder)
     frame = read_records(folder) if list(folder.glob("*.parquet")) else pd.DataFrame({"run_id": [], "status": []})
     if plan is None and frame.empty:
-        raise ValueError(f"nothing of this sweep is in {folder}: train it with python -m harness sweep={folder.name}")
+        text = f"nothing of this sweep is in {folder}"
+        raise ValueError(f"{text}: train it with python -m harness {say_sweep(folder.name)}")
     live = [found for found in read_leases(folder) if found.is_live(lease)]
     again = 0
     if plan is not None and plan.since is not None and len(frame):  # refresh=true, or one run_id
@@ -179,10 +180,13 @@ def print_status(name: str, status: Status) -> None:
             )  # fmt: skip
         console.print(going)
     if status.jobs:
-        jobs = Table("job", "stack", "how it stands", "log")
+        jobs = Table("job", "stack", "how it stands")
         for note, state in status.jobs[:MOST_JOBS]:
-            jobs.add_row(f"{note.launcher} {note.id}", note.name, state, note.log or "")
+            jobs.add_row(f"{note.launcher} {note.id}", note.name, state)
         console.print(jobs)
+        for note, _ in status.jobs[:MOST_LOGS]:  # whole, to be copied: a table would cut them
+            if note.log:
+                print(f"log of {note.id}: {note.log}")
         words = Counter(state.split()[0].lower() for _, state in status.jobs)
         print("jobs: " + ", ".join(f"{count} {word}" for word, count in words.items()))
     for text, runs in status.failures.items():
@@ -224,7 +228,8 @@ def main(arguments: list[str] | None = None) -> int:
             known = {path.stem for path in SWEEPS_DIR.glob("*.yaml")}
             known |= {path.name for path in folder.parent.glob("[!.]*") if path.is_dir()}
             hint = "" if name in known else closest(name, known)
-            raise ValueError(f"no records of {name!r} in {folder.parent}{hint}: train it, or give runs_dir=DIR")
+            text = f"no records of {name!r} in {folder.parent}{hint}"
+            raise ValueError(f"{text}: train it with {say_sweep(name)}, or give runs_dir=DIR")
         watch = values.get("watch", "false")
         check_choice("watch", watch, ("false", "true"))
         while watch_once(name, folder, lease) and watch == "true":

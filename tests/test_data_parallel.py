@@ -165,7 +165,7 @@ def test_a_killed_rank_and_a_stopped_command_go_on_from_their_checkpoints(tmp_pa
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 143
-    assert errors.strip() == "interrupted: all that was trained is kept; the same command goes on from there"
+    assert errors.strip() == "interrupted: what was trained is kept; the same command goes on from there"
     reached = read_log(folder)[-1]
     assert reached["event"] == "stopped"
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)

@@ -320,9 +320,7 @@ def test_what_is_finished_survives_and_the_rest_is_trained_once(trained, tmp_pat
     _, errors = process.communicate(timeout=60)
     assert process.returncode == (130 if victim == "interrupt" else -9)
     if victim == "interrupt":
-        assert (
-            errors.decode().strip() == "interrupted: all that was trained is kept; the same command goes on from there"
-        )
+        assert errors.decode().strip() == "interrupted: what was trained is kept; the same command goes on from there"
     kept = {p: p.read_bytes() for p in folder.glob("*.parquet")}
     assert kept
     wait_for_workers(folder)

@@ -11,7 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from harness.config import CONF_DIR, ROOT, run_id
-from harness.launchers import choose_place
+from harness.launchers import check_launcher, choose_place
 from harness.launchers.jobs import cancel_jobs, find_jobs
 from harness.launchers.placed import Note, all_notes, keep_notes, read_exit
 from harness.launchers.slurm import launch_slurm, slurm_cluster
@@ -206,10 +206,19 @@ def test_ctrl_c_says_that_jobs_go_on(plan, tmp_path, monkeypatch, capsys):
         ({"setup": [1]}, r"launcher.setup=\[1\] is no list of shell lines"),
     ],
 )
-def test_options_that_sbatch_would_misunderstand_are_refused(plan, changed, words):
-    path, laid = plan
+def test_options_that_sbatch_would_misunderstand_are_refused(changed, words):
     with pytest.raises(ValueError, match=words):
-        list(launch_slurm(path, laid, [0], launcher=options(**changed)))
+        check_launcher(options(**changed))
+
+
+def test_a_partition_that_is_none_is_told_with_those_that_there_are(tmp_path, monkeypatch):
+    stand_in(tmp_path / "bin", monkeypatch, sinfo="printf 'debug\\nhigh\\n'")
+    check_launcher(options(partition=None))
+    check_launcher(options(partition="high,debug"))
+    with pytest.raises(ValueError, match="launcher.partition='hihg' is not one of debug, high .did you mean high"):
+        check_launcher(options(partition="debug,hihg"))
+    stand_in(tmp_path / "bin", monkeypatch, sinfo="exit 1")  # no answer: sbatch has the last word
+    check_launcher(options(partition="hihg"))
 
 
 @pytest.mark.parametrize(

@@ -143,7 +143,14 @@ def test_without_a_name_every_sweep_is_counted(sweep, tmp_path):
 
 def test_an_empty_folder_is_told(tmp_path):
     (tmp_path / "runs" / "s").mkdir(parents=True)
-    assert "nothing of this sweep" in status(tmp_path, "sweep=s").stderr
+    said = status(tmp_path, "sweep=s").stderr
+    assert "nothing of this sweep" in said
+    assert "train it with python -m harness sweep=SWEEP sweep.name=s" in said  # no sweep is called s
+    (tmp_path / "runs" / "smoke").mkdir()
+    assert (
+        said.replace("sweep=SWEEP sweep.name=s", "sweep=smoke").replace("runs/s:", "runs/smoke:")
+        == status(tmp_path, "sweep=smoke").stderr
+    )
 
 
 def event(name, stack="x", **details):

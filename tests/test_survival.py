@@ -183,7 +183,7 @@ def test_a_signal_to_the_launcher_saves_what_is_trained(undisturbed, tmp_path, n
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + number
-    assert errors.strip() == "interrupted: all that was trained is kept; the same command goes on from there"
+    assert errors.strip() == "interrupted: what was trained is kept; the same command goes on from there"
     folder = tmp_path / "runs" / "smoke"
     assert [entry["event"] for entry in read_log(folder)] == ["start", "stopped"]
     reached = read_log(folder)[-1]["step"]

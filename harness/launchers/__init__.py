@@ -6,7 +6,7 @@ from typing import Any
 from harness.launchers.local import choose_device, launch_local
 from harness.launchers.placed import Cluster
 from harness.launchers.ray import launch_ray
-from harness.launchers.slurm import count_gpus, launch_slurm, slurm_cluster
+from harness.launchers.slurm import check_options, count_gpus, launch_slurm, slurm_cluster
 from harness.machine import available_cores
 
 LAUNCHERS = {"local": launch_local, "slurm": launch_slurm, "ray": launch_ray}
@@ -16,6 +16,12 @@ ASKED_FOR = ("gpus_per_node", "gres", "num_gpus")  # options of clusters that ma
 def known_clusters() -> dict[str, Cluster]:
     """Those whose jobs can be looked at and cancelled by what a sweep's folder says of them."""
     return {"slurm": slurm_cluster()}
+
+
+def check_launcher(launcher: Mapping[str, Any]) -> None:
+    """Before anything is laid out. Raises: ValueError for options that a cluster would refuse."""
+    if launcher["name"] == "slurm":
+        check_options(launcher)
 
 
 def choose_place(launcher: Mapping[str, Any]) -> tuple[str, int, int]:

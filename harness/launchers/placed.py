@@ -13,7 +13,6 @@ from typing import Protocol
 from harness.store import publish, subfolder
 
 JOBS = ".jobs"
-PLACE = "HARNESS_JOB"  # a worker's environment variable, of harness/job.py: what its records say of the job
 MORE_TO_DO = 3  # exit code of a worker that is to be started again
 
 
@@ -49,7 +48,7 @@ class Note:
         attempt: number of the record file that came next when it was submitted.
         step: of its newest checkpoint then; -1 where there was none.
         died: a signal ended its worker before: it is not tried a third time.
-        log: relative to the sweep's folder where it lies in it.
+        log: where its output goes; None: it is not known yet.
     """
 
     launcher: str

@@ -19,10 +19,10 @@ from types import ModuleType
 from typing import Any
 
 from harness.launchers.local import GRACE
-from harness.launchers.placed import JOBS, MORE_TO_DO, PLACE, Cluster
+from harness.launchers.placed import JOBS, MORE_TO_DO, Cluster
 from harness.launchers.ray_head import LOOPBACK, keep_on_loopback, run_head
 from harness.launchers.remote import launch_remote
-from harness.machine import available_cores, huge_pages
+from harness.machine import JOB_VARIABLE, available_cores, huge_pages
 from harness.plan import Plan
 from harness.store import subfolder
 
@@ -145,7 +145,8 @@ def run_worker(arguments: list[str], folder: str, log: str) -> int:
 
     command = [sys.executable, "-m", "harness.launchers.tied", "harness.worker", *arguments]
     job = f"ray {ray.get_runtime_context().get_task_id()} {JOBS}/{Path(log).name}"
-    own = {PLACE: job, "OMP_NUM_THREADS": "1", "GLIBC_TUNABLES": huge_pages(os.environ.get("GLIBC_TUNABLES", ""))}
+    own = {JOB_VARIABLE: job, "OMP_NUM_THREADS": "1"}
+    own["GLIBC_TUNABLES"] = huge_pages(os.environ.get("GLIBC_TUNABLES", ""))
     with open(log, "ab") as out:
         # A session of its own: when a process of Ray dies all of its group are killed, without a checkpoint
         process = subprocess.Popen(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.config import check_choice
 from harness.launchers.placed import JOBS, MORE_TO_DO, Cluster, Note, Placed, read_exit
 from harness.launchers.remote import launch_remote
 from harness.launchers.slurm_job import StackJob
@@ -111,7 +112,6 @@ def submit_stacks(
 
 def submit_jobs(place: Path, sweep: str, jobs: Sequence[StackJob], launcher: Mapping[str, Any]) -> list[str]:
     """The ids of the jobs, all or none. Raises: ValueError."""
-    check_options(launcher)
     try:
         import submitit
     except ImportError as error:
@@ -144,7 +144,11 @@ def submit_jobs(place: Path, sweep: str, jobs: Sequence[StackJob], launcher: Map
 
 
 def check_options(launcher: Mapping[str, Any]) -> None:
-    """Raises: ValueError for options that sbatch would misunderstand."""
+    """Raises: ValueError for options that sbatch would refuse or misunderstand."""
+    partitions = (run_quietly(["sinfo", "-h", "-a", "-o", "%R"]) or "").split()
+    for name in str(launcher["partition"] or "").split(","):
+        if name and partitions:  # without an answer sbatch will say it
+            check_choice("launcher.partition", name, partitions)
     delay, limit = launcher["signal_delay_s"], launcher["timeout_min"]
     if delay >= 60 * limit:
         text = f"launcher.signal_delay_s={delay} is not shorter than launcher.timeout_min={limit} ({60 * limit} s)"

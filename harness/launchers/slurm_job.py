@@ -13,10 +13,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from harness.launchers.placed import MORE_TO_DO, PLACE, note_exit, remove_exit, see_devices
+from harness.launchers.placed import MORE_TO_DO, note_exit, remove_exit, see_devices
 from harness.launchers.slurm_state import run_quietly
 from harness.launchers.watch import newest_step
-from harness.machine import huge_pages
+from harness.machine import JOB_VARIABLE, huge_pages
 from harness.plan import Stack
 from harness.plan_file import read_stack
 
@@ -97,7 +97,7 @@ class StackJob:
         log = f".jobs/{job_id()}_0_log.out"
         command = [sys.executable, "-m", "harness.worker", self.plan, str(index), device]
         command += [str(self.checkpoint_seconds), str(self.lease)]
-        changed[PLACE] = f"slurm {job_id()} {log}"
+        changed[JOB_VARIABLE] = f"slurm {job_id()} {log}"
         changed["GLIBC_TUNABLES"] = huge_pages(os.environ.get("GLIBC_TUNABLES", ""))
         return subprocess.Popen(command, env={**os.environ, **changed})
 
