@@ -18,7 +18,8 @@ from analysis.update_rms import analyse_update_rms
 from analysis.weight_decay import analyse_weight_decay
 from analysis.weight_rms import analyse_weight_rms
 from analysis.weight_rms_path import analyse_weight_rms_path
-from harness.config import SWEEPS_DIR, check_choice
+from harness.checks import check_choice
+from harness.config import SWEEPS_DIR
 
 Analyse = Callable[[str, pd.DataFrame, str, Path | None], Answer]  # (sweep, frame, question, folder of records)
 

@@ -21,7 +21,8 @@ from analysis.figures.style import STYLES
 from analysis.page import Page, write_index
 from analysis.tables import choose_table, parse_columns, read_source, read_table
 from analysis.wandb_project import is_project
-from harness.config import SWEEPS_DIR, closest
+from harness.checks import closest
+from harness.config import SWEEPS_DIR
 
 
 def select_tables(names: Sequence[str], source: str | None) -> Iterator[tuple[str, pd.DataFrame, str]]:

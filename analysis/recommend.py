@@ -29,7 +29,8 @@ from analysis.optimum import Optimum, covariance_of
 from analysis.runs import LARGEST_WHOLE
 from analysis.score import start_at
 from analysis.tables import parse_columns, read_source, rename_columns
-from harness.config import closest, read_number, say_count
+from harness.checks import closest, read_number
+from harness.config import say_count
 
 DRAWS = 100
 SHOWN, MIN_GAIN = 4, 0.005  # next runs that are printed, and what they must take off the half-width, octaves

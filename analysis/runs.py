@@ -10,7 +10,8 @@ from analysis.groups import find_groups, settle_horizons
 from analysis.objectives import add_objective
 from analysis.rates import join_near_rates, note_missing
 from analysis.tables import SHORT_NAMES, list_columns
-from harness.config import closest, say_count
+from harness.checks import closest
+from harness.config import say_count
 from harness.records import ENDED, STATUSES
 
 NEEDED = ("batch_size", "optimizer.lr", "loss")

@@ -8,7 +8,8 @@ import pandas as pd
 
 from analysis.groups import CONFIG_NAMES, CONFIG_PREFIXES
 from analysis.wandb_project import is_project, read_project
-from harness.config import SWEEPS_DIR, closest, say_sweep
+from harness.checks import closest
+from harness.config import SWEEPS_DIR, say_sweep
 from harness.records import ENDED, read_records
 
 SHORT_NAMES = {

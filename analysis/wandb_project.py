@@ -14,7 +14,8 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from analysis.wandb_cache import OWN, KeptRun, fetch_runs, read_kept
-from harness.config import CONF_DIR, PARTS, flatten_mapping, say_count
+from harness.config import CONF_DIR, PARTS, say_count
+from harness.nested import flatten_mapping
 from harness.records import MEMORY, PROBE, PROVENANCE, RESULTS, STATUSES
 from harness.wandb_client import NoAnswer
 

@@ -16,7 +16,8 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from harness.config import CONF_DIR, SWEEPS_DIR, check_choice, closest, describe_own_model
+from harness.checks import check_choice, closest
+from harness.config import CONF_DIR, SWEEPS_DIR, describe_own_model
 
 # What to give for a value that has no default
 NEEDS = {

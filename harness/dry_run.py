@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from harness.config import check_choice, say_count
+from harness.checks import check_choice
+from harness.config import say_count
 from harness.estimate import estimate_stack
 from harness.imports import has_own_code
 from harness.launch import Request

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.config import CONF_DIR, RunConfig, closest
+from harness.checks import closest
+from harness.config import CONF_DIR, RunConfig
 
 FORM = "PACKAGE.MODULE:NAME"
 

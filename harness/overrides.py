@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.config import PARTS, flatten_mapping
+from harness.config import PARTS
+from harness.nested import flatten_mapping
 from harness.sweep import read_grids
 
 OTHERS = (*PARTS, "protocol")  # choices that make other runs than those that a sweep asks about

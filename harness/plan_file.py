@@ -12,7 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness.config import RunConfig, flatten, make_run_config, nest, run_id
+from harness.config import RunConfig, flatten, make_run_config, run_id
+from harness.nested import nest
 from harness.plan import Plan, Stack
 from harness.store import publish
 

@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness.config import check_choice, check_limits, say_count
+from harness.checks import check_choice, check_limits
+from harness.config import say_count
 from harness.launchers import LAUNCHERS, check_launcher
 from harness.measure import COMPILE
 from harness.records import count_measured, count_weights

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from harness.config import check_choice, follows_rate
+from harness.checks import check_choice, follows_rate
 
 
 def constant(step: int, num_steps: int) -> float:

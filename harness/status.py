@@ -17,7 +17,8 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from harness.config import SWEEPS_DIR, check_choice, closest, read_number, say_sweep
+from harness.checks import check_choice, closest, read_number
+from harness.config import SWEEPS_DIR, say_sweep
 from harness.launchers import known_clusters
 from harness.launchers.jobs import find_jobs
 from harness.launchers.placed import Note

@@ -8,22 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.config import (
-    PARTS,
-    SYNONYMS,
-    RunConfig,
-    check_limits,
-    closest,
-    flatten_mapping,
-    make_run_config,
-    match_type,
-    match_types,
-    nest,
-    run_id,
-)
+from harness.checks import SYNONYMS, check_limits, closest
+from harness.config import PARTS, RunConfig, make_run_config, match_type, match_types, run_id
 from harness.corpus import TEXT_TASKS, read_corpus
 from harness.imports import check_imports
 from harness.model_sizes import BUDGETS
+from harness.nested import flatten_mapping, nest
 from harness.token_files import tokens_sha256
 
 # group choices -> (values with the user's overrides, the defaults of those choices)

@@ -12,7 +12,8 @@ from typing import Any
 
 from rich.console import Console
 
-from harness.config import TRACKER_MODES, check_choice
+from harness.checks import check_choice
+from harness.config import TRACKER_MODES
 from harness.following import FOLLOWS, name_command
 from harness.records import read_attempts, read_mirrored, read_summary
 from harness.trackio_mirror import check_installed

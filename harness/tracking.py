@@ -9,7 +9,7 @@ from typing import Any
 
 import wandb
 
-from harness.config import nest
+from harness.nested import nest
 from harness.rows import identify_run, name_run, points_of, split_row
 from harness.wandb_client import has_account, own_folder, read_mode
 

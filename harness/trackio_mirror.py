@@ -15,8 +15,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.config import nest, say_count
+from harness.config import say_count
 from harness.following import begin_following
+from harness.nested import nest
 from harness.records import ENDED
 from harness.rows import identify_run, name_run, new_rows, points_of, rank_attempt, split_row
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from harness.config import read_number
+from harness.checks import read_number
 from harness.index import INDEX
 from harness.job import Job, Lost, Report, train_job
 from harness.leases import LEASES, Held, Lease, acquire, keep_alive, release

@@ -6,7 +6,9 @@ import json
 
 import pytest
 
-from harness.config import check_choice, closest, flatten, match_types, nest, run_id, say_count
+from harness.checks import check_choice, closest
+from harness.config import flatten, match_types, run_id, say_count
+from harness.nested import nest
 from harness.rounds import count_heldout
 
 

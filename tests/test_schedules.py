@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from harness.config import CHOICES
+from harness.checks import CHOICES
 from harness.schedules import SCHEDULES, lr_multipliers, multiplier_tables, weight_decay_multipliers
 
 

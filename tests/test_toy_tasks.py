@@ -8,7 +8,8 @@ import torch
 from scipy import stats
 from torch.func import grad
 
-from harness.config import CHOICES, FEEDS, TAKES, run_id
+from harness.checks import CHOICES, FEEDS, TAKES
+from harness.config import run_id
 from harness.models import MODELS
 from harness.parameters import flatten_params
 from harness.plan import Stack

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.config import check_choice
+from harness.checks import check_choice
 from harness.launchers.placed import JOBS, MORE_TO_DO, Cluster, Note, Placed, read_exit
 from harness.launchers.remote import launch_remote
 from harness.launchers.slurm_job import StackJob

@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 from torch import nn
 
-from harness.config import Part, check_choice
+from harness.checks import check_choice
+from harness.config import Part
 from harness.models.gpt import GPT
 from harness.models.imported import make_imported_model
 from harness.models.mlp import MLP

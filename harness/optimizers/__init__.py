@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from harness.config import Part, check_choice
+from harness.checks import check_choice
+from harness.config import Part
 from harness.optimizers import adafactor, adam, amos, lamb, muon, muon_stiefel, sgd, sign, tiger
 from harness.parameters import Layout
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import torch
 
-from harness.config import Part, RunConfig, check_choice
+from harness.checks import check_choice
+from harness.config import Part, RunConfig
 from harness.tasks.noisy_quadratic import noisy_quadratic
 from harness.tasks.random_walk import random_walk
 from harness.tasks.teacher_student import teacher_student

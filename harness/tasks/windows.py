@@ -6,7 +6,8 @@ Shapes: B samples, T context, V symbols.
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness.config import EVERY_POSITION, Part
+from harness.config import Part
+from harness.model_sizes import EVERY_POSITION
 from harness.tasks.types import Batch
 
 

@@ -15,7 +15,7 @@ from analysis.recommend import main as recommend
 from analysis.wandb_cache import read_kept
 from analysis.wandb_project import place_of, read_project
 from harness import wandb_client
-from harness.config import nest
+from harness.nested import nest
 from tests.wandb_standin import KEY, Project, Server, plant_run, serve
 
 SOURCE = "wandb:me/sweeps"
