@@ -36,14 +36,26 @@ from harness.program import make_program
 from harness.tasks import make_task
 from harness.train import train
 
-NUM_STEPS = {8: 2000, 64: 1000, 512: 250}
-TASKS = {
+TASKS = {  # name -> task, model, batch size -> steps
     "ngram": (
         {"name": "python_source", "context": 8, "num_heldout": 512},
         {"name": "ngram", "embedding": 16, "hidden": 64, "norm": False},
+        {8: 2000, 64: 1000, 512: 250},
     ),
-    "mlp": ({"name": "tensors", "data": "benchmark_steps:digits", "num_heldout": 512}, {"name": "benchmark_steps:MLP"}),
-}
+    "mlp": (
+        {"name": "tensors", "data": "benchmark_steps:digits", "num_heldout": 512},
+        {"name": "benchmark_steps:MLP"},
+        {8: 2000, 64: 1000, 512: 250},
+    ),
+    "gpt": (
+        {"name": "python_source", "context": 32, "num_heldout": 128},
+        {
+            "name": "gpt", "width": 32, "depth": 2, "num_heads": 2, "activation": "swiglu", "qk_norm": True,
+            "tied": False, "init_std": 0.02, "parametrization": "standard", "base_width": 32,
+        },
+        {8: 400, 64: 100},
+    ),
+}  # fmt: skip
 DEVICE = torch.device("cpu")
 
 
@@ -64,12 +76,12 @@ def digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def configs_of(name: str, batch_size: int) -> dict[str, RunConfig]:
-    task, model = TASKS[name]
+    task, model, num_steps = TASKS[name]
     configs = [
         make_run_config({
             "task": task, "model": model, "schedule": {"name": "linear", "warmup": 0.0}, "protocol": "fixed_steps",
             "optimizer": {"name": "adam", "lr": 2.0 ** (-9.5 + 0.75 * i), "beta1": 0.9, "beta2": 0.95, "eps": 1e-8},
-            "num_steps": NUM_STEPS[batch_size], "num_samples": None, "batch_size": batch_size, "seed": seed,
+            "num_steps": num_steps[batch_size], "num_samples": None, "batch_size": batch_size, "seed": seed,
             "precision": "float32",
         })
         for seed in (0, 1) for i in range(12)
@@ -89,7 +101,8 @@ def time_engine(ours: Executor, runs: dict[str, RunConfig], runs_dir: Path, comp
 def train_stacks(stacks: list[Stack], runs_dir: Path) -> None:
     for stack in stacks:
         program = make_program(stack, DEVICE, runs_dir, note=partial(note, stack, runs_dir))
-        for _ in train(program, stack, num_evals=1, num_examples=512):
+        examples = min(512, int(str(stack.first.task["num_heldout"])))
+        for _ in train(program, stack, num_evals=1, num_examples=examples):
             pass
 
 
@@ -109,7 +122,7 @@ def plain(config: RunConfig, num_steps: int, *, compiled: bool) -> float:
     lr = optimizer.param_groups[0]["lr"]
 
     def loss_of(inputs: Tensor, targets: Tensor) -> Tensor:
-        return F.cross_entropy(module(inputs), targets)
+        return F.cross_entropy(module(inputs).flatten(0, -2), targets.flatten())
 
     loss: Callable[[Tensor, Tensor], Tensor] = torch.compile(loss_of) if compiled else loss_of
     batch_size = config.batch_size
@@ -131,6 +144,11 @@ def module_of(config: RunConfig) -> nn.Module:
 
     if config.model["name"] == "ngram":
         return NGram(context=8, num_symbols=256, num_outputs=256, embedding=16, hidden=64, norm=False)
+    if config.model["name"] == "gpt":
+        from harness.models.gpt import GPT
+
+        options: dict[str, Any] = {key: value for key, value in config.model.items() if key != "name"}
+        return GPT(context=32, num_symbols=256, num_outputs=256, **options)
     return MLP()
 
 
@@ -190,7 +208,7 @@ def main() -> None:
         with ProcessPoolExecutor(1, as_workers, initializer=prepare_process, initargs=("cpu",)) as ours:
             print("model   batch  plain ms a step    cold   warm   (time of the plain loops / the engine's; medians)")
             for name in sys.argv[2:] or TASKS:
-                for batch_size in NUM_STEPS:
+                for batch_size in TASKS[name][2]:
                     compiled, steps, cold, warm = compare(ours, theirs, configs_of(name, batch_size), rounds)
                     kind = "compiled" if compiled else "eager"
                     medians = [statistics.median(values) for values in (steps, cold, warm)]

@@ -1,4 +1,6 @@
-"""Oracle: the same stack on the CPU, in float64. For machines with a GPU."""
+"""Oracle: the same stack on the CPU, in float64; a run alone; float32 for bfloat16. For machines with a GPU."""
+
+import time
 
 import pytest
 import torch
@@ -76,3 +78,53 @@ def test_a_probe_on_a_gpu_is_the_probe_on_the_cpu(make_run):
             assert there[name] == pytest.approx(value, rel=1e-3, nan_ok=True), name
     for name, tensor in arrays.items():
         torch.testing.assert_close(others[name], tensor, rtol=1e-4, atol=1e-4)
+
+
+def transformers(make_run, precision, count=8):
+    """Runs of one transformer at some learning rates."""
+    return [
+        make_run(
+            task={"context": 32}, optimizer={"lr": 0.001 * 2 ** (i / 2)}, precision=precision, num_samples=1600,
+            model={
+                "name": "gpt", "width": 64, "depth": 2, "num_heads": 4, "activation": "swiglu", "qk_norm": True,
+                "tied": False, "init_std": 0.02, "parametrization": "standard", "base_width": 64,
+            },
+        )
+        for i in range(count)
+    ]  # fmt: skip
+
+
+def test_transformers_in_a_stack_train_as_each_alone(make_run):
+    configs = transformers(make_run, "float32", count=4)
+    together = last(make_stack(configs), GPU)
+    for lane, config in enumerate(configs):
+        alone = last(make_stack([config]), GPU)
+        assert [point[lane] for point in together.history["loss"]] == pytest.approx(
+            [point[0] for point in alone.history["loss"]], rel=1e-4
+        )
+
+
+def test_bfloat16_follows_float32(make_run):
+    whole, half = (last(make_stack(transformers(make_run, kind)), GPU) for kind in ("float32", "bfloat16"))
+    assert half.params_RN.dtype == torch.float32  # only products are taken in bfloat16
+    torch.testing.assert_close(
+        torch.tensor(half.history["loss"]), torch.tensor(whole.history["loss"]), rtol=0.01, atol=0
+    )
+    assert not torch.equal(half.params_RN, whole.params_RN)
+
+
+def test_a_stack_takes_less_time_than_its_runs_one_after_the_other(make_run):
+    configs = transformers(make_run, "float32")
+
+    def seconds(stacks):
+        programs = [(make_program(stack, GPU), stack) for stack in stacks]
+        for program, stack in programs:  # what is recorded once
+            list(train(program, stack, num_evals=1, num_examples=64))
+        began = time.perf_counter()
+        for program, stack in programs:
+            *_, now = train(program, stack, num_evals=1, num_examples=64)
+            assert now.history["loss"]  # read back, so the device is done
+        return time.perf_counter() - began
+
+    together, alone = [make_stack(configs)], [make_stack([config]) for config in configs]
+    assert min(seconds(together) for _ in range(3)) < min(seconds(alone) for _ in range(3))
