@@ -15,12 +15,12 @@ from typing import Any
 import torch
 
 from harness.checkpoint import as_begun, checkpoint_key, load_checkpoint, save_checkpoint
-from harness.config import RunConfig, flatten
+from harness.config import flatten
 from harness.estimate import check_memory
 from harness.imports import has_own_code, own_code_sha256
 from harness.leases import Lease, is_held
 from harness.log import log_event
-from harness.machine import JOB_VARIABLE, is_out_of_memory, peak_flops
+from harness.machine import JOB_VARIABLE, is_out_of_memory
 from harness.measure import note_fact
 from harness.memory import measure_memory
 from harness.metrics import METRICS
@@ -30,12 +30,12 @@ from harness.plan import Plan, Stack, name_program
 from harness.plan_file import read_plan, revise
 from harness.probe import probe_run
 from harness.program import Program, make_program
-from harness.protocols import measure_target
 from harness.ranks import RankLost, Ranks
 from harness.records import code_sha256, write_records
+from harness.results import describe_device, describe_size, measured_names, summarise_all
 from harness.store import StoreError
-from harness.train import Progress, evaluate, train
-from harness.unfinished import lane_history, remove_ended
+from harness.train import Progress, train
+from harness.unfinished import remove_ended
 from harness.weights import save_weights
 
 NOT_BUILT = ("unbuildable", "unbuilt")  # what is told of a build that failed: for good, or this time
@@ -197,11 +197,9 @@ def train_rows(job: Job) -> list[dict[str, Any]]:
     if progress.step < stack.first.num_steps:
         left = (stack.first.num_steps - progress.step) * stack.first.batch_size
         job.report({"skipped": left * len(stack.runs)})
-    heldout = program.task.heldout(int(str(stack.first.task["num_heldout"])))
-    losses = evaluate(program, progress, heldout).tolist()
+    rows = summarise_all(program, stack, progress)
     same = describe_size(program, stack, job.device, seconds, timed) | {"provenance.compiled": compiled}
-    rows = [summarise(progress, lane, loss) | same for lane, loss in enumerate(losses)]
-    rows = [row | outcome(config, row) for config, row in zip(stack.runs.values(), rows, strict=True)]
+    rows = [row | same for row in rows]
     if stack.first.protocol == "one_step":
         if not is_held(job.lease):
             raise Lost
@@ -215,26 +213,6 @@ def train_rows(job: Job) -> list[dict[str, Any]]:
             raise Lost
         save_weights(job.folder, plan.sweep, stack, program, progress, rows)  # before the records: these end it
     return rows
-
-
-def describe_size(program: Program, stack: Stack, device: torch.device, seconds: float, steps: int) -> dict[str, Any]:
-    """Columns on how large a model is, and how fast its steps are.
-
-    Args:
-        seconds, steps: how long so many steps of the whole stack took.
-    """
-    layout, per_token = program.layout, getattr(program.task.module, "flops_per_token", None)
-    row = {"num_params": layout.num_params, "num_params_non_embedding": layout.num_params_non_embedding}
-    if not isinstance(per_token, int):
-        return row
-    row["flops_per_token"] = per_token
-    if not steps:
-        return row
-    tokens = steps * stack.first.batch_size * int(str(stack.first.task["context"])) * len(stack.runs)
-    rate = per_token * tokens / seconds
-    peak = peak_flops(describe_device(device), stack.first.precision)
-    peak = peak and peak * stack.ranks
-    return row | {"provenance.flops_per_second": rate, "provenance.mfu": rate / peak if peak else None}
 
 
 def probe_runs(
@@ -312,12 +290,6 @@ def write_rows(
         raise Lost  # we were asleep between the two lines, and whoever took over has published
 
 
-def measured_names(row: Mapping[str, Any]) -> list[str]:
-    """What a run's curve was measured of, its steps and losses apart."""
-    names = [name.removeprefix("history.") for name in row if name.startswith("history.")]
-    return [name for name in names if name not in ("step", "num_samples", "loss", "train_loss")]
-
-
 def halve(job: Job, plan_path: Path, index: int) -> None:
     """Out of memory: make the stack two halves in a new revision of the plan."""
     ended = set(job.planned.runs) - set(job.stack.runs)
@@ -341,34 +313,3 @@ def fits_alone(job: Job) -> bool:
 
 def describe_error(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0]
-
-
-def summarise(progress: Progress, lane: int, loss: float) -> dict[str, Any]:
-    """One run's results. A run that diverged has no loss, and its curve ends where it did."""
-    step = int(progress.diverged_at_R[lane])
-    curves = lane_history(progress.history, lane, step)
-    measured = set(curves) - {"step", "num_samples", "loss"}
-    optional = measured - {"train_loss", *METRICS}  # what cannot be told of them is null
-    curves |= {name: [None if x != x else x for x in curves[name]] for name in optional}
-    step = max(step, 0)  # a minus is a target reached
-    finals = {name: curve[-1] for name, curve in curves.items() if curve and name in measured}
-    finite = loss == loss and abs(loss) != float("inf")
-    message = f"training loss not finite at step {step}" if step else "" if finite else "final loss not finite"
-    status = "diverged" if message else "done"
-    history = {f"history.{name}": curve for name, curve in curves.items()}
-    return {"status": status, "message": message, "loss": loss if finite else None} | finals | history
-
-
-def outcome(config: RunConfig, row: Mapping[str, Any]) -> dict[str, Any]:
-    """The columns in which a protocol's outcome lies, where that is not the loss."""
-    if config.protocol != "steps_to_target":
-        return {}
-    assert config.target_loss is not None, "steps_to_target has a target"
-    return measure_target(
-        row["history.step"], row["history.loss"], target=config.target_loss, half_life=config.smoothing,
-        batch_size=config.batch_size, done=row["status"] == "done",
-    )  # fmt: skip
-
-
-def describe_device(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})"

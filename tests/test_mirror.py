@@ -16,7 +16,6 @@ from analysis.wandb_project import read_project
 from harness import delivery
 from harness.checkpoint import checkpoint_key, save_checkpoint
 from harness.config import flatten, run_id
-from harness.job import summarise
 from harness.leases import acquire, release
 from harness.metrics import METRICS
 from harness.mirror import mirror as mirror_here
@@ -24,6 +23,7 @@ from harness.outbox import Outbox
 from harness.plan import Plan, Stack
 from harness.program import make_program
 from harness.records import read_mirrored_entries, read_records, write_records
+from harness.results import summarise
 from harness.train import train
 from harness.wandb_client import NoAnswer, Refused, describe
 from tests.reference.plain import CPU

@@ -13,13 +13,13 @@ from torch.nn import functional as F
 
 from harness import noise_scale
 from harness.config import run_id
-from harness.job import summarise
 from harness.metrics import METRICS
 from harness.noise_scale import NOISE_SCALES, PARTS, ratio_of_means, rms_square_of_noise, steps_measured
 from harness.parameters import flatten_params
 from harness.plan import Plan, Stack, make_plan
 from harness.plan_file import name_request, read_plan, to_json
 from harness.program import make_program
+from harness.results import summarise
 from harness.tasks.noisy_quadratic import spectrum
 from harness.train import train
 from tests.reference.plain import CPU, plain_module

@@ -12,7 +12,6 @@ import torch
 from harness.autocorrelation import steps_correlated, steps_kept
 from harness.checkpoint import checkpoint_key, load_checkpoint, save_checkpoint
 from harness.config import run_id
-from harness.job import summarise
 from harness.machine import has_compiler
 from harness.parameters import layout_of
 from harness.per_tensor import MOST, OF_MATRICES, describe_left_out, measured_tensors, name_columns, spectral_norm
@@ -20,6 +19,7 @@ from harness.plan import Plan, Stack, make_plan
 from harness.plan_file import name_request, read_plan, to_json
 from harness.program import make_program
 from harness.records import LAGS, PER_TENSOR, count_measured, write_records
+from harness.results import summarise
 from harness.tasks import make_task
 from harness.train import train
 from tests.reference.plain import CPU, plain_module, plain_step

@@ -12,10 +12,10 @@ import torch
 
 from harness.checkpoint import checkpoint_key, load_checkpoint, save_checkpoint
 from harness.config import run_id
-from harness.job import outcome, summarise
 from harness.plan import Plan, Stack
 from harness.program import make_program
 from harness.protocols import Smoother, evaluation_steps, find_crossing, measure_target
+from harness.results import outcome, summarise
 from harness.train import evaluate, train
 from tests.reference.plain import CPU
 from tests.test_main import QUIET

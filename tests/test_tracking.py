@@ -15,12 +15,12 @@ import pytest
 from wandb.proto.wandb_internal_pb2 import Record
 
 from harness.config import flatten, run_id
-from harness.job import summarise
 from harness.metrics import METRICS
 from harness.noise_scale import NOISE_SCALES
 from harness.plan import Stack
 from harness.program import make_program
 from harness.records import read_mirrored, write_records
+from harness.results import summarise
 from harness.train import train
 from tests.reference.plain import CPU
 

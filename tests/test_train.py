@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from harness.config import run_id
-from harness.job import summarise
 from harness.metrics import METRICS
 from harness.parameters import flatten_params, layout_of, unflatten_params
 from harness.plan import Stack
 from harness.program import make_program
+from harness.results import summarise
 from harness.train import Progress, evaluate, stack_hyperparameters, train
 from tests.reference.plain import CPU, plain_loss, plain_module, plain_optimizer, plain_run, plain_step
 

@@ -18,11 +18,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from harness.checkpoint import load_checkpoint, save_checkpoint
 from harness.config import run_id
-from harness.job import summarise
 from harness.models import make_model
 from harness.parameters import flatten_params
 from harness.plan import Stack
 from harness.program import make_program
+from harness.results import summarise
 from harness.stackable import why_alone
 from harness.tasks import make_task
 from harness.train import evaluate, train

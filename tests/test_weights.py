@@ -7,12 +7,12 @@ import torch
 from torch.func import functional_call
 
 from harness.config import make_run_config, run_id
-from harness.job import summarise
 from harness.models import make_model
 from harness.parameters import unflatten_params
 from harness.plan import Stack, make_plan
 from harness.plan_file import name_request, open_plan, read_plan, read_stack
 from harness.program import make_program
+from harness.results import summarise
 from harness.tasks import make_task
 from harness.train import train
 from harness.weights import load_weights, save_weights
