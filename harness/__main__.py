@@ -34,7 +34,7 @@ from harness.request import (
 from harness.rounds import Round, describe_round, describe_spent, next_round, spots_of
 from harness.store import StoreError, writable_folder
 from harness.sweep import Sweep, describe_repeats, make_sweep
-from harness.trackers import NO_SUMMARY, choose_destination, mirroring, write_summary_run
+from harness.trackers import Mirror, choose_destination, mirroring
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,17 +59,18 @@ def run(settings: dict[str, Any], sweep: Sweep) -> int:
     if not missing:
         count = say_count(len(sweep.runs), "run is", "runs are")
         print(f"{sweep.name}: {'all ' * (len(sweep.runs) > 1)}{count} done, nothing to train")
-    with mirroring(folder, settings["tracker"], missing=missing):
+    with mirroring(folder, settings["tracker"], missing=missing) as mirror:
         asked = name_rounds(settings, sweep)
         by_rounds = asked is not None
         begin = missing and (again or not by_rounds)
         failed = train_missing(settings, wanted, folder, again=again, asked=asked) if begin else 0
         if by_rounds and not failed:
             sweep, failed = train_rounds(settings, sweep, folder)
+        mirror.say_trained()
         figures, said, composed = draw_sweep(settings, sweep, folder)
         sends = choose_destination(settings["tracker"]) != "disabled" and sweep.name != OWN_NAME
         if said is not None and composed is not None and sends:
-            tell_wandb(said, composed, figures, folder, settings["tracker"])
+            tell_wandb(said, composed, figures, mirror)
     if not failed:
         tell_lacking(settings, wanted, folder)
     if failed:
@@ -141,16 +142,14 @@ def draw_sweep(
     return paths, analysis, composed
 
 
-def tell_wandb(
-    said: "Analysis | Answer", composed: "pd.DataFrame", figures: list[Path], folder: Path, tracker: dict[str, Any]
-) -> None:
-    """Write the sweep's W&B summary run; the sweep has ended well whatever becomes of that."""
+def tell_wandb(said: "Analysis | Answer", composed: "pd.DataFrame", figures: list[Path], mirror: Mirror) -> None:
+    """Have the sweep's W&B summary run written; the sweep has ended well whatever becomes of that."""
     from analysis.summary import summarise, to_payload
 
     try:
-        write_summary_run(to_payload(summarise(said, composed), figures), folder, tracker)
+        mirror.keep_summary(to_payload(summarise(said, composed), figures))
     except Exception as error:
-        print(f"{NO_SUMMARY}: {type(error).__name__}: {str(error)[:200]}", file=sys.stderr)
+        print(f"no W&B summary run: {type(error).__name__}: {str(error)[:200]}", file=sys.stderr)
 
 
 def check_analysis() -> None:

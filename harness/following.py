@@ -1,4 +1,4 @@
-"""How a mirror's process lives beside training: at low priority, deaf to Ctrl-C, until its command has trained.
+"""How a mirror's process lives beside its command: deaf to Ctrl-C, told over standard input how far that is.
 
 `python -m harness.following MODULE [ARGUMENTS]` is a module as a program that a mirror starts: its standard input is a
 pipe to which nobody writes, and when it closes, by whatever end of the mirror, the program and its children are killed.
@@ -11,27 +11,44 @@ import shlex
 import signal
 import sys
 import threading
+from dataclasses import dataclass, field
 from pathlib import Path
 
-FOLLOWS = "HARNESS_MIRROR_FOLLOWS"  # set by the command: standard input is open for as long as it trains
+FOLLOWS = "HARNESS_MIRROR_FOLLOWS"  # set by the command: standard input tells how far it is
 
 
-def begin_following() -> threading.Event:
-    """An event that is set once training has ended; typed by hand or in a script, at once."""
+@dataclass
+class Starter:
+    """What a mirror's command has told it: a line once all is trained, then a summary or nothing, then its end.
+
+    Attributes:
+        trained: training lacks no time any more that is taken from the machine.
+        closed: nothing will come any more.
+        summary: JSON for harness/summary_run.py, whole once `closed` is set.
+    """
+
+    trained: threading.Event = field(default_factory=threading.Event)
+    closed: threading.Event = field(default_factory=threading.Event)
+    summary: str = ""
+
+    def listen(self) -> None:
+        """For a thread."""
+        sys.stdin.readline()
+        self.trained.set()
+        self.summary = sys.stdin.read().strip()
+        self.closed.set()
+
+
+def begin_following() -> Starter:
+    """Typed by hand or in a script a mirror has nobody to wait for: all is trained, and nothing will come."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends training; what was trained is still sent
-    if hasattr(os, "nice"):
-        os.nice(10)  # at 19 it gets nothing at all beside what others run
-    closed = threading.Event()
-    if not os.environ.pop(FOLLOWS, ""):
-        closed.set()
-        return closed
-
-    def wait_for_end() -> None:
-        sys.stdin.read()
-        closed.set()
-
-    threading.Thread(target=wait_for_end, daemon=True).start()
-    return closed
+    starter = Starter()
+    if os.environ.pop(FOLLOWS, ""):
+        threading.Thread(target=starter.listen, daemon=True).start()
+    else:
+        starter.trained.set()
+        starter.closed.set()
+    return starter
 
 
 def name_command(folder: Path, project: str, entity: str | None) -> str:

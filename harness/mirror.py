@@ -1,12 +1,13 @@
 """The process that mirrors: `python -m harness.mirror FOLDER [MODE [PROJECT [ENTITY]]]`.
 
 Sends every record of a sweep's folder that W&B has not, and, while the command that started it trains, whatever is
-published meanwhile. Training never waits for it. Online, a run counts as sent when the server lists it with all its
+published meanwhile, in a small share of the time. Training never waits for it. Online, a run counts as sent when the server lists it with all its
 points, and runs in training are shown up to their newest checkpoint. Offline, each becomes a directory of the client's.
 Both stand in the folder's log; called later with an account it sends what is only offline, and the sweep's summary run.
 Of several on one folder one sends at a time.
 """
 
+import json
 import os
 import sys
 import threading
@@ -19,14 +20,16 @@ import pyarrow as pa
 import wandb
 
 from harness.config import TRACKER_MODES
-from harness.following import begin_following, name_command
+from harness.following import Starter, begin_following, name_command
 from harness.leases import Held, acquire, keep_alive, release
 from harness.outbox import Outbox
 from harness.store import StoreError, subfolder
+from harness.summary_run import keep_summary
 from harness.tracking import choose_mode
 from harness.wandb_client import NoAnswer, hide_key, own_folder, read_mode
 
 POLL = 0.5  # seconds
+SHARE = 0.05  # of the time before all is trained: a run costs some 45 ms of a core, which training lacks
 SEND_EVERY = 15.0  # seconds between deliveries: each starts a process of the client
 LIVE_EVERY = 60.0  # seconds between looks at runs in training
 LONGEST_WAIT = 300.0  # seconds until the next try where nothing goes through
@@ -36,8 +39,8 @@ TURN = 3.0  # seconds to wait for another that sends, when training has ended
 NOT_YET, BROKEN = 3, 4  # exit codes: something is not at W&B yet; it could not go on
 
 
-def mirror(folder: Path, *, mode: str, project: str, entity: str | None, closed: threading.Event) -> bool:
-    """Send what is missing until `closed` is set; returns whether nothing is left."""
+def mirror(folder: Path, *, mode: str, project: str, entity: str | None, starter: Starter) -> bool:
+    """Send what is missing until its starter is gone; returns whether nothing is left."""
     command = name_command(folder, project, entity)
     try:
         mode = choose_mode(mode)
@@ -47,17 +50,19 @@ def mirror(folder: Path, *, mode: str, project: str, entity: str | None, closed:
     if mode == "disabled":
         print("W&B is disabled (WANDB_MODE=disabled): nothing is sent")
         return True
-    with sole_sender(folder, closed) as other:
+    with sole_sender(folder, starter.closed) as other:
         if isinstance(other, Held):
             text = f"{other.holder} sends the runs of {folder} to W&B; what it leaves, `{command}` sends"
             print(text, file=sys.stderr, flush=True)
             return False
         here = Outbox(folder, mode, project, entity)
         if mode == "online":
-            while_training(here, closed)
+            while_training(here, starter)
+            write_summary(here, starter.summary)
             done = finish(here)
         else:
-            write_offline(here, closed)
+            write_offline(here, starter)
+            write_summary(here, starter.summary)
             done = True
         print(here.describe(), flush=True)
         return done
@@ -97,19 +102,32 @@ def end_at_once() -> None:
     os._exit(NOT_YET)
 
 
-def write_offline(here: Outbox, closed: threading.Event) -> None:
+def write_offline(here: Outbox, starter: Starter) -> None:
     while True:
-        last_look = closed.is_set()
+        last_look = starter.closed.is_set()
         here.look()
-        here.write()
+        for row in list(here.waiting.values()):
+            began = time.monotonic()
+            here.write(row)
+            starter.trained.wait((time.monotonic() - began) / SHARE)
         if last_look:
             return
-        closed.wait(POLL)
+        starter.closed.wait(POLL)
 
 
-def while_training(here: Outbox, closed: threading.Event) -> None:
+def write_summary(here: Outbox, text: str) -> None:
+    """The sweep's summary run, where there is one; runs are sent whatever becomes of it."""
+    try:
+        if text:
+            keep_summary(json.loads(text), here.folder, project=here.project, entity=here.entity)
+    except Exception as error:
+        reason = hide_key(" ".join(f"{type(error).__name__}: {error}".split()))[:200]
+        print(f"no W&B summary run: {reason}; the same command tries again", file=sys.stderr, flush=True)
+
+
+def while_training(here: Outbox, starter: Starter) -> None:
     """Send now and then; where nothing goes through the next try waits longer, and it is told once."""
-    wait, told = SEND_EVERY, False
+    wait, told, closed = SEND_EVERY, False, starter.closed
     next_send, next_live = time.monotonic(), time.monotonic() + LIVE_EVERY
     while not closed.is_set():
         now = time.monotonic()
@@ -122,7 +140,8 @@ def while_training(here: Outbox, closed: threading.Event) -> None:
                     told = True
             else:
                 wait = SEND_EVERY
-            next_send = time.monotonic() + wait
+            took = 0.0 if starter.trained.is_set() else time.monotonic() - now
+            next_send = time.monotonic() + max(wait, took / SHARE)
         if now >= next_live and wait == SEND_EVERY and not closed.is_set():
             here.show_running()
             next_live = time.monotonic() + LIVE_EVERY
@@ -176,11 +195,10 @@ def main() -> int:
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
-    # its logs would go to the home folder
-    os.environ.setdefault("WANDB_CACHE_DIR", str(own_folder().resolve() / "cache"))
-    closed = begin_following()
+    for name in ("CACHE", "DATA"):  # logs, and files on their way into an artifact: they would go to the home folder
+        os.environ.setdefault(f"WANDB_{name}_DIR", str(own_folder().resolve() / name.lower()))
     try:
-        done = mirror(folder, mode=mode, project=project, entity=entity or None, closed=closed)
+        done = mirror(folder, mode=mode, project=project, entity=entity or None, starter=begin_following())
     except (StoreError, ValueError, OSError, pa.ArrowException, wandb.Error) as error:
         text = hide_key(" ".join(f"{error}".split()))[:400] or type(error).__name__
         command = name_command(folder, project, entity)

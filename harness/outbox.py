@@ -79,12 +79,11 @@ class Outbox:
         self.waiting.pop(identify_run(row))
         self.count += 1
 
-    def write(self) -> None:
+    def write(self, row: dict[str, Any]) -> None:
         """Offline: a directory an attempt."""
-        for row in list(self.waiting.values()):
-            start = self.points.get(row["run_id"], 0)
-            path = write_fragment(row, project=self.project, entity=self.entity, start=start)
-            self.note(row, **({"directory": str(path.resolve())} if not start else {}))
+        start = self.points.get(row["run_id"], 0)
+        path = write_fragment(row, project=self.project, entity=self.entity, start=start)
+        self.note(row, **({"directory": str(path.resolve())} if not start else {}))
 
     def send(self, stop: Callable[[], bool] = lambda: False) -> bool:
         """Online: whether everything arrived; else `why` says what is in the way.
@@ -149,7 +148,8 @@ class Outbox:
         runs = say_count(self.count, "run")
         if self.mode != "online":
             written = read_summary(self.folder, self.project, self.entity or "")
-            runs += " and the sweep's summary" if written is not None and not written.sent else ""
+            if written is not None and not written.sent:
+                runs = f"{runs} and the sweep's summary" if self.count else "the sweep's summary"
             return f"W&B: {runs} kept offline in {own_folder()}; with an account `{command}` sends them"
         runs += " and the sweep's summary" if self.summaries else ""
         if not self.waiting and not self.why:

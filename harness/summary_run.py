@@ -1,14 +1,12 @@
 """One W&B run a sweep with its analysis, written as the client's own offline run; the mirror delivers it.
 
-`python -m harness.summary_run FOLDER PROJECT [ENTITY]` reads from its standard input what analysis/summary.py wrote as
-JSON: tables, charts, figures, texts for an artifact. A version is one step of the run NAME-summary: the newest shows,
-older figures stay. What was written stands in the folder with its sha256, so that the same is not written again.
+It is of what analysis/summary.py told as JSON: tables, charts, figures, texts for an artifact. A version is one step of
+the run NAME-summary: the newest shows, older figures stay. What was written stands in the folder with its sha256, so that
+the same is not written again.
 """
 
 import hashlib
 import json
-import os
-import sys
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -108,17 +106,8 @@ def draw_lines(chart: Mapping[str, Any]) -> Any:
     return wandb.plot_table(LINES, table, fields, titles)
 
 
-def main() -> int:
-    """Exit code 0, whether it was written or lay there already; no line, since the mirror says where runs are."""
-    folder, project, entity = Path(sys.argv[1]), sys.argv[2], (sys.argv[3:] or [""])[0]
-    content = json.load(sys.stdin)
-    for name in ("CACHE", "DATA"):  # logs, and files on their way into an artifact: they would go to the home folder
-        os.environ.setdefault(f"WANDB_{name}_DIR", str(own_folder().resolve() / name.lower()))
-    directory = write_summary(content, group=folder.name, project=project, entity=entity or None)
+def keep_summary(content: Mapping[str, Any], folder: Path, *, project: str, entity: str | None) -> None:
+    """Write a summary and note in its sweep's folder where it lies."""
+    directory = write_summary(content, group=folder.name, project=project, entity=entity)
     written = WrittenSummary(name_summary(content["sweep"]), content["content_sha256"], directory.resolve(), sent=False)
-    append_summary(folder, written, project=project, entity=entity)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    append_summary(folder, written, project=project, entity=entity or "")

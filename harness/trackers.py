@@ -6,7 +6,8 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,6 @@ from harness.wandb_client import may_have_account, own_folder, read_mode
 MIRRORS = {"wandb": "harness.mirror", "trackio": "harness.trackio_mirror"}  # tracker -> the process that mirrors
 TOLD = {"wandb": (0, 3), "trackio": (0,)}  # exit codes that have been told in a line; 3: not all is there yet
 PLACES = {"wandb": "W&B", "trackio": "trackio"}
-WITHIN = 120.0  # seconds that writing a summary run may take
-NO_SUMMARY = "no W&B summary run"
 
 
 def check_tracker(tracker: dict[str, Any]) -> None:
@@ -57,40 +56,76 @@ def is_behind(folder: Path, tracker: dict[str, Any]) -> bool:
     return bool(read_attempts(folder) - read_mirrored(folder, *place_of(tracker), online=online))
 
 
+@dataclass
+class Mirror:
+    """The process that mirrors a sweep's folder, as the command sees it; None where there is nothing to send yet."""
+
+    folder: Path
+    tracker: dict[str, Any]
+    process: "subprocess.Popen[bytes] | None" = None
+    summary: str = ""
+
+    def say_trained(self) -> None:
+        """From now on it need not be modest: nothing is trained any more."""
+        if self.process is not None and self.process.stdin is not None:
+            with suppress(BrokenPipeError):  # it has ended already, and has told why
+                self.process.stdin.write(b"\n")
+                self.process.stdin.flush()
+
+    def keep_summary(self, content: dict[str, Any]) -> None:
+        """The content of the W&B run NAME-summary, to be written at the end, unless W&B was told the same before."""
+        written = read_summary(self.folder, *place_of(self.tracker))
+        there = written is not None and (written.sent or written.directory.is_dir())
+        if not (there and written is not None and written.sha256 == content["content_sha256"]):
+            self.summary = json.dumps(content)
+
+    def finish(self) -> None:
+        """Let it send what is left, and tell how it ended."""
+        assert self.process is not None, "it was started"
+        self.say_trained()
+        with Console().status(f"sending what is left to {PLACES[self.tracker['name']]}"):
+            self.process.communicate(self.summary.encode())
+            report(self.tracker["name"], command_of(self.folder, self.tracker), self.process.returncode)
+
+
+def command_of(folder: Path, tracker: dict[str, Any]) -> list[str]:
+    options = [str(tracker.get(key) or "") for key in ("mode", "project", "entity")]
+    return [sys.executable, "-m", MIRRORS[tracker["name"]], str(folder), *options]
+
+
+def start_mirror(folder: Path, tracker: dict[str, Any]) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(command_of(folder, tracker), stdin=subprocess.PIPE, env={**os.environ, FOLLOWS: "1"})
+
+
 @contextmanager
-def mirroring(folder: Path, tracker: dict[str, Any], *, missing: bool) -> Iterator[None]:
+def mirroring(folder: Path, tracker: dict[str, Any], *, missing: bool) -> Iterator[Mirror]:
     """While the body runs, a process of its own sends to the tracker what is published; after it, it gets to finish.
 
     Args:
         missing: whether something will be trained.
     """
+    mirror = Mirror(folder, tracker)
     if tracker["name"] == "none" or (tracker["name"] == "wandb" and choose_destination(tracker) == "disabled"):
-        yield
+        yield mirror
         why = "tracker=none" if tracker["name"] == "none" else "WANDB_MODE=disabled"
         print(f"records: {folder}; none were sent to W&B ({why})", flush=True)
         return
-    command = [sys.executable, "-m", MIRRORS[tracker["name"]], str(folder)]
-    command += [str(tracker.get(key) or "") for key in ("mode", "project", "entity")]
-    if tracker["name"] == "wandb" and not missing and not is_behind(folder, tracker):
-        yield
-        if is_behind(folder, tracker):  # another analysis of the same runs
-            report(tracker["name"], command, subprocess.run(command, stdin=subprocess.DEVNULL).returncode)
+    if missing or tracker["name"] != "wandb" or is_behind(folder, tracker):
+        mirror.process = start_mirror(folder, tracker)
+    try:
+        yield mirror
+    except BaseException:
+        if mirror.process is not None and mirror.process.stdin is not None:
+            mirror.process.stdin.close()
+            text = f"a process of its own (pid {mirror.process.pid}) still sends to {PLACES[tracker['name']]}"
+            print(f"records: {folder}; {text} what was trained", file=sys.stderr, flush=True)
+        raise
+    if mirror.process is None and not mirror.summary:
         print(f"records: {folder}; {describe_place(folder, tracker)}", flush=True)
         return
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, env={**os.environ, FOLLOWS: "1"})
-    assert process.stdin is not None
-    try:
-        yield
-    except BaseException:
-        process.stdin.close()
-        text = f"a process of its own (pid {process.pid}) still sends to {PLACES[tracker['name']]} what was trained"
-        print(f"records: {folder}; {text}", file=sys.stderr, flush=True)
-        raise
     print(f"records: {folder}", flush=True)  # the mirror says where it sends them
-    process.stdin.close()
-    with Console().status(f"sending what is left to {PLACES[tracker['name']]}"):
-        code = process.wait()
-    report(tracker["name"], command, code)
+    mirror.process = mirror.process or start_mirror(folder, tracker)  # another analysis of the same runs
+    mirror.finish()
 
 
 def report(name: str, command: list[str], code: int) -> None:
@@ -107,17 +142,3 @@ def describe_place(folder: Path, tracker: dict[str, Any]) -> str:
         return "W&B has them already"
     command = name_command(folder, project, entity)
     return f"kept offline in {own_folder()}; with an account `{command}` sends them"
-
-
-def write_summary_run(content: dict[str, Any], folder: Path, tracker: dict[str, Any]) -> None:
-    """Write the W&B run NAME-summary for the mirror, by a process of its own, unless W&B was told the same before."""
-    project, entity = place_of(tracker)
-    written = read_summary(folder, project, entity)
-    there = written is not None and (written.sent or written.directory.is_dir())
-    if there and written is not None and written.sha256 == content["content_sha256"]:
-        return
-    command = [sys.executable, "-m", "harness.summary_run", str(folder), project, entity]
-    done = subprocess.run(command, input=json.dumps(content), capture_output=True, text=True, timeout=WITHIN)
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or [f"code {done.returncode}"])[-1]
-        print(f"{NO_SUMMARY}: {last}; the same command tries again", file=sys.stderr)

@@ -67,6 +67,7 @@ LEAN = wandb.Settings(
     console="off",
     save_code=False,
     disable_git=True,
+    symlink=False,  # to the latest run, which hundreds are in turn
     host="",  # nobody's business on a server, as in HIDDEN
     x_disable_stats=True,
     x_disable_machine_info=True,

@@ -112,7 +112,7 @@ def main() -> int:
         return 2
     # in the place of W&B's mirror, whose mode and entity mean nothing here
     project = (sys.argv[3] if len(sys.argv) > 3 else "") or "scaling-harness"
-    closed = begin_following()
+    closed = begin_following().closed
     try:
         mirror(Path(sys.argv[1]), project=project, closed=closed)
     except ValueError as error:

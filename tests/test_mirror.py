@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 
 import pandas as pd
@@ -16,6 +15,7 @@ from analysis.wandb_project import read_project
 from harness import delivery
 from harness.checkpoint import checkpoint_key, save_checkpoint
 from harness.config import flatten, run_id
+from harness.following import Starter
 from harness.leases import acquire, release
 from harness.metrics import METRICS
 from harness.mirror import mirror as mirror_here
@@ -169,9 +169,10 @@ def test_cut_off_in_the_middle_it_is_told_and_delivered_later(server, records, m
     monkeypatch.setattr(delivery, "PATIENCE_EACH", 0.0)
     monkeypatch.setattr("harness.mirror.LAST_TRIES", 1)
     server.cut_after, server.cutting = 1, "wandb-history"  # one run's points arrive, and no more
-    closed = threading.Event()
-    closed.set()
-    assert not mirror_here(records, mode="online", project="scaling-harness", entity=None, closed=closed)
+    starter = Starter()
+    starter.trained.set()
+    starter.closed.set()
+    assert not mirror_here(records, mode="online", project="scaling-harness", entity=None, starter=starter)
     assert "nothing is lost, `python -m harness.mirror" in capfd.readouterr().out
     assert 0 < sum(len(run.history) for run in server.runs(PLACE).values()) < 12
     assert not list((records.parents[1] / "wandb").glob("offline-run-*"))  # what was written for it is no litter
@@ -184,9 +185,10 @@ def test_with_a_key_and_no_server_at_the_start_it_is_told_and_delivered_later(se
     own_environment(server, records.parents[1], monkeypatch)
     monkeypatch.setattr("harness.mirror.LAST_TRIES", 1)
     server.cut = True
-    closed = threading.Event()
-    closed.set()
-    assert not mirror_here(records, mode="auto", project="scaling-harness", entity=None, closed=closed)
+    starter = Starter()
+    starter.trained.set()
+    starter.closed.set()
+    assert not mirror_here(records, mode="auto", project="scaling-harness", entity=None, starter=starter)
     out = capfd.readouterr().out
     assert "0 runs sent, 3 runs are not there yet (W&B does not answer" in out
     assert f"nothing is lost, `python -m harness.mirror {records} online scaling-harness` sends the rest" in out

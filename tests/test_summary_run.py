@@ -21,6 +21,14 @@ from harness.records import read_records, read_summary, write_records
 from tests.test_tracking import items, read_offline
 from tests.wandb_standin import KEY, Server, serve
 
+KEEP = """
+import json, os, sys
+from pathlib import Path
+from harness.summary_run import keep_summary
+for name in ("CACHE", "DATA"):
+    os.environ[f"WANDB_{name}_DIR"] = str(Path("wandb").resolve() / name.lower())
+keep_summary(json.load(sys.stdin), Path(sys.argv[1]), project="p", entity=None)
+"""
 POINTS = {
     "step": [1, 2],
     "num_samples": [32, 64],
@@ -57,7 +65,7 @@ def run_summary(folder: Path) -> dict[str, Any]:
     content = to_payload(summarise_analysis(analysis, frame), figures)
     env = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
     env |= {"HOME": str(folder.parents[1] / "home")}
-    command = [sys.executable, "-m", "harness.summary_run", str(folder), "p", ""]
+    command = [sys.executable, "-c", KEEP, str(folder)]
     done = subprocess.run(
         command, input=json.dumps(content), text=True, capture_output=True, cwd=folder.parents[1], env=env, timeout=240
     )

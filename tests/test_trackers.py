@@ -9,7 +9,6 @@ from dataclasses import replace
 import pytest
 from matplotlib import get_configdir
 
-from harness import trackers
 from harness.__main__ import tell_wandb
 from harness.records import (
     WrittenSummary,
@@ -20,7 +19,7 @@ from harness.records import (
     read_summary,
 )
 from harness.request import check_settings
-from harness.trackers import choose_destination, describe_place, is_behind, mirroring, write_summary_run
+from harness.trackers import Mirror, choose_destination, describe_place, is_behind, mirroring
 from tests.test_mirror import HURRIED, same_rows, write_rows
 from tests.wandb_standin import KEY, Server, serve
 
@@ -115,23 +114,17 @@ def test_whoever_wants_no_wandb_gets_nothing_of_it(records, tmp_path, monkeypatc
 
 
 def test_a_summary_that_cannot_be_made_is_told_in_a_line(records, capsys):
-    tell_wandb("no analysis", read_records(records), [], records, WANDB)
+    tell_wandb("no analysis", read_records(records), [], Mirror(records, WANDB))
     assert capsys.readouterr().err.startswith("no W&B summary run: AttributeError: ")
 
 
-def test_a_summary_whose_directory_is_gone_is_written_again(tmp_path, monkeypatch):
-    written = []
-
-    def run(command, **more):
-        written.append(json.loads(more["input"])["content_sha256"])
-        return subprocess.CompletedProcess(command, 0, "", "")
-
-    monkeypatch.setattr(trackers.subprocess, "run", run)
+def test_a_summary_whose_directory_is_gone_is_written_again(tmp_path):
     note = {"id": "s-summary", "sha256": "x", "project": "p", "entity": "", "mode": "offline"}
-    for directory, count in ((tmp_path, 0), (tmp_path / "gone", 1)):
+    for directory, again in ((tmp_path, False), (tmp_path / "gone", True)):
         (tmp_path / "summaries.jsonl").write_text(json.dumps(note | {"directory": str(directory)}) + "\n")
-        write_summary_run({"sweep": "s", "content_sha256": "x"}, tmp_path, WANDB)
-        assert len(written) == count
+        mirror = Mirror(tmp_path, WANDB)
+        mirror.keep_summary({"sweep": "s", "content_sha256": "x"})
+        assert bool(mirror.summary) == again
 
 
 def test_a_mode_that_is_none_is_told_before_training(monkeypatch):
