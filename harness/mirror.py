@@ -1,10 +1,10 @@
 """The process that mirrors: `python -m harness.mirror FOLDER [MODE [PROJECT [ENTITY]]]`.
 
 Sends every record of a sweep's folder that W&B has not, and, while the command that started it trains, whatever is
-published meanwhile, in a small share of the time. Training never waits for it. Online, a run counts as sent when the server lists it with all its
-points, and runs in training are shown up to their newest checkpoint. Offline, each becomes a directory of the client's.
-Both stand in the folder's log; called later with an account it sends what is only offline, and the sweep's summary run.
-Of several on one folder one sends at a time.
+published meanwhile, in a small share of the time. Training never waits for it. Online, a run counts as sent when the
+server lists it with all its points, and runs in training are shown up to their newest checkpoint. Offline, each becomes
+a directory of the client's. Both stand in the folder's log; called later with an account it sends what is only offline,
+and the sweep's summary run. Of several on one folder one sends at a time.
 """
 
 import json

@@ -1,8 +1,8 @@
 """One W&B run a sweep with its analysis, written as the client's own offline run; the mirror delivers it.
 
 It is of what analysis/summary.py told as JSON: tables, charts, figures, texts for an artifact. A version is one step of
-the run NAME-summary: the newest shows, older figures stay. What was written stands in the folder with its sha256, so that
-the same is not written again.
+the run NAME-summary: the newest shows, older figures stay. What was written stands in the folder with its sha256, so
+that the same is not written again.
 """
 
 import hashlib

@@ -244,7 +244,8 @@ def test_a_second_project_gets_all_runs_too(server, records, monkeypatch):
     for project in ("p", "q", "p"):
         here = Outbox(records, "offline", project, None)
         here.look()
-        here.write()
+        for row in list(here.waiting.values()):
+            here.write(row)
     assert len(list((records.parents[1] / "wandb").glob("offline-run-*"))) == 6
     other = Outbox(records, "offline", "q", "team")
     other.look()
