@@ -31,6 +31,10 @@ from tests.two_ranks import follow_steps
 ROOT = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")
 LONG_ENOUGH = 240  # seconds: ranks import torch each
+GPT = {
+    "name": "gpt", "width": 16, "depth": 1, "num_heads": 2, "activation": "swiglu", "qk_norm": True, "tied": False,
+    "init_std": 0.1, "parametrization": "mup", "base_width": 8,
+}  # fmt: skip
 SGD = {"name": "sgd", "lr": 1.0, "momentum": 0.0, "nesterov": False, "weight_decay": 0.0}
 
 
@@ -53,6 +57,11 @@ def stacks(make_run):
     found["adam, seeds"] = [make_run(**long, seed=seed) for seed in (0, 1)]
     found["clipped"] = [make_run(**long, max_norm=x, optimizer={**SGD, "lr": 0.1}) for x in (0.05, 0.5)]
     found["diverging"] = [make_run(**long, optimizer={**SGD, "lr": lr}) for lr in (0.1, 1e38)]
+    transformer = {"model": GPT, "task": {"context": 9}, "num_samples": 8 * 160}
+    found["gpt"] = [make_run(**transformer, optimizer={"lr": lr}) for lr in (0.001, 0.01)]
+    for precision in ("float32", "float64"):
+        plain = {**transformer, "model": {**GPT, "base_width": 16}, "optimizer": SGD, "num_samples": 32}
+        found[f"gpt {precision}"] = [make_run(**plain, precision=precision)]
     pieces = stack_of([make_run(**long)], micro_batch=3)
     return {name: stack_of(configs) for name, configs in found.items()} | {"pieces": pieces}
 
@@ -90,7 +99,7 @@ def test_all_ranks_keep_the_same_bits(trained):
 
 
 @pytest.mark.parametrize("precision", ["float32", "float64"])
-@pytest.mark.parametrize("kind", ["single", "one seed", "seeds"])
+@pytest.mark.parametrize("kind", ["single", "one seed", "seeds", "gpt"])
 def test_the_averaged_gradient_is_that_of_one_process(stacks, trained, kind, precision):
     name = f"{kind} {precision}"
     stack, moved_RN = stacks[name], trained[0][f"{list(stacks).index(name)}.params"][0]
@@ -106,7 +115,7 @@ def test_the_averaged_gradient_is_that_of_one_process(stacks, trained, kind, pre
         assert gradient_N.abs().max() > 1e-2
 
 
-@pytest.mark.parametrize("name", ["adam", "adam, seeds", "clipped", "diverging", "pieces"])
+@pytest.mark.parametrize("name", ["adam", "adam, seeds", "clipped", "diverging", "pieces", "gpt"])
 def test_fifty_losses_are_those_of_one_process(stacks, trained, name):
     losses = trained[0][f"{list(stacks).index(name)}.losses"]
     _, expected = follow_steps(stacks[name])
