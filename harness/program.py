@@ -94,9 +94,7 @@ def make_program(
     if stack.alone:
         loss, heldout_loss = on_copies(loss), on_copies(heldout_loss)
     batch_dim = None if len(stack.seeds) == 1 else 0
-    # One run needs no vmap, which has no rule for the CPU's fused attention; ranks map whatever they share
-    single = len(stack.runs) == 1 and not stack.compiled and ranks is None
-    each = one_by_one if stack.alone or single else vmap_runs
+    each = one_by_one if stack.alone else vmap_runs
 
     def evaluate(params_N: Tensor, batch: Batch) -> Tensor:
         return heldout_loss(unflatten_params(params_N, layout), batch)
