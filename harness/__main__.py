@@ -174,7 +174,10 @@ def execute() -> int:
     with Console(stderr=True).status("laying out the runs"):  # half a second for every choice of groups
         sweep = make_sweep(compose)
     if cancel:
-        count = cancel_jobs(Path(settings["runs_dir"]) / sweep.name, known_clusters())
+        folder = Path(settings["runs_dir"]) / sweep.name
+        if not folder.is_dir():
+            raise ValueError(f"no sweep of the name {sweep.name} is in {settings['runs_dir']}: nothing to cancel")
+        count = cancel_jobs(folder, known_clusters())
         print(f"{sweep.name}: {say_count(count, 'stack was', 'stacks were')} cancelled; what is done stays")
         return 0
     for text in notes:
@@ -196,7 +199,7 @@ def execute() -> int:
         return run(settings, sweep)
     except Detached as left:
         print(left)
-        return 1 if left.failed else 0
+        return 1 if left.untrained else 0
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")

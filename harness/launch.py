@@ -18,7 +18,7 @@ from harness.launchers import LAUNCHERS, choose_place
 from harness.measure import Machine, choose_all
 from harness.plan import Choice, Plan, check_shares, make_plan, shape_of
 from harness.plan_file import name_request, newest_since, open_plan
-from harness.progress import Display
+from harness.progress import Display, say_state
 from harness.records import read_ended, store_corpus
 from harness.sweep import Sweep
 from harness.unfinished import remove_ended
@@ -66,17 +66,24 @@ def read_request(
 
 
 class Detached(Exception):
-    """Stacks wait or run without this command, which asked for that.
+    """Stacks wait or run without this command, which asked for that, or another command cancelled them.
 
     Attributes:
-        failed: how many runs did.
+        untrained: how many stacks nobody trains now: cancelled, or with runs that failed.
     """
 
-    def __init__(self, states: Mapping[str, int], failed: int) -> None:
-        count = say_count(sum(states.values()), "stack is", "stacks are")
-        how = ", ".join(f"{number} {word.lower()}" for word, number in states.items())
-        super().__init__(f"{count} left to the cluster ({how}): the same command later collects them")
-        self.failed = failed
+    def __init__(self, states: Mapping[str, int], cancelled: int, failed: int) -> None:
+        said = []
+        if states:
+            count = say_count(sum(states.values()), "stack is", "stacks are")
+            how = ", ".join(f"{number} {word}" for word, number in states.items())
+            said.append(f"{count} left to the cluster ({how}): the same command later collects them")
+        if cancelled:
+            count = say_count(cancelled, "stack was", "stacks were")
+            text = f"{count} cancelled, or told as failed, by another command"
+            said.append(f"{text}: the same command trains what is missing")
+        super().__init__("\n".join(said))
+        self.untrained = cancelled + failed
 
 
 def train_missing(
@@ -108,6 +115,7 @@ def train_missing(
         print(f"{say_count(count, 'run is', 'runs are')} trained one by one: {reason}")
     pace = {"launcher": launcher, "num_devices": request.num_devices, "workers": request.machine.workers}
     queued: dict[int, str] = {}  # stack that waits or runs without this command -> how
+    cancelled: set[int] = set()
     failed: dict[str, list[str]] = {}  # reason -> run_ids
     with (
         closing(LAUNCHERS[launcher["name"]](path, plan, waiting, **pace)) as launched,
@@ -117,6 +125,8 @@ def train_missing(
             display.show(stack, message)
             if "queued" in message:
                 queued[stack] = message["queued"]
+            if "cancelled" in message:
+                cancelled.add(stack)
             for run, status, reason in message.get("ended", ()):
                 if status == "failed":
                     failed.setdefault(reason, []).append(run)
@@ -125,8 +135,8 @@ def train_missing(
         print(f"{say_count(len(runs), 'run')} failed: {reason}", file=sys.stderr)
         print(f"  one of them alone: {command_for(runs[0])}", file=sys.stderr)
     count = sum(map(len, failed.values()))
-    if queued:
-        raise Detached(Counter(how.split()[0] for how in queued.values()), count)
+    if queued or cancelled:
+        raise Detached(Counter(map(say_state, queued.values())), len(cancelled), count)
     return count
 
 

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
@@ -26,6 +27,7 @@ class Display:
         self.num_runs = sum(len(stack.runs) for stack in stacks)
         self.best: dict[int, float | None] = dict.fromkeys(sorted({s.first.batch_size for s in stacks}))
         self.held: dict[int, str] = {}  # stacks that another launcher's worker trains -> who
+        self.standing: dict[int, str] = {}  # stacks that a cluster trains -> how their jobs stand
         self.told: set[str] = set()  # warnings that were printed
         self.ended = 0
         self.samples = 0
@@ -61,6 +63,10 @@ class Display:
             self.told.add(message["warning"])
             print(f"warning: {message['warning']}", file=sys.stderr)
         self.held.pop(stack, None)
+        if "standing" in message:
+            self.standing[stack] = message["standing"]
+        elif message.keys() & {"ended", "elsewhere", "cancelled", "halved", "held", "queued", "stopped"}:
+            self.standing.pop(stack, None)
         if "skipped" in message:
             self.total -= message["skipped"]
             self.bar.update(self.bar_task, total=self.total)
@@ -84,18 +90,27 @@ class Display:
 
     def line(self) -> str:
         best = ", ".join(f"{size}: {loss:.3f}" for size, loss in self.best.items() if loss is not None)
-        line = f"{self.ended}/{self.num_runs} runs, {self.rate():,.0f} samples/s, best loss by batch size: {best}"
+        line = f"{self.ended}/{self.num_runs} runs, {self.rate():,.0f} samples/s"
+        line += f", best loss by batch size: {best}" if best else ""
         return f"{line}; {elsewhere}" if (elsewhere := self.elsewhere()) else line
 
     def elsewhere(self) -> str:
-        """Who trains what is waited for."""
-        if not self.held:
-            return ""
-        count = say_count(len(self.held), "stack is", "stacks are")
-        return f"{count} trained by {', '.join(sorted(set(self.held.values())))}"
+        """Who trains what is waited for, and how a cluster's jobs stand."""
+        states = Counter(map(say_state, self.standing.values()))
+        said = [f"jobs: {', '.join(f'{count} {state}' for state, count in states.items())}"] if states else []
+        if self.held:
+            count = say_count(len(self.held), "stack is", "stacks are")
+            said.append(f"{count} trained by {', '.join(sorted(set(self.held.values())))}")
+        return "; ".join(said)
 
     def render(self) -> Group:
         self.bar.update(self.bar_task, completed=self.samples, ended=self.ended, rate=self.rate())
         table = Table("batch size", *map(str, self.best), box=None, pad_edge=False, header_style="dim")
         table.add_row("best loss so far", *("" if loss is None else f"{loss:.3f}" for loss in self.best.values()))
         return Group(self.bar, table, self.elsewhere())
+
+
+def say_state(standing: str) -> str:
+    """Of how a job stands what jobs have in common: "running", "pending (Resources)"."""
+    word, _, details = standing.partition(" ")
+    return f"{word.lower()} {details}" if details.startswith("(") else word.lower()

@@ -185,9 +185,9 @@ def print_status(name: str, status: Status) -> None:
         for note, state in status.jobs[:MOST_JOBS]:
             jobs.add_row(f"{note.launcher} {note.id}", note.name, state)
         console.print(jobs)
-        for note, _ in status.jobs[:MOST_LOGS]:  # whole, to be copied: a table would cut them
-            if note.log:
-                print(f"log of {note.id}: {note.log}")
+        logs = {note.id: note.log for note, _ in status.jobs if note.log}
+        for job in list(logs)[:MOST_LOGS]:  # whole, to be copied: a table would cut them
+            print(f"log of {job}: {logs[job]}")
         words = Counter(state.split()[0].lower() for _, state in status.jobs)
         print("jobs: " + ", ".join(f"{count} {word}" for word, count in words.items()))
     for text, runs in status.failures.items():

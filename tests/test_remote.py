@@ -105,8 +105,10 @@ def lay(make_run):
 
 
 def launch(path, plan, cluster, *, wait=True, waiting=None):
+    """The messages, without those on how jobs stand, which come every second."""
     waiting = list(range(len(plan.stacks))) if waiting is None else waiting
-    return launch_remote(path, plan, waiting, cluster.cluster(), wait=wait, lease=60.0)
+    launched = launch_remote(path, plan, waiting, cluster.cluster(), wait=wait, lease=60.0)
+    return ((index, message) for index, message in launched if "standing" not in message)
 
 
 def queued(messages):
@@ -174,6 +176,28 @@ def test_what_was_left_running_is_found_again_and_not_submitted_twice(lay, start
     assert queued(launch(path, plan, cluster, wait=False)) == [(0, {"queued": "RUNNING here"})]
     assert cluster.submitted == [[0]] * 3
     assert not trained_twice(read_log(folder))
+
+
+def test_what_another_command_cancels_is_not_submitted_again_by_one_that_waits(lay, start, tmp_path):
+    folder = tmp_path / "s"
+    path, plan = lay(folder, 1, num_samples=200_000)
+    cluster, messages, standing = start(), [], []
+
+    def wait_for_all():
+        for index, message in launch_remote(path, plan, [0], cluster.cluster(), wait=True, lease=60.0):
+            (standing if "standing" in message else messages).append((index, message))
+
+    thread = threading.Thread(target=wait_for_all)
+    thread.start()
+    wait_for(lambda: list(folder.glob(".checkpoints/*")) and len(standing) > 1)
+    assert cancel_jobs(folder, {"processes": cluster.cluster()}) == 1
+    thread.join(SECONDS)
+    assert not thread.is_alive()
+    (placed,) = cluster.placed.values()
+    assert messages[-1] == (0, {"cancelled": placed.id})
+    assert cluster.submitted == [[0]]
+    assert {message["standing"] for _, message in standing} >= {"RUNNING here"}
+    assert queued(launch(path, plan, cluster, wait=False)) == [(0, {"queued": "RUNNING here"})]  # the next command
 
 
 def test_a_killed_worker_has_its_stack_halved_and_all_is_trained(lay, start, tmp_path):

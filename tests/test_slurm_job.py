@@ -148,7 +148,9 @@ def test_cancelling_where_slurm_does_not_answer_is_an_error_and_forgets_nothing(
     folder = noted(tmp_path, 3)
     stand_in(tmp_path / "bin", monkeypatch, squeue="exit 1", sacct="exit 1", scancel="exit 1")
     cluster = {"slurm": slurm_cluster()}
-    assert {placed.describe() for _, placed in find_jobs(folder, cluster)} == {"UNKNOWN (squeue does not answer)"}
+    assert {placed.describe() for _, placed in find_jobs(folder, cluster)} == {
+        "UNKNOWN (squeue does not answer; is SLURM_CONF set in this shell?)"
+    }
     with pytest.raises(ValueError, match="scancel failed"):
         cancel_jobs(folder, cluster)
     assert len(find_jobs(folder, cluster)) == 3
@@ -217,8 +219,9 @@ def test_a_partition_that_is_none_is_told_with_those_that_there_are(tmp_path, mo
     check_launcher(options(partition="high,debug"))
     with pytest.raises(ValueError, match="launcher.partition='hihg' is not one of debug, high .did you mean high"):
         check_launcher(options(partition="debug,hihg"))
-    stand_in(tmp_path / "bin", monkeypatch, sinfo="exit 1")  # no answer: sbatch has the last word
-    check_launcher(options(partition="hihg"))
+    stand_in(tmp_path / "bin", monkeypatch, sinfo="exit 1")
+    with pytest.raises(ValueError, match="SLURM does not answer .* is SLURM_CONF set in this shell"):
+        check_launcher(options())
 
 
 @pytest.mark.parametrize(

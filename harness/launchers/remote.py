@@ -33,6 +33,7 @@ LOOK = 1.0  # seconds between two looks into the folder
 PATIENCE, SHORT_PATIENCE = 60.0, 5.0
 STOPPED = tuple(-number for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT))
 MOST = 3  # times that a stack is submitted again without having got further
+NO_WORD = "their job ended before a worker began, as where a line of launcher.setup fails"
 GONE = (0, 0.0)  # what Going.over is once all is told of a job
 
 Messages = Iterator[tuple[int, dict[str, Any]]]
@@ -46,6 +47,7 @@ class Going:
     placed: Placed
     note: Note
     over: tuple[int, float] | None = None  # its job's exit code, and when it was seen
+    standing: str = ""  # how its job stood when that was told last
 
 
 def launch_remote(
@@ -58,7 +60,9 @@ def launch_remote(
 
     Args:
         wait: False: submit what is to submit, tell of what has ended, and leave: for every stack that waits or runs
-            there is a message {"queued": how it stands}.
+            there is a message {"queued": how it stands}. Else messages {"standing": how it stands} come now and then.
+
+    A stack that another command has cancelled is not submitted again: its message is {"cancelled": its job}.
 
     Raises: StoreError when the notes of what was submitted cannot be written.
     """
@@ -84,8 +88,18 @@ def launch_remote(
             )
             return
         queue.look_again()
+        yield from tell_standing(going)
         if not queue.waiting:
             time.sleep(LOOK)
+
+
+def tell_standing(going: dict[int, Going]) -> Messages:
+    """How jobs stand, where that has changed; of the first in any case, as a sign of life."""
+    for count, (index, one) in enumerate(going.items()):
+        now = one.placed.describe()
+        if now != one.standing or count == 0:
+            one.standing = now
+            yield index, {"standing": now}
 
 
 def recall_noted(queue: Queue, cluster: Cluster) -> dict[int, Going]:
@@ -173,6 +187,8 @@ def settle(index: int, one: Going, queue: Queue, code: int) -> dict[str, Any]:
         return {"halved": "out of memory"}
     if not stack.without(read_ended(folder, queue.plan.since)).runs:
         return {"elsewhere": len(stack.runs)}
+    if is_told(folder, one.note):  # nobody else tells of a job that this command waits for
+        return {"cancelled": one.placed.id}
     job = f"job {one.placed.id}, {one.placed.describe()}" + (f", log {one.placed.log}" if one.placed.log else "")
     if code in (0, MORE_TO_DO, *STOPPED):
         if (live := find_live(folder, stack.runs, queue.lease)) and code in (0, MORE_TO_DO):
@@ -184,7 +200,9 @@ def settle(index: int, one: Going, queue: Queue, code: int) -> dict[str, Any]:
             return {"stopped": step}
         code, reason = 1, f"it was submitted {MOST} times again without getting further ({job})"
     else:
-        reason = f"{describe_exit(code)} ({job}{last_words(one.placed.log)})"
+        words = last_words(one.placed.log)
+        text = describe_exit(code) if words or one.placed.log is None else NO_WORD
+        reason = f"{text} ({job}{words})"
     message = queue.mourn(index, code, reason)
     if "ended" in message:
         mark_told(folder, one.note)

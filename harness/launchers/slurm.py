@@ -6,6 +6,7 @@ import sys
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 from harness.checks import check_choice
@@ -145,10 +146,6 @@ def submit_jobs(place: Path, sweep: str, jobs: Sequence[StackJob], launcher: Map
 
 def check_options(launcher: Mapping[str, Any]) -> None:
     """Raises: ValueError for options that sbatch would refuse or misunderstand."""
-    partitions = (run_quietly(["sinfo", "-h", "-a", "-o", "%R"]) or "").split()
-    for name in str(launcher["partition"] or "").split(","):
-        if name and partitions:  # without an answer sbatch will say it
-            check_choice("launcher.partition", name, partitions)
     delay, limit = launcher["signal_delay_s"], launcher["timeout_min"]
     if delay >= 60 * limit:
         text = f"launcher.signal_delay_s={delay} is not shorter than launcher.timeout_min={limit} ({60 * limit} s)"
@@ -159,6 +156,12 @@ def check_options(launcher: Mapping[str, Any]) -> None:
         raise ValueError(f"{text}: write e.g. 'launcher.additional_parameters={{constraint: a100}}'")
     if not isinstance(setup, Sequence) or not all(isinstance(line, str) for line in setup):
         raise ValueError(f"launcher.setup={setup!r} is no list of shell lines: write 'launcher.setup=[module load x]'")
+    answer = run_quietly(["sinfo", "-h", "-a", "-o", "%R"])
+    if answer is None and which("sinfo"):
+        raise ValueError("SLURM does not answer (sinfo fails): is SLURM_CONF set in this shell, is slurmctld there?")
+    for name in str(launcher["partition"] or "").split(","):
+        if name and answer:
+            check_choice("launcher.partition", name, answer.split())
 
 
 def count_gpus(launcher: Mapping[str, Any]) -> int:

@@ -53,7 +53,7 @@ class JobStates:
             self.asked = time.monotonic()
             self.ask()
         if self.answered is None:
-            return State(SILENCE, "(squeue does not answer)")
+            return State(SILENCE, "(squeue does not answer; is SLURM_CONF set in this shell?)")
         return self.known.get(job, State("PENDING"))
 
     def ask(self) -> None:
