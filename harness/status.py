@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from harness.checks import check_choice, closest, read_number
 from harness.config import SWEEPS_DIR, say_sweep
@@ -40,6 +40,7 @@ HELP = f"""What of a sweep is done, diverged, running, waiting and failed; of al
   launcher.lease=SECONDS   of the training command, where that was given one"""
 PAUSE = 5.0  # seconds between two looks of watch=true
 MOST_JOBS, MOST_LOGS = 20, 5  # that are listed one by one
+NAME_WIDTH = 12  # of a stack's name, which is not to be cut
 LEASE = 60.0  # seconds, where launcher.lease is not given
 
 
@@ -169,7 +170,14 @@ def print_status(name: str, status: Status) -> None:
     table.add_row(name, *map(str, status.counts.values()))
     console.print(table)
     if status.going:
-        going = Table("in training", "runs", "step", "best loss so far", "last sign of life", "where")
+        going = Table(
+            Column("in training", min_width=NAME_WIDTH),
+            "runs",
+            "step",
+            "best loss so far",
+            "last sign of life",
+            "where",
+        )
         for lease, header in status.going:
             row: dict[str, Any] = header.about if header else {}
             points = row.get("history", {}).get("loss", [])
