@@ -138,8 +138,10 @@ def draw_all(asked: Sequence[Asked]) -> Iterator[Told]:
         pool = ProcessPoolExecutor(
             min(cores, len(asked)), multiprocessing.get_context("spawn"), signal.signal, (signal.SIGINT, signal.SIG_DFL)
         )
-        futures = [pool.submit(draw_one, one) for one in asked]
+        longest_first = sorted(range(len(asked)), key=lambda i: -len(asked[i].frame))  # so that none is left over
+        begun = {i: pool.submit(draw_one, asked[i]) for i in longest_first}
     try:
+        futures = [begun[i] for i in range(len(asked))]
         for future in track(futures, "judging and drawing", transient=True, console=Console(stderr=True)):
             yield future.result()
     except BrokenProcessPool as error:
