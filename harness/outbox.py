@@ -145,13 +145,12 @@ class Outbox:
     def describe(self) -> str:
         """A line on where runs went, and how they get further."""
         command = name_command(self.folder, self.project, self.entity)
-        runs = say_count(self.count, "run")
         if self.mode != "online":
+            runs = say_count(len({run for run, _ in self.noted}), "run")  # those of earlier commands lie there too
             written = read_summary(self.folder, self.project, self.entity or "")
-            if written is not None and not written.sent:
-                runs = f"{runs} and the sweep's summary" if self.count else "the sweep's summary"
+            runs += " and the sweep's summary" if written is not None and not written.sent else ""
             return f"W&B: {runs} kept offline in {own_folder()}; with an account `{command}` sends them"
-        runs += " and the sweep's summary" if self.summaries else ""
+        runs = say_count(self.count, "run") + (" and the sweep's summary" if self.summaries else "")
         if not self.waiting and not self.why:
             return f"W&B: {runs} sent to {self.project}; tracker=none leaves W&B out"
         left = say_count(len(self.waiting), "run is", "runs are") if self.waiting else "its summary is"

@@ -117,8 +117,8 @@ def mirroring(folder: Path, tracker: dict[str, Any], *, missing: bool) -> Iterat
     except BaseException:
         if mirror.process is not None and mirror.process.stdin is not None:
             mirror.process.stdin.close()
-            text = f"a process of its own (pid {mirror.process.pid}) still sends to {PLACES[tracker['name']]}"
-            print(f"records: {folder}; {text} what was trained", file=sys.stderr, flush=True)
+            text = f"the {PLACES[tracker['name']]} mirror (pid {mirror.process.pid}) still sees to what was trained"
+            print(f"records: {folder}; {text}", file=sys.stderr, flush=True)
         raise
     if mirror.process is None and not mirror.summary:
         print(f"records: {folder}; {describe_place(folder, tracker)}", flush=True)

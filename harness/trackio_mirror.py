@@ -78,24 +78,24 @@ def read_sent(store: Any, project: str) -> dict[str, tuple[bool, str]]:
 
 
 def mirror(folder: Path, *, project: str, closed: threading.Event) -> int:
-    """Send what is missing until `closed` is set and nothing is left; returns how many runs were sent."""
+    """Send what is missing until `closed` is set and nothing is left; returns how many runs are there."""
     store = open_storage()
     sent = read_sent(store, project)
     seen: set[Path] = set()
-    count = 0
+    there: set[str] = set()  # runs of this folder, whoever sent them
     while True:
         last_look = closed.is_set()
         for row in new_rows(folder, seen):
             rank = rank_attempt(row)
+            there.add(identify_run(row))
             if rank <= sent.get(identify_run(row), (False, "")):
                 continue  # it has this attempt, or one that counts for more
             with contextlib.redirect_stdout(sys.stderr):  # trackio tells how to open it, run by run
                 send_run(store, row, project=project)
             sent[identify_run(row)] = rank
-            count += 1
         if last_look:
-            print(describe_sent(count, project), flush=True)
-            return count
+            print(describe_sent(len(there), project), flush=True)
+            return len(there)
         closed.wait(POLL)
 
 

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 RETRIES, TIMEOUT = 4, 30  # of one request; seconds of it with its retries
 KEY_CURE = "run `wandb login --relogin`, or set WANDB_API_KEY"
-SERVER = "https://api.wandb.ai"
+SERVERS = ("https://api.wandb.ai", "https://api.forge.coreweave.com")  # defaults of clients, the second since 0.31
 # what WANDB_MODE may say, older words of the client's too -> what it means
 MODES = {"online": "online", "offline": "offline", "disabled": "disabled", "run": "online", "dryrun": "offline"}
 WAITS = {"retry_wait_min_seconds": 0.5, "retry_wait_max_seconds": 4}
@@ -46,7 +46,7 @@ def describe(error: Exception) -> NoAnswer:
     text = hide_key(" ".join(str(error).split()))
     if re.search(r"\b40[13]\b|not logged in|API key|permission denied", text, re.IGNORECASE):
         return Refused(f"W&B refuses the API key: {KEY_CURE}")
-    return NoAnswer(f"W&B does not answer ({text[:120]}): the next call goes on from here")
+    return NoAnswer(f"W&B does not answer ({text[:200]}): the next call goes on from here")
 
 
 def hide_key(text: str) -> str:
@@ -70,11 +70,12 @@ def may_have_account() -> bool:
     """Whether there seems to be a key, told in no time without the client: one in its settings file is not seen."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
-    host = urlsplit(os.environ.get("WANDB_BASE_URL", SERVER)).hostname or ""
+    own = os.environ.get("WANDB_BASE_URL")
+    hosts = [re.escape(urlsplit(server).hostname or "") for server in ((own,) if own else SERVERS)]
     names = [os.environ["NETRC"]] if os.environ.get("NETRC") else ["~/.netrc", "~/_netrc"]
     texts = (path.read_text(errors="replace") for name in names if (path := Path(name).expanduser()).is_file())
     try:
-        return any(re.search(rf"machine\s+{re.escape(host)}\s", text) for text in texts)
+        return any(re.search(rf"machine\s+({'|'.join(hosts)})\s", text) for text in texts)
     except OSError:
         return False  # a file that is not ours to read
 

@@ -5,9 +5,11 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from urllib.parse import urlsplit
 
 import pytest
 from matplotlib import get_configdir
+from wandb.sdk.lib.urls import DEFAULT_BASE_URL
 
 from harness.__main__ import tell_wandb
 from harness.records import (
@@ -83,8 +85,9 @@ def test_offline_runs_are_to_be_sent_once_there_is_an_account(records, tmp_path,
     note(records, "offline")
     assert not is_behind(records, WANDB)
     assert describe_place(records, WANDB).startswith("kept offline in wandb; with an account `python -m harness.mirror")
-    (tmp_path / "netrc").write_text("machine api.wandb.ai\n  login user\n  password secret\n")
-    assert is_behind(records, WANDB)
+    for host, known in (("elsewhere.org", False), ("api.wandb.ai", True), (urlsplit(DEFAULT_BASE_URL).hostname, True)):
+        (tmp_path / "netrc").write_text(f"machine {host}\n  login user\n  password secret\n")
+        assert is_behind(records, WANDB) == known
     assert not is_behind(records, WANDB | {"mode": "offline"})
     note(records, "online")
     assert not is_behind(records, WANDB)

