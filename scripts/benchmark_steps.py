@@ -53,7 +53,7 @@ TASKS = {  # name -> task, model, batch size -> steps
             "name": "gpt", "width": 32, "depth": 2, "num_heads": 2, "activation": "swiglu", "qk_norm": True,
             "tied": False, "init_std": 0.02, "parametrization": "standard", "base_width": 32,
         },
-        {8: 400, 64: 100},
+        {8: 400, 64: 40},
     ),
 }  # fmt: skip
 DEVICE = torch.device("cpu")
