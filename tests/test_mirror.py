@@ -293,7 +293,7 @@ def test_mistakes_and_damage_are_told_in_a_line(server, records, mistake):
 def test_killed_half_way_and_sent_again_no_row_is_lost_or_there_twice(server, make_run, tmp_path, monkeypatch):
     """RUNS=192 is the size of the main job."""
     folder = tmp_path / "runs" / "s"
-    count = int(os.environ.get("RUNS", "24"))
+    count = int(os.environ.get("RUNS", "48"))
     for first in range(0, count, 24):
         write_rows(folder, [make_run(seed=seed) for seed in range(first, first + 24)], name=f"k{first}")
     process = start_mirror(server, folder, "online")
