@@ -146,7 +146,12 @@ class Outbox:
         """A line on where runs went, and how they get further."""
         command = name_command(self.folder, self.project, self.entity)
         if self.mode != "online":
-            runs = say_count(len({run for run, _ in self.noted}), "run")  # those of earlier commands lie there too
+            entries = list(read_mirrored_entries(self.folder, self.project, self.entity or ""))
+            kept, sent = (
+                {entry["run_id"] for entry in entries if (entry["mode"] == "offline") == offline}
+                for offline in (True, False)
+            )
+            runs = say_count(len(kept - sent), "run")  # those of earlier commands lie there too
             written = read_summary(self.folder, self.project, self.entity or "")
             runs += " and the sweep's summary" if written is not None and not written.sent else ""
             return f"W&B: {runs} kept offline in {own_folder()}; with an account `{command}` sends them"

@@ -116,7 +116,8 @@ def mirroring(folder: Path, tracker: dict[str, Any], *, missing: bool) -> Iterat
         yield mirror
     except BaseException:
         if mirror.process is not None and mirror.process.stdin is not None:
-            mirror.process.stdin.close()
+            with suppress(BrokenPipeError):  # it has ended already: what ended the body is to be told
+                mirror.process.stdin.close()
             text = f"the {PLACES[tracker['name']]} mirror (pid {mirror.process.pid}) still sees to what was trained"
             print(f"records: {folder}; {text}", file=sys.stderr, flush=True)
         raise

@@ -113,6 +113,8 @@ def main() -> int:
     # in the place of W&B's mirror, whose mode and entity mean nothing here
     project = (sys.argv[3] if len(sys.argv) > 3 else "") or "scaling-harness"
     closed = begin_following().closed
+    if hasattr(os, "nice"):
+        os.nice(10)  # training is not to wait for it
     try:
         mirror(Path(sys.argv[1]), project=project, closed=closed)
     except ValueError as error:

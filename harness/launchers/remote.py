@@ -201,7 +201,9 @@ def settle(index: int, one: Going, queue: Queue, code: int) -> dict[str, Any]:
         code, reason = 1, f"it was submitted {MOST} times again without getting further ({job})"
     else:
         words = last_words(one.placed.log)
-        text = describe_exit(code) if words or one.placed.log is None else NO_WORD
+        # only a SLURM job's log holds more than the worker's words; one that was cancelled or killed need not say any
+        began = words or one.note.launcher != "slurm" or code <= 0 or "CANCELLED" in job
+        text = describe_exit(code) if began else NO_WORD
         reason = f"{text} ({job}{words})"
     message = queue.mourn(index, code, reason)
     if "ended" in message:
