@@ -33,9 +33,14 @@ class Starter:
 
     def listen(self) -> None:
         """For a thread."""
-        sys.stdin.readline()
+        told = b""
+        # os.read, since a process that ends by itself may be aborted for the lock that sys.stdin.read() holds
+        while part := os.read(sys.stdin.fileno(), 65536):
+            told += part
+            if b"\n" in part:
+                self.trained.set()
         self.trained.set()
-        self.summary = sys.stdin.read().strip()
+        self.summary = told.partition(b"\n")[2].decode().strip()
         self.closed.set()
 
 
@@ -51,15 +56,36 @@ def begin_following() -> Starter:
     return starter
 
 
+def check_folder(name: str) -> Path:
+    """The folder of one sweep; that of a sweep whose first runs train has a plan.
+
+    Raises: ValueError for one that is not there, and for a folder of sweeps in the place of one sweep's.
+    """
+    folder = Path(name)
+    if not folder.is_dir():
+        raise ValueError(f"there is no folder {name!r}: give a sweep's, e.g. runs/smoke")
+    sweeps = sorted({path.parent.name for path in folder.glob("*/*.parquet")})
+    own = any(next(folder.glob(pattern), None) for pattern in ("*.parquet", "plan-*.json", "*.jsonl"))
+    if sweeps and not own:
+        raise ValueError(f"{folder} is no sweep's folder: give one of {', '.join(str(folder / s) for s in sweeps)}")
+    return folder
+
+
 def name_command(folder: Path, project: str, entity: str | None) -> str:
     """What is typed to send a folder's runs to W&B with an account."""
     command = ["python", "-m", "harness.mirror", str(folder), "online", project]
     return shlex.join([*command, entity] if entity else command)
 
 
+def say_kept(folder: Path, project: str, entity: str | None) -> str:
+    """What is told of runs and a summary that were not sent."""
+    command = name_command(folder, project, entity)
+    return f"the records are kept in {folder}; `{command}` sends them, the sweep's own command its summary too"
+
+
 def end_with_starter() -> None:
     """For a thread, in the first process of a session of its own."""
-    os.read(sys.stdin.fileno(), 1)  # not sys.stdin.read(), whose lock would abort a process that ends by itself
+    os.read(sys.stdin.fileno(), 1)  # see Starter.listen
     os.killpg(os.getpid(), signal.SIGKILL)
 
 

@@ -19,8 +19,9 @@ from pathlib import Path
 import pyarrow as pa
 import wandb
 
+from harness.checks import check_choice
 from harness.config import TRACKER_MODES
-from harness.following import Starter, begin_following, name_command
+from harness.following import Starter, begin_following, check_folder, say_kept
 from harness.leases import Held, acquire, keep_alive, release
 from harness.outbox import Outbox
 from harness.store import StoreError, subfolder
@@ -28,6 +29,8 @@ from harness.summary_run import keep_summary
 from harness.tracking import choose_mode
 from harness.wandb_client import NoAnswer, hide_key, own_folder, read_mode
 
+USAGE = f"""usage: python -m harness.mirror FOLDER [MODE [PROJECT [ENTITY]]], e.g. runs/smoke online
+sends the runs of a sweep's folder that W&B lacks; MODE is one of {", ".join(TRACKER_MODES)}"""
 POLL = 0.5  # seconds
 SHARE = 0.05  # of the time before all is trained: a run costs some 45 ms of a core, which training lacks
 SEND_EVERY = 15.0  # seconds between deliveries: each starts a process of the client
@@ -41,19 +44,18 @@ NOT_YET, BROKEN = 3, 4  # exit codes: something is not at W&B yet; it could not 
 
 def mirror(folder: Path, *, mode: str, project: str, entity: str | None, starter: Starter) -> bool:
     """Send what is missing until its starter is gone; returns whether nothing is left."""
-    command = name_command(folder, project, entity)
     try:
         mode = choose_mode(mode)
     except NoAnswer as reason:
-        print(f"{reason}; the records are kept in {folder}, `{command}` sends them", file=sys.stderr, flush=True)
+        print(f"{reason}; {say_kept(folder, project, entity)}", file=sys.stderr, flush=True)
         return False
     if mode == "disabled":
         print("W&B is disabled (WANDB_MODE=disabled): nothing is sent")
         return True
     with sole_sender(folder, starter.closed) as other:
         if isinstance(other, Held):
-            text = f"{other.holder} sends the runs of {folder} to W&B; what it leaves, `{command}` sends"
-            print(text, file=sys.stderr, flush=True)
+            text = f"{other.holder} sends these runs to W&B just now"
+            print(f"{text}; {say_kept(folder, project, entity)}", file=sys.stderr, flush=True)
             return False
         here = Outbox(folder, mode, project, entity)
         if mode == "online":
@@ -109,7 +111,7 @@ def write_offline(here: Outbox, starter: Starter) -> None:
         for row in list(here.waiting.values()):
             began = time.monotonic()
             here.write(row)
-            starter.trained.wait((time.monotonic() - began) / SHARE)
+            starter.trained.wait(share_of(time.monotonic() - began))
         if last_look:
             return
         starter.closed.wait(POLL)
@@ -140,12 +142,16 @@ def while_training(here: Outbox, starter: Starter) -> None:
                     told = True
             else:
                 wait = SEND_EVERY
-            took = 0.0 if starter.trained.is_set() else time.monotonic() - now
-            next_send = time.monotonic() + max(wait, took / SHARE)
-        if now >= next_live and wait == SEND_EVERY and not closed.is_set():
+            next_send = time.monotonic() + max(wait, share_of(time.monotonic() - now))
+        elif now >= next_live and wait == SEND_EVERY:
             here.show_running()
-            next_live = time.monotonic() + LIVE_EVERY
+            next_live = time.monotonic() + max(LIVE_EVERY, share_of(time.monotonic() - now))
         closed.wait(POLL)
+
+
+def share_of(took: float) -> float:
+    """Seconds to wait after a delivery that took so long, so that training keeps the machine; not for ever."""
+    return min(took / SHARE, LONGEST_WAIT)
 
 
 def finish(here: Outbox) -> bool:
@@ -166,23 +172,11 @@ def finish(here: Outbox) -> bool:
 def check_arguments(arguments: list[str]) -> tuple[Path, str, str, str]:
     """Folder, mode, project and entity. Raises: ValueError for a mistake."""
     if not 1 <= len(arguments) <= 4:
-        raise ValueError("usage: python -m harness.mirror FOLDER [MODE [PROJECT [ENTITY]]], e.g. runs/smoke offline")
+        raise ValueError(USAGE)
     folder, mode, project, entity = (arguments + ["auto", "scaling-harness", ""][len(arguments) - 1 :])[:4]
-    if mode not in TRACKER_MODES or not Path(folder).is_dir():
-        text = f"cannot mirror {folder!r} in mode {mode!r}"
-        raise ValueError(f"{text}: give a folder of records and one of {', '.join(TRACKER_MODES)}")
-    check_folder(Path(folder))
+    check_choice("MODE", mode, TRACKER_MODES)
     read_mode(mode)
-    return Path(folder), mode, project, entity
-
-
-def check_folder(folder: Path) -> None:
-    """Raises: ValueError for a folder of sweeps in the place of one sweep's; one whose first runs train has a plan."""
-    if any(next(folder.glob(pattern), None) for pattern in ("*.parquet", "plan-*.json", "*.jsonl")):
-        return
-    sweeps = sorted({path.parent.name for path in folder.glob("*/*.parquet")})
-    if sweeps:
-        raise ValueError(f"{folder} is no sweep's folder: give one of {', '.join(str(folder / s) for s in sweeps)}")
+    return check_folder(folder), mode, project, entity
 
 
 def main() -> int:
@@ -190,6 +184,9 @@ def main() -> int:
 
     Whatever the reason, it is told in a line.
     """
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(USAGE)
+        return 0
     try:
         folder, mode, project, entity = check_arguments(sys.argv[1:])
     except ValueError as error:
@@ -201,8 +198,7 @@ def main() -> int:
         done = mirror(folder, mode=mode, project=project, entity=entity or None, starter=begin_following())
     except (StoreError, ValueError, OSError, pa.ArrowException, wandb.Error) as error:
         text = hide_key(" ".join(f"{error}".split()))[:400] or type(error).__name__
-        command = name_command(folder, project, entity)
-        print(f"W&B: {text}; the records are kept in {folder}, `{command}` sends them", file=sys.stderr)
+        print(f"W&B: {text}; {say_kept(folder, project, entity or None)}", file=sys.stderr)
         return BROKEN
     return 0 if done else NOT_YET
 

@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import say_count
-from harness.following import begin_following
+from harness.following import begin_following, check_folder
 from harness.nested import nest
 from harness.records import ENDED
 from harness.rows import identify_run, name_run, new_rows, points_of, rank_attempt, split_row
 
+USAGE = """usage: python -m harness.trackio_mirror FOLDER [MODE [PROJECT]], e.g. runs/smoke
+adds the runs of a sweep's folder that a project of trackio lacks; MODE means nothing here"""
 POLL = 0.5  # seconds
 FINAL = ("loss", "train_loss", "steps_to_target", "samples_to_target")  # of the outcome, charts of their own
 INSTALL = "tracker=trackio needs trackio: pip install -c constraints.txt -e '.[trackio]'"
@@ -107,8 +109,15 @@ def describe_sent(count: int, project: str) -> str:
 
 
 def main() -> int:
-    if not 2 <= len(sys.argv) <= 5 or not Path(sys.argv[1]).is_dir():
-        print("usage: python -m harness.trackio_mirror FOLDER [MODE [PROJECT]], e.g. runs/smoke", file=sys.stderr)
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(USAGE)
+        return 0
+    try:
+        if not 2 <= len(sys.argv) <= 5:
+            raise ValueError(USAGE)
+        folder = check_folder(sys.argv[1])
+    except ValueError as error:
+        print(error, file=sys.stderr)
         return 2
     # in the place of W&B's mirror, whose mode and entity mean nothing here
     project = (sys.argv[3] if len(sys.argv) > 3 else "") or "scaling-harness"
@@ -116,7 +125,7 @@ def main() -> int:
     if hasattr(os, "nice"):
         os.nice(10)  # training is not to wait for it
     try:
-        mirror(Path(sys.argv[1]), project=project, closed=closed)
+        mirror(folder, project=project, closed=closed)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2

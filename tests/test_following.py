@@ -9,6 +9,7 @@ import time
 import pytest
 
 from harness.config import ROOT
+from harness.following import FOLLOWS
 
 SENDING = """
 import subprocess, sys, time
@@ -56,3 +57,30 @@ def test_a_client_that_ends_by_itself_has_its_own_code_arguments_and_words(tmp_p
         assert client.wait(60) == code  # with its standard input open
         assert client.stdout.read() == "['an argument']\n"
         assert client.stderr.read() == ""
+
+
+LISTENING = """
+from harness.following import begin_following
+starter = begin_following()
+starter.trained.wait()
+print("trained", starter.closed.is_set(), flush=True)
+starter.closed.wait()
+print(len(starter.summary), starter.summary[-3:])
+"""
+
+
+@pytest.mark.parametrize("follows", [True, False])
+def test_what_its_command_says_is_heard_when_it_says_it(follows):
+    """A summary is larger than a pipe takes at once."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT), **({FOLLOWS: "1"} if follows else {})}
+    command, pipe = [sys.executable, "-c", LISTENING], subprocess.PIPE
+    with subprocess.Popen(command, env=env, text=True, stdin=pipe, stdout=pipe, stderr=pipe) as listening:
+        if follows:
+            listening.stdin.write("\n")
+            listening.stdin.flush()
+        assert listening.stdout.readline() == f"trained {not follows}\n"
+        if follows:
+            listening.stdin.write(300_000 * "x" + "end")
+        listening.stdin.close()
+        assert listening.stdout.read() == ("300003 end\n" if follows else "0 \n")
+        assert listening.stderr.read() == ""

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pandas as pd
@@ -15,10 +16,11 @@ from analysis.wandb_project import read_project
 from harness import delivery
 from harness.checkpoint import checkpoint_key, save_checkpoint
 from harness.config import flatten, run_id
-from harness.following import Starter
+from harness.following import FOLLOWS, Starter
 from harness.leases import acquire, release
 from harness.metrics import METRICS
 from harness.mirror import mirror as mirror_here
+from harness.mirror import share_of, write_offline
 from harness.outbox import Outbox
 from harness.plan import Plan, Stack
 from harness.program import make_program
@@ -84,12 +86,12 @@ def records(written, tmp_path):
     return shutil.copytree(written, tmp_path / "runs" / "s")
 
 
-def start_mirror(server, folder, *arguments, key=KEY, **more):
+def start_mirror(server, folder, *arguments, key=KEY, stdin=subprocess.DEVNULL, **more):
     cwd = folder.parents[1]
     env = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
     env |= {"HOME": str(cwd / "home"), "WANDB_BASE_URL": server.address, "WANDB_API_KEY": key, **HURRIED, **more}
     command = [sys.executable, "-m", "harness.mirror", str(folder), *arguments]
-    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    pipes = {"stdin": stdin, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(command, cwd=cwd, env=env, text=True, start_new_session=True, **pipes)
 
 
@@ -260,7 +262,7 @@ def test_of_two_mirrors_one_sends(server, records):
     lease, _ = acquire(place, "mirror", ["mirror"], 60.0)
     _, err = mirror(server, records, check=3)
     assert f"pid {os.getpid()} on " in err
-    assert "sends the runs of" in err
+    assert "sends these runs to W&B just now" in err
     assert PLACE not in server.projects
     release(lease)
 
@@ -272,6 +274,45 @@ def test_asked_to_stop_it_leaves_the_rest_for_another_time(server, records, monk
     here.look()
     assert not here.send(lambda: True)
     assert (len(server.runs(PLACE)), len(here.waiting)) == (1, 2)
+
+
+@pytest.mark.parametrize(("mode", "code"), [("auto", 3), ("offline", 4)])
+def test_one_that_ends_before_its_command_ends_with_its_own_code(server, records, mode, code):
+    """Its standard input is open still: a thread reads that."""
+    (records / "stack-x-0.parquet").write_bytes(b"torn")
+    key = {"auto": "no key", "offline": KEY}[mode]
+    process = start_mirror(server, records, mode, key=key, stdin=subprocess.PIPE, **{FOLLOWS: "1"})
+    assert process.wait(120) == code
+    out, err = process.communicate()
+    assert (out, err.count("\n")) == ("", 1)
+    assert f"`python -m harness.mirror {records} online scaling-harness` sends them" in err
+    assert "the sweep's own command its summary too" in err
+
+
+class Waits(threading.Event):
+    """Of a command that trains: how long its mirror would wait, which it does not."""
+
+    def __init__(self):
+        super().__init__()
+        self.seconds = []
+
+    def wait(self, timeout=None):
+        self.seconds.append(timeout)
+        return False
+
+
+def test_while_its_command_trains_it_takes_a_twentieth_of_the_time(server, records, make_run, monkeypatch):
+    own_environment(server, records.parents[1], monkeypatch)
+    write_rows(records, [make_run(seed=seed) for seed in range(10, 20)], name="more")
+    trained, closed = Waits(), threading.Event()
+    closed.set()
+    here = Outbox(records, "offline", "p", None)
+    began = time.monotonic()
+    write_offline(here, Starter(trained, closed))
+    took = time.monotonic() - began
+    assert here.count == len(trained.seconds) == 13
+    assert 10 * took < sum(trained.seconds) <= 20 * took
+    assert (share_of(1.0), share_of(1000.0)) == (20.0, 300.0)
 
 
 @pytest.mark.parametrize("mistake", ["mode", "folder", "damage"])

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from wandb.proto.wandb_internal_pb2 import Record
 
-from harness.config import flatten, run_id
+from harness.config import ROOT, flatten, run_id
 from harness.metrics import METRICS
 from harness.noise_scale import NOISE_SCALES
 from harness.plan import Stack
@@ -169,10 +169,24 @@ def test_mode_without_an_account_is_offline(asked, variable, mode, tmp_path):
     assert done.stdout.split() == [mode], done.stderr
 
 
-def test_wrong_arguments_are_told(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "harness.mirror", str(tmp_path / "none"), "sideways"], capture_output=True, text=True
-    )
-    assert done.returncode == 2
-    assert "cannot mirror" in done.stderr
+@pytest.mark.parametrize(
+    ("module", "arguments", "code", "words"),
+    [
+        ("mirror", ["none"], 2, "there is no folder 'none'"),
+        ("mirror", [".", "sideways"], 2, "MODE='sideways' is not one of auto, offline, online"),
+        ("mirror", [], 2, "usage: python -m harness.mirror FOLDER"),
+        ("mirror", ["--help"], 0, "usage: python -m harness.mirror FOLDER"),
+        ("trackio_mirror", ["none"], 2, "there is no folder 'none'"),
+        ("trackio_mirror", ["."], 2, ". is no sweep's folder: give one of smoke"),
+        ("trackio_mirror", ["--help"], 0, "usage: python -m harness.trackio_mirror FOLDER"),
+    ],
+)
+def test_wrong_arguments_are_told(module, arguments, code, words, tmp_path):
+    (tmp_path / "smoke").mkdir()
+    (tmp_path / "smoke" / "stack-x-0.parquet").touch()
+    command = [sys.executable, "-m", f"harness.{module}", *arguments]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=env)
+    assert done.returncode == code
+    assert words in (done.stderr if code else done.stdout)
     assert "Traceback" not in done.stderr
