@@ -9,7 +9,7 @@ import pandas as pd
 from analysis.groups import CONFIG_NAMES, CONFIG_PREFIXES
 from analysis.wandb_project import is_project, read_project
 from harness.checks import closest
-from harness.config import SWEEPS_DIR, say_sweep
+from harness.config import SWEEPS_DIR
 from harness.records import ENDED, read_records
 
 SHORT_NAMES = {
@@ -145,7 +145,7 @@ def choose_table(name: str, runs_dir: Path) -> tuple[pd.DataFrame, str]:
         if has_records:
             return read_records(folder), f"{name}: local records in {folder} (no answer is committed)"
         if (SWEEPS_DIR / f"{name}.yaml").exists():
-            raise ValueError(f"sweep {name!r} has not run yet: run `python -m harness {say_sweep(name)}` first")
+            raise ValueError(f"sweep {name!r} has not run yet: run `python -m harness sweep={name}` first")
         names = sorted(path.stem for path in SWEEPS_DIR.glob("*.yaml"))
         raise ValueError(f"{name!r} is not one of the sweeps {', '.join(names) or '(none)'}{closest(name, names)}")
     committed = read_table(committed_path)

@@ -17,7 +17,7 @@ from harness.command import cli, tell
 from harness.compose import MISTAKES, compose_once, read_chosen, read_typed
 from harness.config import CONF_DIR, ROOT, SWEEPS_DIR, match_types, say_count
 from harness.launch import Detached, read_request, train_missing
-from harness.launchers import known_clusters
+from harness.launchers import check_cluster, known_clusters
 from harness.launchers.jobs import cancel_jobs
 from harness.launchers.local import warm_up
 from harness.overrides import check_overrides
@@ -56,7 +56,9 @@ def run(settings: dict[str, Any], sweep: Sweep) -> int:
         sweep = look_ahead(sweep, folder).sweep
     wanted = choose_wanted(settings, sweep)
     missing = again or bool(set(wanted.runs) - read_ended(folder))
-    if not missing:
+    if missing:
+        check_cluster(settings["launcher"])
+    else:
         count = say_count(len(sweep.runs), "run is", "runs are")
         print(f"{sweep.name}: {'all ' * (len(sweep.runs) > 1)}{count} done, nothing to train")
     with mirroring(folder, settings["tracker"], missing=missing) as mirror:

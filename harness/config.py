@@ -151,11 +151,6 @@ def say_count(count: int, one: str, many: str = "") -> str:
     return f"{count} {one if count == 1 else many or one + 's'}"
 
 
-def say_sweep(name: str) -> str:
-    """The overrides that train a sweep of this name."""
-    return f"sweep={name}" if (SWEEPS_DIR / f"{name}.yaml").exists() else f"sweep=SWEEP sweep.name={name}"
-
-
 def match_types(values: Mapping[str, Any], defaults: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Values with the types of their defaults: a whole number becomes a float where the default is one.
 

@@ -15,10 +15,11 @@ from harness.config import RunConfig, say_count
 from harness.corpus import read_corpus
 from harness.imports import has_own_code
 from harness.launchers import LAUNCHERS, choose_place
+from harness.launchers.placed import say_state
 from harness.measure import Machine, choose_all
 from harness.plan import Choice, Plan, check_shares, make_plan, shape_of
 from harness.plan_file import name_request, newest_since, open_plan
-from harness.progress import Display, say_state
+from harness.progress import Display
 from harness.records import read_ended, store_corpus
 from harness.sweep import Sweep
 from harness.unfinished import remove_ended
@@ -69,7 +70,7 @@ class Detached(Exception):
     """Stacks wait or run without this command, which asked for that, or another command cancelled them.
 
     Attributes:
-        untrained: how many stacks nobody trains now: cancelled, or with runs that failed.
+        untrained: whether there are runs that nobody trains now: they were cancelled, or failed.
     """
 
     def __init__(self, states: Mapping[str, int], cancelled: int, failed: int) -> None:
@@ -83,7 +84,7 @@ class Detached(Exception):
             text = f"{count} cancelled, or told as failed, by another command"
             said.append(f"{text}: the same command trains what is missing")
         super().__init__("\n".join(said))
-        self.untrained = cancelled + failed
+        self.untrained = bool(cancelled or failed)
 
 
 def train_missing(

@@ -13,9 +13,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from harness.config import say_count
+from harness.launchers.placed import say_state
 from harness.plan import Plan
 
-LINE_EVERY = 10.0  # seconds between lines where there is no terminal to redraw
+# Seconds between lines where there is no terminal to redraw, and between two that say the same
+LINE_EVERY, SAME_EVERY = 10.0, 300.0
 
 
 class Display:
@@ -31,6 +33,7 @@ class Display:
         self.told: set[str] = set()  # warnings that were printed
         self.ended = 0
         self.samples = 0
+        self.said: object = None  # what the last line told
         self.began = self.last_line = time.monotonic()
         self.console = Console()
         # The bar follows samples, which come steadily
@@ -81,8 +84,10 @@ class Display:
         self.ended += sum(status != "failed" for _, status, _ in message.get("ended", ()))
         if self.console.is_terminal:
             self.live.update(self.render())
-        elif time.monotonic() - self.last_line > LINE_EVERY:
-            self.last_line = time.monotonic()
+            return
+        now, said = time.monotonic() - self.last_line, (self.ended, self.samples, self.elsewhere())
+        if now > (SAME_EVERY if said == self.said else LINE_EVERY):
+            self.last_line, self.said = time.monotonic(), said
             print(self.line(), flush=True)
 
     def rate(self) -> float:
@@ -108,9 +113,3 @@ class Display:
         table = Table("batch size", *map(str, self.best), box=None, pad_edge=False, header_style="dim")
         table.add_row("best loss so far", *("" if loss is None else f"{loss:.3f}" for loss in self.best.values()))
         return Group(self.bar, table, self.elsewhere())
-
-
-def say_state(standing: str) -> str:
-    """Of how a job stands what jobs have in common: "running", "pending (Resources)"."""
-    word, _, details = standing.partition(" ")
-    return f"{word.lower()} {details}" if details.startswith("(") else word.lower()

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from harness.config import CONF_DIR, ROOT, Part, say_sweep
+from harness.config import CONF_DIR, ROOT, Part
 from harness.corpus import Corpus, from_bytes, read_corpus, to_bytes
 from harness.index import read_file, read_table
 from harness.store import append_line, publish, read_lines, writable_folder
@@ -306,7 +306,7 @@ def read_records(folder: Path, *, running: bool = False) -> "pd.DataFrame":
     if running and (rows := read_running(Path(folder))):
         frame = pd.DataFrame([*frame.to_dict("records"), *rows])
     if frame.empty:
-        raise ValueError(f"no records in {folder}: train first with python -m harness {say_sweep(Path(folder).name)}")
+        raise ValueError(f"no records in {folder}: train first, or name another folder")
     frame["provenance.ended"] = frame.get("provenance.ended", None)
     order = frame["status"].map({"failed": 0, "running": 1} | dict.fromkeys(ENDED, 2))
     frame = frame.assign(order=order).sort_values(["order", "provenance.ended"], kind="stable", na_position="first")

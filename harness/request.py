@@ -27,8 +27,7 @@ def check_settings(settings: dict[str, Any]) -> None:
     check_choice("launcher.compile", launcher["compile"], COMPILE)
     if launcher.get("cancel", False) and settings["dry_run"]:
         raise ValueError("launcher.cancel=true and dry_run=true: harness.status lists the jobs; leave one of them out")
-    if not (launcher.get("cancel", False) or settings["dry_run"]):
-        check_launcher(launcher)
+    check_launcher(launcher)
 
 
 def is_again(settings: dict[str, Any]) -> bool:

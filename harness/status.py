@@ -18,10 +18,10 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from harness.checks import check_choice, closest, read_number
-from harness.config import SWEEPS_DIR, say_sweep
+from harness.config import SWEEPS_DIR
 from harness.launchers import known_clusters
 from harness.launchers.jobs import find_jobs
-from harness.launchers.placed import Note
+from harness.launchers.placed import Note, say_state
 from harness.leases import Lease, read_leases
 from harness.log import read_log
 from harness.plan import Plan, Stack, cost
@@ -72,8 +72,7 @@ def read_status(folder: Path, lease: float = LEASE) -> Status:
     plan = read_newest_plan(folder)
     frame = read_records(folder) if list(folder.glob("*.parquet")) else pd.DataFrame({"run_id": [], "status": []})
     if plan is None and frame.empty:
-        text = f"nothing of this sweep is in {folder}"
-        raise ValueError(f"{text}: train it with python -m harness {say_sweep(folder.name)}")
+        raise ValueError(f"nothing of this sweep is in {folder}: train it first, or give runs_dir=DIR")
     live = [found for found in read_leases(folder) if found.is_live(lease)]
     again = 0
     if plan is not None and plan.since is not None and len(frame):  # refresh=true, or one run_id
@@ -196,7 +195,7 @@ def print_status(name: str, status: Status) -> None:
         logs = {note.id: note.log for note, _ in status.jobs if note.log}
         for job in list(logs)[:MOST_LOGS]:  # whole, to be copied: a table would cut them
             print(f"log of {job}: {logs[job]}")
-        words = Counter(state.split()[0].lower() for _, state in status.jobs)
+        words = Counter(say_state(state) for _, state in status.jobs)
         print("jobs: " + ", ".join(f"{count} {word}" for word, count in words.items()))
     for text, runs in status.failures.items():
         print(f"{len(runs)} failed, e.g. {runs[0]}: {text}")
@@ -236,9 +235,10 @@ def main(arguments: list[str] | None = None) -> int:
         if not folder.is_dir():
             known = {path.stem for path in SWEEPS_DIR.glob("*.yaml")}
             known |= {path.name for path in folder.parent.glob("[!.]*") if path.is_dir()}
-            hint = "" if name in known else closest(name, known)
-            text = f"no records of {name!r} in {folder.parent}{hint}"
-            raise ValueError(f"{text}: train it with {say_sweep(name)}, or give runs_dir=DIR")
+            text = f"no records of {name!r} in {folder.parent}"
+            if name in known:
+                raise ValueError(f"{text}: train it with python -m harness sweep={name}, or give runs_dir=DIR")
+            raise ValueError(f"{text}{closest(name, known)}: give runs_dir=DIR where they lie elsewhere")
         watch = values.get("watch", "false")
         check_choice("watch", watch, ("false", "true"))
         while watch_once(name, folder, lease) and watch == "true":

@@ -63,8 +63,8 @@ class Processes:
             self.placed[str(process.pid)] = started[-1]
         return started
 
-    def cluster(self):
-        return Cluster("processes", self.submit, lambda folder, note: self.placed.get(note.id), self.cancel)
+    def cluster(self, name="processes"):
+        return Cluster(name, self.submit, lambda folder, note: self.placed.get(note.id), self.cancel)
 
     def cancel(self, ids):
         for one in ids:
@@ -233,6 +233,28 @@ def test_a_job_that_crashes_is_a_failure_with_its_last_words_and_tried_by_the_ne
     assert message["ended"] == [(run, "failed", reason) for run in plan.stacks[0].runs]
     assert [list(message) for _, message in launch(path, plan, cluster)] == [["ended"]]
     assert cluster.submitted == [[0], [0]]
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "state", "words"),
+    [
+        ("slurm", 1, "FAILED", "their job ended before a worker began, as where a line of launcher.setup fails"),
+        ("slurm", 1, "CANCELLED", "their worker ended with code 1"),
+        ("ray", 1, "FAILED", "their worker ended with code 1"),
+    ],
+)
+def test_only_a_slurm_job_without_a_word_has_had_no_worker(lay, start, tmp_path, monkeypatch, name, code, state, words):
+    """One that somebody cancelled before it began is told as that, later: a command of ours might still tell of it."""
+    monkeypatch.setattr("harness.launchers.remote.PATIENCE", 4.0)
+    monkeypatch.setattr("harness.launchers.remote.SHORT_PATIENCE", 0.1)
+    monkeypatch.setattr(Process, "describe", lambda self: state)
+    path, plan = lay(tmp_path / "s", 1)
+    began = time.monotonic()
+    processes = start("-c", f"import sys; sys.exit({code})")
+    *_, (_, message) = launch_remote(path, plan, [0], processes.cluster(name), wait=True, lease=60.0)
+    (placed,) = processes.placed.values()
+    assert message["ended"][0][2] == f"{words} (job {placed.id}, {state}, log {placed.log})"
+    assert (time.monotonic() - began > 4) == (state == "CANCELLED")
 
 
 def test_one_that_never_gets_further_is_given_up(lay, start, tmp_path, monkeypatch):

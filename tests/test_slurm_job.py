@@ -11,7 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from harness.config import CONF_DIR, ROOT, run_id
-from harness.launchers import check_launcher, choose_place
+from harness.launchers import check_cluster, check_launcher, choose_place
 from harness.launchers.jobs import cancel_jobs, find_jobs
 from harness.launchers.placed import Note, all_notes, keep_notes, read_exit
 from harness.launchers.slurm import launch_slurm, slurm_cluster
@@ -215,13 +215,15 @@ def test_options_that_sbatch_would_misunderstand_are_refused(changed, words):
 
 def test_a_partition_that_is_none_is_told_with_those_that_there_are(tmp_path, monkeypatch):
     stand_in(tmp_path / "bin", monkeypatch, sinfo="printf 'debug\\nhigh\\n'")
-    check_launcher(options(partition=None))
-    check_launcher(options(partition="high,debug"))
+    check_cluster(options(partition=None))
+    check_cluster(options(partition="high,debug"))
     with pytest.raises(ValueError, match="launcher.partition='hihg' is not one of debug, high .did you mean high"):
-        check_launcher(options(partition="debug,hihg"))
+        check_cluster(options(partition="debug,hihg"))
+    check_cluster(options(partition="hihg", additional_parameters={"clusters": "other"}))  # whose partitions are others
     stand_in(tmp_path / "bin", monkeypatch, sinfo="exit 1")
     with pytest.raises(ValueError, match="SLURM does not answer .* is SLURM_CONF set in this shell"):
-        check_launcher(options())
+        check_cluster(options())
+    check_launcher(options(partition="hihg"))  # asks no cluster: jobs are cancelled, and dry runs made, where none is
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import Any
 from harness.launchers.local import choose_device, launch_local
 from harness.launchers.placed import Cluster
 from harness.launchers.ray import launch_ray
-from harness.launchers.slurm import check_options, count_gpus, launch_slurm, slurm_cluster
+from harness.launchers.slurm import check_options, check_slurm, count_gpus, launch_slurm, slurm_cluster
 from harness.machine import available_cores
 
 LAUNCHERS = {"local": launch_local, "slurm": launch_slurm, "ray": launch_ray}
@@ -19,9 +19,15 @@ def known_clusters() -> dict[str, Cluster]:
 
 
 def check_launcher(launcher: Mapping[str, Any]) -> None:
-    """Before anything is laid out. Raises: ValueError for options that a cluster would refuse."""
+    """By what was typed alone. Raises: ValueError for options that a cluster would refuse."""
     if launcher["name"] == "slurm":
         check_options(launcher)
+
+
+def check_cluster(launcher: Mapping[str, Any]) -> None:
+    """Before runs are laid out that a cluster is to train. Raises: ValueError where it does not answer, or refuses."""
+    if launcher["name"] == "slurm":
+        check_slurm(launcher)
 
 
 def choose_place(launcher: Mapping[str, Any]) -> tuple[str, int, int]:

@@ -38,6 +38,12 @@ class Placed(Protocol):
         """How it stands in the cluster's words: "PENDING (Priority)", "RUNNING on node7"."""
 
 
+def say_state(standing: str) -> str:
+    """Of how a job stands what jobs have in common: "running", "pending (Resources)"."""
+    word, _, details = standing.partition(" ")
+    return f"{word.lower()} {details}" if details.startswith("(") else word.lower()
+
+
 @dataclass(frozen=True)
 class Note:
     """One placed stack as it stands in a note.

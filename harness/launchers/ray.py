@@ -216,7 +216,7 @@ class Task:
     reference: Any
     log: Path | None
     code: int | None = None
-    reason: str = "waits or runs"
+    reason: str = "SUBMITTED"  # Ray does not tell whether it waits or runs
 
     def __post_init__(self) -> None:
         self.tasks.waiting[self.reference] = self

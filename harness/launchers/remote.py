@@ -173,9 +173,14 @@ def look_after(index: int, one: Going, queue: Queue, watch: Watch) -> Iterator[d
         one.over = None if code is None else (code, now)  # what it has published is seen from the next look on
     elif one.placed.ended() is None:
         one.over = None  # SLURM has queued it again
-    elif now - one.over[1] >= (PATIENCE if one.over[0] == 0 else SHORT_PATIENCE):
+    elif now - one.over[1] >= (PATIENCE if one.over[0] == 0 or is_cancelled(one.placed) else SHORT_PATIENCE):
         code, one.over = one.over[0], GONE
         yield settle(index, one, queue, code)
+
+
+def is_cancelled(placed: Placed) -> bool:
+    """By SLURM's word; whether a command of ours did it stands in the folder once it has told SLURM of all jobs."""
+    return placed.describe().startswith("CANCELLED")
 
 
 def settle(index: int, one: Going, queue: Queue, code: int) -> dict[str, Any]:
@@ -202,7 +207,7 @@ def settle(index: int, one: Going, queue: Queue, code: int) -> dict[str, Any]:
     else:
         words = last_words(one.placed.log)
         # only a SLURM job's log holds more than the worker's words; one that was cancelled or killed need not say any
-        began = words or one.note.launcher != "slurm" or code <= 0 or "CANCELLED" in job
+        began = words or one.note.launcher != "slurm" or code <= 0 or is_cancelled(one.placed)
         text = describe_exit(code) if began else NO_WORD
         reason = f"{text} ({job}{words})"
     message = queue.mourn(index, code, reason)

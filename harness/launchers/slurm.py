@@ -145,7 +145,7 @@ def submit_jobs(place: Path, sweep: str, jobs: Sequence[StackJob], launcher: Map
 
 
 def check_options(launcher: Mapping[str, Any]) -> None:
-    """Raises: ValueError for options that sbatch would refuse or misunderstand."""
+    """Raises: ValueError for options that contradict each other, or that sbatch would misunderstand."""
     delay, limit = launcher["signal_delay_s"], launcher["timeout_min"]
     if delay >= 60 * limit:
         text = f"launcher.signal_delay_s={delay} is not shorter than launcher.timeout_min={limit} ({60 * limit} s)"
@@ -156,6 +156,12 @@ def check_options(launcher: Mapping[str, Any]) -> None:
         raise ValueError(f"{text}: write e.g. 'launcher.additional_parameters={{constraint: a100}}'")
     if not isinstance(setup, Sequence) or not all(isinstance(line, str) for line in setup):
         raise ValueError(f"launcher.setup={setup!r} is no list of shell lines: write 'launcher.setup=[module load x]'")
+
+
+def check_slurm(launcher: Mapping[str, Any]) -> None:
+    """Ask SLURM before jobs are made ready. Raises: ValueError where it does not answer, or has no such partition."""
+    if "clusters" in (launcher["additional_parameters"] or {}):
+        return  # sinfo tells of this shell's own cluster alone
     answer = run_quietly(["sinfo", "-h", "-a", "-o", "%R"])
     if answer is None and which("sinfo"):
         raise ValueError("SLURM does not answer (sinfo fails): is SLURM_CONF set in this shell, is slurmctld there?")

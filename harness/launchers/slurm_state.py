@@ -12,7 +12,7 @@ OVER = {
     "COMPLETED": 0, "FAILED": 1, "CANCELLED": 1, "OUT_OF_MEMORY": -9,
     "NODE_FAIL": 3, "BOOT_FAIL": 3, "PREEMPTED": 3, "TIMEOUT": 3, "DEADLINE": 3, "REVOKED": 3,
 }  # fmt: skip
-FORGOTTEN = "no longer known to SLURM"
+FORGOTTEN = "FORGOTTEN"  # neither squeue nor sacct knows it any more
 SILENCE = "UNKNOWN"  # squeue has not answered yet
 
 
@@ -68,7 +68,7 @@ class JobStates:
         self.known, self.answered = ended | read_squeue(answer), time.monotonic()
         if forgotten := self.wanted - set(self.known):
             found = ask_sacct(forgotten)
-            self.known |= {job: found.get(job, State(FORGOTTEN)) for job in forgotten}
+            self.known |= {job: found.get(job, State(FORGOTTEN, "by SLURM")) for job in forgotten}
 
 
 def read_squeue(answer: str) -> dict[str, State]:
