@@ -21,11 +21,12 @@ from analysis.laws import LAWS, Law
 from analysis.least_squares import (
     SIDES,
     describe_bound,
+    errors_of,
     minimize_residuals,
     miss_bounds,
     spread_of,
     sum_squares,
-    to_value,
+    to_values,
 )
 from analysis.optimum import Optimum
 
@@ -127,12 +128,11 @@ def fit_law(law: Law, optima: Sequence[Optimum], *, robust: bool = False) -> Fit
         return Fit(law.name, group, {}, np.nan, np.nan, np.nan, {}, tuple(left_out), refused=reason)
     batch_size = np.array([o.batch_size for o in used], dtype=float)
     lr = np.array([o.lr for o in used])
-    sd = np.array([o.sd_log2 for o in used]) * np.log(2)
-    known = bool(np.isfinite(sd).all())
+    sd = errors_of(used)
+    known = all(np.isfinite(o.sd_log2) for o in used)
     bounds = bounds if known else []
-    result = minimize_residuals(law, batch_size, lr, sd if known else np.ones_like(sd), bounds, robust and known)
-    errors = spread_of(law, result, used, bounds, robust) if known else None
-    values = {p.name: to_value(p.log, result.params[p.name].value) for p in law.parameters}
+    found = minimize_residuals(law, used, bounds, robust and known)
+    values = to_values(law, found.at)
     residuals = np.log(lr) - np.log(law.predict(batch_size, **values))
     n, k = len(used), num_params
     chi2 = sum_squares(residuals / sd, robust) if known else np.nan
@@ -149,16 +149,14 @@ def fit_law(law: Law, optima: Sequence[Optimum], *, robust: bool = False) -> Fit
         variance = max(float(np.mean(residuals**2)), 1e-16)
         aicc = n * np.log(variance) + 2 * k + 2 * k * (k + 1) / (n - k - 1)
         quantile = float(stats.t.ppf(0.975, n - k)) * float(np.sqrt(np.sum(residuals**2) / (n - k)))
-    params, notes = {}, []
-    for p in law.parameters:
-        fitted = result.params[p.name]
-        half = np.nan if fitted.stderr is None else quantile * (errors[p.name] if errors else fitted.stderr)
-        margin = 1e-3 * (fitted.max - fitted.min)
-        if not fitted.min + margin < fitted.value < fitted.max - margin:
-            notes.append(f"{p.name} is at its bound: the data do not set it")
-            half = np.nan
-        low, high = (to_value(p.log, fitted.value + sign * half) for sign in (-1, 1))
-        params[p.name] = Estimate(values[p.name], low, high)
+    half = quantile * spread_of(law, found.at, used, bounds, robust and known)
+    margin = 1e-3 * (found.high - found.low)
+    at_bound = ~((found.low + margin < found.at) & (found.at < found.high - margin))
+    half[at_bound] = np.nan
+    low, high = (to_values(law, found.at + sign * half) for sign in (-1, 1))
+    params = {name: Estimate(value, low[name], high[name]) for name, value in values.items()}
+    bounded = (p.name for p, there in zip(law.parameters, at_bound, strict=True) if there)
+    notes = [f"{name} is at its bound: the data do not set it" for name in bounded]
     return Fit(
         law=law.name,
         group=group,

@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import stats
 
 from analysis.fit import MISFIT, Estimate
 from analysis.laws.sizes import PointLaw
-from analysis.least_squares import sum_squares
+from analysis.least_squares import descend, sum_squares
 
 UNFELT = 1e-6  # singular value over the largest, columns scaled to length 1, under which a direction is not set
 
@@ -89,17 +89,15 @@ def fit_points(law: PointLaw, points: Points, *, robust: bool = False) -> PointF
     results = []
     for start in law.starts(points.x, points.y):
         bounds = bound(law, start)
-        result = optimize.least_squares(
-            residual, np.clip(to_moved(law, start), bounds[0] + 1e-3, bounds[1] - 1e-3), bounds=bounds, x_scale="jac",
-            loss="soft_l1" if robust else "linear", xtol=1e-10, ftol=1e-10,
-        )  # fmt: skip
-        margin = np.minimum(result.x - bounds[0], bounds[1] - result.x)
-        results.append((float(result.cost), result, margin < 1e-2))
+        begun = np.clip(to_moved(law, start), bounds[0] + 1e-3, bounds[1] - 1e-3)
+        end = descend(residual, begun, *bounds, robust=robust, tolerance=1e-10)
+        margin = np.minimum(end - bounds[0], bounds[1] - end)
+        results.append((sum_squares(residual(end), robust), end, margin < 1e-2))
     _, best, at_bound = min(results, key=lambda each: each[0])
-    z = residual(best.x)
+    z = residual(best)
     chi2 = sum_squares(z, robust)
     weights = (1 + z**2) ** -0.5 if robust else np.ones(n)
-    jacobian = differentiate(law, best.x, points.x) / points.sd[:, None]
+    jacobian = differentiate(law, best, points.x) / points.sd[:, None]
     covariance = spread(jacobian, weights, points.correlation)
     known = not np.isnan(points.dof)
     widens = not known or (not robust and stats.chi2.sf(chi2, n - k) < MISFIT)
@@ -107,14 +105,12 @@ def fit_points(law: PointLaw, points: Points, *, robust: bool = False) -> PointF
     quantile *= float(np.sqrt(chi2 / (n - k))) if widens else 1.0
     half = quantile * np.sqrt(np.diag(covariance))
     half[at_bound] = np.nan  # the data do not set it
-    values, lows, highs = (to_values(law, moved) for moved in (best.x, best.x - half, best.x + half))
+    values, lows, highs = (to_values(law, moved) for moved in (best, best - half, best + half))
     params = {name: Estimate(values[name], lows[name], highs[name]) for name in law.parameters}
     aic = (chi2 if known else n * float(np.log(max(chi2 / n, 1e-16)))) + 2 * k
     rmse = float(np.sqrt(np.mean((z * points.sd) ** 2)))
     aicc = aic + 2 * k * (k + 1) / (n - k - 1)
-    return PointFit(
-        law, params, best.x, covariance, quantile, chi2 if known else np.nan, aic, aicc, rmse, -z * points.sd
-    )
+    return PointFit(law, params, best, covariance, quantile, chi2 if known else np.nan, aic, aicc, rmse, -z * points.sd)
 
 
 def refuse(law: PointLaw, points: Points) -> str:

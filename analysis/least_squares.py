@@ -1,17 +1,32 @@
 """The arithmetic of a fit: least squares from many starts, bounds as residuals, errors with covariance."""
 
 import itertools
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 
-import lmfit
 import numpy as np
-from scipy import stats
+from scipy import optimize, special
 
 from analysis.laws import Law
 from analysis.optimum import Optimum
 
+LN2 = np.log(2)
 SIDES = {"edge_low": -1, "edge_high": 1}  # of the bound on which the optimum lies
+
+
+@dataclass(frozen=True)
+class Minimum:
+    """Where a law misses the cells least, in its parameters' order.
+
+    Attributes:
+        at: the parameters as the fit moves them, logarithms of those that are positive.
+        low, high: their bounds.
+    """
+
+    at: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
 
 
 def to_value(log: bool, fitted: float) -> float:
@@ -29,33 +44,38 @@ def miss_bounds(law: Law, values: Mapping[str, float], bounds: Sequence[Optimum]
     """Residual of each bound: 0 far on its right side, as (ln law - ln bound) / sd far on the wrong one."""
     batch_size, lr, sd, side = (
         np.array(column, dtype=float)
-        for column in zip(
-            *((o.batch_size, o.bound, o.sd_log2 * np.log(2), SIDES[o.status]) for o in bounds), strict=True
-        )
+        for column in zip(*((o.batch_size, o.bound, o.sd_log2 * LN2, SIDES[o.status]) for o in bounds), strict=True)
     )
     z = side * (np.log(law.predict(batch_size, **values)) - np.log(lr)) / sd
-    missed: np.ndarray = np.sqrt(-2 * stats.norm.logcdf(z))
+    missed: np.ndarray = np.sqrt(-2 * special.log_ndtr(z))
     return missed
 
 
+def errors_of(used: Sequence[Optimum]) -> np.ndarray:
+    """Standard errors of the cells' ln lr; all 1 where not every one is known."""
+    sd = np.array([o.sd_log2 for o in used]) * LN2
+    return sd if np.isfinite(sd).all() else np.ones_like(sd)
+
+
+def to_values(law: Law, moved: np.ndarray) -> dict[str, float]:
+    """A law's parameters by name."""
+    return {p.name: to_value(p.log, value) for p, value in zip(law.parameters, moved, strict=True)}
+
+
 def spread_of(
-    law: Law,
-    result: lmfit.minimizer.MinimizerResult,
-    used: Sequence[Optimum],
-    bounds: Sequence[Optimum],
-    robust: bool = False,
-) -> dict[str, float]:
+    law: Law, at: np.ndarray, used: Sequence[Optimum], bounds: Sequence[Optimum], robust: bool = False
+) -> np.ndarray:
     """Standard error of every parameter as the fit moves it, with the covariance between cells; robust: a cell counts
-    with the weight (1 + z^2)^(-1/2) that the fit gave it, z its residual in standard errors.
+    with the weight (1 + z^2)^(-1/2) that the fit gave it, z its residual in standard errors. NaN: the cells do not
+    bound it.
 
     Source: the sandwich estimator, e.g. Wooldridge, Econometric Analysis, chapter 7.
     """
-    batch_size, sd = (np.array([getattr(o, name) for o in used], dtype=float) for name in ("batch_size", "sd_log2"))
-    at = np.array([result.params[p.name].value for p in law.parameters])
+    batch_size, sd = np.array([o.batch_size for o in used], dtype=float), errors_of(used)
 
     def residual(moved: np.ndarray) -> np.ndarray:
-        values = {p.name: to_value(p.log, value) for p, value in zip(law.parameters, moved, strict=True)}
-        cells = np.log(law.predict(batch_size, **values)) / (sd * np.log(2))
+        values = to_values(law, moved)
+        cells = np.log(law.predict(batch_size, **values)) / sd
         return np.concatenate([cells, miss_bounds(law, values, bounds)]) if bounds else cells
 
     steps = 1e-5 * np.maximum(1.0, np.abs(at))
@@ -68,11 +88,11 @@ def spread_of(
     )
     correlation = np.eye(len(jacobian))
     for (i, one), (j, other) in itertools.permutations(enumerate(used), 2):
-        correlation[i, j] = one.covariance.get(other.batch_size, 0.0) / (sd[i] * sd[j])
+        correlation[i, j] = one.covariance.get(other.batch_size, 0.0) * LN2**2 / (sd[i] * sd[j])
     weights = np.ones(len(jacobian))
     if robust:
         z = residual(at)
-        z[: len(used)] -= np.log([o.lr for o in used]) / (sd * np.log(2))
+        z[: len(used)] -= np.log([o.lr for o in used]) / sd
         weights = (1 + z**2) ** -0.25  # root of the weight
     jacobian = jacobian * weights[:, None]
     correlation = correlation * np.outer(weights, weights)
@@ -82,8 +102,8 @@ def spread_of(
     unfelt = directions[singular < 1e-4 * singular[0]]
     unbounded = (np.abs(unfelt) > 1e-3).any(axis=0)
     bread = np.linalg.pinv(jacobian, rcond=1e-4)
-    variances = np.where(unbounded, np.nan, np.diag(bread @ correlation @ bread.T))
-    return {p.name: float(np.sqrt(v)) for p, v in zip(law.parameters, variances, strict=True)}
+    spread: np.ndarray = np.sqrt(np.where(unbounded, np.nan, np.diag(bread @ correlation @ bread.T)))
+    return spread
 
 
 def sum_squares(z: np.ndarray, robust: bool) -> float:
@@ -91,36 +111,50 @@ def sum_squares(z: np.ndarray, robust: bool) -> float:
     return float(np.sum(2 * (np.sqrt(1 + z**2) - 1))) if robust else float(z @ z)
 
 
-def minimize_residuals(
-    law: Law,
-    batch_size: np.ndarray,
-    lr: np.ndarray,
-    sd: np.ndarray,
-    bounds: Sequence[Optimum] = (),
-    robust: bool = False,
-) -> lmfit.minimizer.MinimizerResult:
-    """The best of the least-squares fits from every combination of start values; robust: with scipy's soft_l1 loss."""
+def descend(
+    residual: Callable[[np.ndarray], np.ndarray],
+    start: np.ndarray,
+    low: np.ndarray,
+    high: np.ndarray,
+    *,
+    robust: bool,
+    tolerance: float = 1e-8,
+) -> np.ndarray:
+    """Where least squares end from a start within bounds; robust: with scipy's soft_l1 loss.
 
-    def residual(params: lmfit.Parameters) -> np.ndarray:
-        values = {p.name: to_value(p.log, params[p.name].value) for p in law.parameters}
-        cells = (np.log(law.predict(batch_size, **values)) - np.log(lr)) / sd
+    MINPACK's Levenberg-Marquardt knows neither bounds nor that loss, and takes a fifth of the time: an end of it within
+    the bounds is as good as one of the method that keeps to them.
+    """
+    how = {"xtol": tolerance, "ftol": tolerance}
+    with np.errstate(all="ignore"):  # it may step to where a law overflows, and comes back or is done anew
+        if not robust:
+            with suppress(OverflowError):
+                free = optimize.least_squares(residual, start, method="lm", x_scale="jac", **how)
+                if free.success and (low < free.x).all() and (free.x < high).all():
+                    return np.asarray(free.x)
+        loss = "soft_l1" if robust else "linear"
+        found = optimize.least_squares(residual, start, bounds=(low, high), x_scale="jac", loss=loss, **how)
+    return np.asarray(found.x)
+
+
+def minimize_residuals(
+    law: Law, used: Sequence[Optimum], bounds: Sequence[Optimum] = (), robust: bool = False
+) -> Minimum:
+    """The best of the least-squares fits from every combination of start values; robust: with scipy's soft_l1 loss."""
+    batch_size, lr = (np.array([getattr(o, name) for o in used], dtype=float) for name in ("batch_size", "lr"))
+    sd, log_lr = errors_of(used), np.log(lr)
+    moves = [np.log if p.log else float for p in law.parameters]
+    low, high = (
+        np.array([move(getattr(p, side)(batch_size, lr)) for p, move in zip(law.parameters, moves, strict=True)])
+        for side in ("low", "high")
+    )
+
+    def residual(moved: np.ndarray) -> np.ndarray:
+        values = to_values(law, moved)
+        cells = (np.log(law.predict(batch_size, **values)) - log_lr) / sd
         return np.concatenate([cells, miss_bounds(law, values, bounds)]) if bounds else cells
 
-    loss = "soft_l1" if robust else "linear"
-    best, least = None, np.inf
-    for starts in itertools.product(*(p.starts(batch_size, lr) for p in law.parameters)):
-        params = lmfit.Parameters()
-        for p, start in zip(law.parameters, starts, strict=True):
-            move = np.log if p.log else float
-            low, high = (float(move(bound(batch_size, lr))) for bound in (p.low, p.high))
-            params.add(p.name, value=float(np.clip(move(start), low, high)), min=low, max=high)
-        with warnings.catch_warnings():
-            # a flat direction makes a variance that uncertainties cannot root; such an interval is reported
-            # as unbounded
-            warnings.simplefilter("ignore", RuntimeWarning)
-            warnings.simplefilter("ignore", UserWarning)
-            result = lmfit.minimize(residual, params, method="least_squares", scale_covar=False, loss=loss)
-        if best is None or sum_squares(residual(result.params), robust) < least:
-            best, least = result, sum_squares(residual(result.params), robust)
-    assert best is not None
-    return best
+    starts = itertools.product(*(p.starts(batch_size, lr) for p in law.parameters))
+    begun = (np.array([move(value) for move, value in zip(moves, start, strict=True)]) for start in starts)
+    ends = [descend(residual, np.clip(start, low, high), low, high, robust=robust) for start in begun]
+    return Minimum(min(ends, key=lambda end: sum_squares(residual(end), robust)), low, high)

@@ -21,7 +21,7 @@ from analysis.report import format_estimate
 from harness.config import PATHS, say_count
 
 MOST_VALUES = 14  # of an axis that are written out
-ANALYSED_WITH = ("numpy", "scipy", "pandas", "lmfit", "matplotlib")
+ANALYSED_WITH = ("numpy", "scipy", "pandas", "matplotlib")
 
 
 @dataclass(frozen=True)
