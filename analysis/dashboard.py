@@ -133,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         lines = save_dashboard(summary, figures, api, entity, options.project)
         print("\n".join([*lines, str(path)]))
     except ValueError as error:
-        print(" ".join(str(error).split()), file=sys.stderr)
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except NoAnswer as error:
         print(str(error), file=sys.stderr)

@@ -202,7 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             content = json.dumps(sizes_to_json(answers), indent=1, allow_nan=False)
             options.out.write_text(content + "\n", encoding="utf-8")
     except (ValueError, OSError) as error:
-        print(" ".join(str(error).split()), file=sys.stderr)
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return 0
 

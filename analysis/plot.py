@@ -126,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if len(pages) > 1:
             print(write_index(pages, options.out))
     except ValueError as error:
-        print(" ".join(str(error).split()), file=sys.stderr)
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return 0 if some else 2
 

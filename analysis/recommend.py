@@ -203,7 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for text in refused:
             console.print(f"\n[yellow]{escape(text)}[/yellow]")
     except ValueError as error:
-        print(" ".join(str(error).split()), file=sys.stderr)
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return 0
 

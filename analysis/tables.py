@@ -9,7 +9,7 @@ import pandas as pd
 from analysis.groups import CONFIG_NAMES, CONFIG_PREFIXES
 from analysis.wandb_project import is_project, read_project
 from harness.checks import closest
-from harness.config import SWEEPS_DIR
+from harness.config import SWEEPS_DIR, say_count
 from harness.records import ENDED, read_records
 
 SHORT_NAMES = {
@@ -158,7 +158,8 @@ def choose_table(name: str, runs_dir: Path) -> tuple[pd.DataFrame, str]:
             f"{name}: the committed answer {committed_path.name} (local records in {folder} lack {missing} "
             f"of its {len(committed)} runs)"
         )
-    return local, f"{name}: local records in {folder}, which cover the {len(committed)} committed runs"
+    count = say_count(len(local), "run")
+    return local, f"{name}: local records in {folder}, {count}, among them the {len(committed)} committed ones"
 
 
 def count_missing(local: pd.DataFrame, committed: pd.DataFrame) -> int:

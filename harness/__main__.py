@@ -2,12 +2,16 @@
 
 import importlib.util
 import os
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it found, and it is told in one line here
+
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second of imports has nothing to save; cli sets the handler again
 
 import hydra
 from omegaconf import DictConfig
@@ -16,7 +20,7 @@ from rich.console import Console
 from harness.command import cli, tell
 from harness.compose import MISTAKES, compose_once, read_chosen, read_typed
 from harness.config import CONF_DIR, ROOT, SWEEPS_DIR, match_types, say_count
-from harness.launch import Detached, read_request, train_missing
+from harness.launch import Detached, check_ranks, read_request, train_missing
 from harness.launchers import check_cluster, known_clusters
 from harness.launchers.jobs import cancel_jobs
 from harness.launchers.local import warm_up
@@ -33,7 +37,7 @@ from harness.request import (
 )
 from harness.rounds import Round, describe_round, describe_spent, next_round, spots_of
 from harness.store import StoreError, writable_folder
-from harness.sweep import Sweep, describe_repeats, make_sweep
+from harness.sweep import Sweep, describe_cuts, describe_repeats, make_sweep
 from harness.trackers import Mirror, choose_destination, mirroring
 
 if TYPE_CHECKING:
@@ -58,6 +62,7 @@ def run(settings: dict[str, Any], sweep: Sweep) -> int:
     missing = again or bool(set(wanted.runs) - read_ended(folder))
     if missing:
         check_cluster(settings["launcher"])
+        check_ranks(settings["launcher"], wanted.runs)
     else:
         count = say_count(len(sweep.runs), "run is", "runs are")
         print(f"{sweep.name}: {'all ' * (len(sweep.runs) > 1)}{count} done, nothing to train")
@@ -184,7 +189,10 @@ def execute() -> int:
         return 0
     for text in notes:
         print(text)
-    for text in describe_repeats(settings["sweep"]["grid"]):
+    for text in (
+        *describe_repeats(settings["sweep"]["grid"]),
+        *describe_cuts(settings["num_samples"], sweep.runs.values()),
+    ):
         print(text, file=sys.stderr)
     if settings["dry_run"]:
         from harness.dry_run import print_dry_run  # here, since it needs torch
@@ -198,10 +206,13 @@ def execute() -> int:
         print_dry_run(settings, wanted, read_request(settings, wanted, folder, again=is_again(settings), asked=asked))
         return 0
     try:
-        return run(settings, sweep)
+        code = run(settings, sweep)
     except Detached as left:
         print(left)
-        return 1 if left.untrained else 0
+        code = 1 if left.untrained else 0
+    for text in notes:  # what was printed before training has scrolled away
+        print(text)
+    return code
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")

@@ -17,6 +17,11 @@ HELP = """Train what a sweep lacks, fit laws to all of it, draw it.
   --config-dir DIR    your own YAML: DIR/sweep/NAME.yaml, DIR/model/NAME.yaml, ...
   --cfg job           all values, composed;  --hydra-help  Hydra's own flags"""
 
+FLAGS = (  # Hydra's long ones
+    "--hydra-help", "--version", "--cfg", "--resolve", "--package", "--run", "--shell-completion", "--config-path",
+    "--config-name", "--config-dir", "--experimental-rerun", "--info",
+)  # fmt: skip
+
 
 def tell(error: Exception) -> int:
     print(f"error: {explain(error)}", file=sys.stderr)
@@ -33,11 +38,17 @@ def cli(main: Callable[[], object]) -> int:
         return 0
     if {"-m", "--multirun"} & set(sys.argv[1:]):
         return tell(ValueError("--multirun is not used here: give an axis, e.g. sweep.grid.optimizer.lr=[0.1,0.2]"))
+    for text in sys.argv[1:]:
+        if text.startswith("--") and text.partition("=")[0] not in FLAGS:
+            key = text.lstrip("-").partition("=")[0].replace("-", "_")
+            return tell(ValueError(f"{text} is no flag: settings are written KEY=VALUE, e.g. {key}=true"))
     elsewhere = [text for text in sys.argv[1:] if text.startswith("launcher=") and text != "launcher=local"]
     if not elsewhere and all("=" in text and not text.startswith(("-", "dry_run=")) for text in sys.argv[1:]):
         warm_up()  # before all else: it takes three seconds
     register_sweeps(sys.argv[1:])
     signal.signal(signal.SIGTERM, interrupt)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         main()
     except MISTAKES as error:

@@ -116,6 +116,8 @@ def explain(error: Exception) -> str:
         return (
             f"{place}.yaml overrides /{group}, which is no group: there are {', '.join(GROUPS)}{closest(group, GROUPS)}"
         )
+    if packaged := re.search(r"In '(.*)': Could not override '(\w+)@[\w.]+\.\2'", str(error)):
+        return f"{packaged[1]}.yaml does not begin with the line # @package _global_: add it"
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
@@ -133,7 +135,7 @@ def explain(error: Exception) -> str:
         allowed = [str(key) for key in parent] if isinstance(parent, Mapping) else []
         if allowed:
             key = cause.full_key or str(cause.key)
-            return f"{key} is not a key here; there are {', '.join(allowed)}{closest(str(cause.key), allowed)}"
+            return f"{key} is not a key here{closest(str(cause.key), allowed)}; there are {', '.join(allowed)}"
     return " ".join(str(error).split())
 
 

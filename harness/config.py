@@ -162,7 +162,7 @@ def match_types(values: Mapping[str, Any], defaults: Mapping[str, Any], prefix: 
         path = f"{prefix}{key}"
         if key not in defaults:
             where = f"an option of {defaults['name']}" if "name" in defaults and prefix else "a key here"
-            raise ValueError(f"{path} is not {where}; there are {', '.join(defaults)}{closest(key, defaults)}")
+            raise ValueError(f"{path} is not {where}{closest(key, defaults)}; there are {', '.join(defaults)}")
         default = defaults[key]
         if isinstance(default, Mapping) and isinstance(value, Mapping):
             matched[key] = match_types(value, default, f"{path}.")

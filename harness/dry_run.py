@@ -2,6 +2,7 @@
 
 import sys
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,12 @@ from harness.sweep import Sweep
 MFU = 0.4  # share of a GPU's peak that is assumed, and said
 
 
+def differing(choices: Sequence[Mapping[str, object]]) -> list[str]:
+    """The keys that have not one value in all."""
+    keys = dict.fromkeys(key for choice in choices for key in choice)
+    return [key for key in keys if len({str(choice.get(key)) for choice in choices}) > 1]
+
+
 def print_dry_run(settings: dict[str, Any], sweep: Sweep, request: Request) -> None:
     """What the command would train: stacks by shape with FLOPs, memory and time, and what is there already."""
     machine = request.machine
@@ -36,11 +43,13 @@ def print_dry_run(settings: dict[str, Any], sweep: Sweep, request: Request) -> N
             choices[shape] = Choice(1, alone=reason)
     plan = make_plan(sweep.name, sweep.runs, **request.options, choices=choices)
     ended = request.ended & set(sweep.runs)
-    table = Table("stacks", "runs", "batch size", "steps", "optimizer", "FLOPs", "MB a stack", "worker seconds")
     shapes: dict[str, list[Stack]] = {}
     for stack in plan.stacks:
         if (rest := stack.without(ended)).runs:
             shapes.setdefault(shape_of(rest.first), []).append(rest)
+    models = differing([stacks[0].first.model for stacks in shapes.values()])
+    table = Table("stacks", "runs", *(f"model.{key}" for key in models), "batch size", "steps", "optimizer", "FLOPs",
+                  "MB a stack", "worker seconds")  # fmt: skip
     total_flops, seconds = 0.0, []
     torch.set_num_threads(1)
     console = Console(stderr=True)
@@ -59,7 +68,8 @@ def print_dry_run(settings: dict[str, Any], sweep: Sweep, request: Request) -> N
         seconds.append(None if cost.seconds is None else cost.seconds * len(stacks))
         time = "too large to try" if seconds[-1] is None else f"{seconds[-1]:.1f}"
         table.add_row(
-            str(len(stacks)), str(runs), str(first.batch_size), str(first.num_steps), str(first.optimizer["name"]),
+            str(len(stacks)), str(runs), *(str(first.model.get(key, "")) for key in models),
+            str(first.batch_size), str(first.num_steps), str(first.optimizer["name"]),
             f"{flops:.2g}", f"{cost.bytes / 1e6:,.0f}", time,
         )  # fmt: skip
     if shapes:

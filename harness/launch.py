@@ -54,9 +54,8 @@ def read_request(
     device, num_devices, workers = choose_place(launcher)
     options = {"device": device, "width": launcher["width"], "metrics": settings["metrics"]}
     options["save_weights"] = settings["save_weights"]
-    ranks = launcher.get("data_parallel", 1)
-    if ranks > 1:
-        check_shares(sweep.runs.values(), ranks, launcher["compile"])
+    check_ranks(launcher, sweep.runs)
+    if (ranks := launcher.get("data_parallel", 1)) > 1:
         options["data_parallel"] = ranks
         launcher = {**launcher, "compile": "never"}
     how = {"compile": launcher["compile"], "micro_batch": launcher["micro_batch"]}
@@ -64,6 +63,12 @@ def read_request(
     since = since_when(folder, sweep.runs, name) if again else None
     machine = Machine(device, workers, width=launcher["width"], **how)
     return Request(options, machine, num_devices, name, since, read_ended(folder, since))
+
+
+def check_ranks(launcher: Mapping[str, Any], runs: Mapping[str, RunConfig]) -> None:
+    """Raises: ValueError for runs that the ranks asked for cannot share."""
+    if (ranks := launcher.get("data_parallel", 1)) > 1:
+        check_shares(runs.values(), ranks, launcher["compile"])
 
 
 class Detached(Exception):

@@ -190,7 +190,7 @@ def main() -> int:
     try:
         folder, mode, project, entity = check_arguments(sys.argv[1:])
     except ValueError as error:
-        print(error, file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 2
     for name in ("CACHE", "DATA"):  # logs, and files on their way into an artifact: they would go to the home folder
         os.environ.setdefault(f"WANDB_{name}_DIR", str(own_folder().resolve() / name.lower()))

@@ -152,6 +152,8 @@ class Outbox:
                 for offline in (True, False)
             )
             runs = say_count(len(kept - sent), "run")  # those of earlier commands lie there too
+            if not kept:
+                return "W&B: no run has ended yet; the same command goes on, and keeps them"
             written = read_summary(self.folder, self.project, self.entity or "")
             runs += " and the sweep's summary" if written is not None and not written.sent else ""
             return f"W&B: {runs} kept offline in {own_folder()}; with an account `{command}` sends them"

@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.config import PARTS
+from harness.config import PARTS, RunConfig
 from harness.nested import flatten_mapping
 from harness.sweep import read_grids
 
-OTHERS = (*PARTS, "protocol")  # choices that make other runs than those that a sweep asks about
+OTHERS = (*PARTS, *RunConfig.__dataclass_fields__)  # what makes other runs than those that a sweep asks about
 WHOSE = "sweeps/optimizers.yaml has a grid for every optimizer"
 
 
@@ -50,7 +50,9 @@ def find_axes(axis: str, sweep: Mapping[str, Any]) -> list[str]:
 def describe_optimizer(given: Mapping[str, str], sweep: Mapping[str, Any], chosen: str | None) -> list[str]:
     """Lines on an optimizer that was typed: where its runs are mixed with others, and learning rates are another's."""
     notes = []
-    changed = [f"{key}={value}" for key, value in given.items() if key in OTHERS or key.startswith("optimizer.")]
+    changed = [
+        f"{key}={value}" for key, value in given.items() if key.partition(".")[0] in OTHERS and not key.endswith("path")
+    ]
     if chosen and changed and "sweep.name" not in given:
         text = f"note: with {', '.join(changed)} these are not the runs that sweep={chosen} asks about"
         notes.append(f"{text}; sweep.name=NAME keeps their records and figures apart")

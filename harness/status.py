@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from harness.checks import check_choice, closest, read_number
-from harness.config import SWEEPS_DIR
+from harness.config import SWEEPS_DIR, say_count
 from harness.launchers import known_clusters
 from harness.launchers.jobs import find_jobs
 from harness.launchers.placed import Note, say_state
@@ -53,6 +53,7 @@ class Status:
         going: stacks in training: their lease and newest checkpoint.
         failures: message -> run_ids.
         codes: code_sha256 -> runs that ended with it.
+        begun: waiting runs that go on from a checkpoint.
         again: runs that were to be trained again and were not, since nobody goes on; those that ended before count.
         jobs: stacks whose jobs wait or run on a cluster, and how; or ended, and nobody has collected them.
         left: seconds until all is trained, from what ended so far; None where nothing tells it.
@@ -62,6 +63,7 @@ class Status:
     going: list[tuple[Lease, Header | None]] = field(default_factory=list)
     failures: dict[str, list[str]] = field(default_factory=dict)
     codes: dict[str, int] = field(default_factory=dict)
+    begun: int = 0
     again: int = 0
     jobs: list[tuple[Note, str]] = field(default_factory=list)
     left: float | None = None
@@ -95,6 +97,7 @@ def read_status(folder: Path, lease: float = LEASE) -> Status:
     words = list(status_of.values()) + ["waiting"] * len(waiting)
     status = Status({word: words.count(word) for word in ("done", "diverged", "running", "waiting", "failed")})
     status.going, status.again = [(found, newest_header(folder, found)) for found in live], again
+    status.begun = len(waiting & {run for header in read_headers(folder) for run in header.about["run_ids"]})
     for name, text in failures.items():
         if status_of[name] == "failed":
             status.failures.setdefault(text, []).append(name)
@@ -204,6 +207,8 @@ def print_status(name: str, status: Status) -> None:
         print(f"results of different code: {counts} (provenance.code_sha256); refresh=true trains all anew")
     if status.again:
         print(f"{status.again} of them were to be trained again and were not: the same command goes on")
+    if status.begun:
+        print(f"{say_count(status.begun, 'waiting run goes', 'waiting runs go')} on from a checkpoint")
     if status.left and status.counts["running"] + status.counts["waiting"]:
         print(f"about {timedelta(seconds=round(status.left))} left")
 

@@ -3,7 +3,7 @@
 import itertools
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,6 +149,18 @@ def describe_repeats(grid: Mapping[str, Any]) -> list[str]:
     lists = {path: axis for path, axis in flatten_mapping(grid).items() if isinstance(axis, list)}
     twice = {path: [x for x in axis if axis.count(x) > 1] for path, axis in lists.items()}
     return [f"sweep.grid.{path} lists {found[0]} twice: it counts once" for path, found in twice.items() if found]
+
+
+def describe_cuts(num_samples: int | None, runs: Iterable[RunConfig]) -> list[str]:
+    """A line where a budget of samples is no whole number of steps: runs take the steps that it holds."""
+    if num_samples is None:
+        return []
+    taken = {run.batch_size: run.num_samples for run in runs if run.protocol == "fixed_samples"}
+    cut = {size: count for size, count in sorted(taken.items()) if num_samples - size < count < num_samples}
+    if not cut:
+        return []
+    shown = ", ".join(f"{count} at batch size {size}" for size, count in list(cut.items())[:3])
+    return [f"num_samples={num_samples} is no whole number of steps: runs take {shown}{', ...' * (len(cut) > 3)}"]
 
 
 def read_axes(grid: Mapping[str, Any]) -> dict[str, list[Any]]:

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from harness.config import say_count
 from harness.shards import (
     HEADER_BYTES,
     PREPARE,
@@ -164,11 +165,14 @@ def list_files(setting: str, path: str) -> list[Path]:
         inside = [p for p in place.iterdir() if p.is_file() and not p.name.startswith(".")]
         files = [p for p in inside if p.suffix in SUFFIXES]
         if not files:
-            have = f"{len(inside)} other files" if inside else "no files"
-            raise ValueError(
-                f"{setting}={path!r} holds no token shards ({', '.join('*' + suffix for suffix in SUFFIXES)}) but "
-                f"{have}: a text becomes shards by {PREPARE}"
-            )
+            kinds = ", ".join("*" + suffix for suffix in SUFFIXES)
+            if inside:
+                have = say_count(len(inside), "other file")
+                raise ValueError(f"{setting}={path!r} holds {have} and no shards ({kinds}); {PREPARE} makes shards")
+            cure = f"{PREPARE} makes shards ({kinds})"
+            if setting == "task.heldout_path":
+                cure = "leave it out, and a sixteenth of the last shard is held out"
+            raise ValueError(f"{setting}={path!r} is empty: {cure}")
     elif place.exists():
         files = [place]
     else:

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from harness.checks import check_choice
 from harness.config import TRACKER_MODES
 from harness.following import FOLLOWS, name_command
@@ -22,6 +20,7 @@ from harness.wandb_client import may_have_account, own_folder, read_mode
 
 MIRRORS = {"wandb": "harness.mirror", "trackio": "harness.trackio_mirror"}  # tracker -> the process that mirrors
 TOLD = {"wandb": (0, 3), "trackio": (0,)}  # exit codes that have been told in a line; 3: not all is there yet
+QUIET = 3.0  # seconds at the end in which nobody wonders what is waited for
 PLACES = {"wandb": "W&B", "trackio": "trackio"}
 
 
@@ -83,9 +82,12 @@ class Mirror:
         """Let it send what is left, and tell how it ended."""
         assert self.process is not None, "it was started"
         self.say_trained()
-        with Console().status(f"sending what is left to {PLACES[self.tracker['name']]}"):
-            self.process.communicate(self.summary.encode())
-            report(self.tracker["name"], command_of(self.folder, self.tracker), self.process.returncode)
+        try:
+            self.process.communicate(self.summary.encode(), QUIET)
+        except subprocess.TimeoutExpired:  # no spinner: the mirror writes to the same terminal
+            print(f"waiting for what the {PLACES[self.tracker['name']]} mirror still does ...", flush=True)
+            self.process.communicate()
+        report(self.tracker["name"], command_of(self.folder, self.tracker), self.process.returncode)
 
 
 def command_of(folder: Path, tracker: dict[str, Any]) -> list[str]:

@@ -117,7 +117,7 @@ def main() -> int:
             raise ValueError(USAGE)
         folder = check_folder(sys.argv[1])
     except ValueError as error:
-        print(error, file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 2
     # in the place of W&B's mirror, whose mode and entity mean nothing here
     project = (sys.argv[3] if len(sys.argv) > 3 else "") or "scaling-harness"
@@ -127,7 +127,7 @@ def main() -> int:
     try:
         mirror(folder, project=project, closed=closed)
     except ValueError as error:
-        print(error, file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 2
     except (OSError, sqlite3.Error) as error:  # a full disk, a database that another holds: the records are kept
         print(f"trackio: {error} (in {os.environ['TRACKIO_DIR']})", file=sys.stderr)

@@ -98,7 +98,7 @@ def prepare(given: argparse.Namespace) -> None:
     with Progress(console=(console := Console(stderr=True)), disable=not console.is_terminal) as bar:
         task = bar.add_task(str(out), total=sum(path.stat().st_size for _, path in files))
         write_parts(out, read_documents(files, given.column, lambda size: bar.advance(task, size)), symbols, given)
-    tell(out, symbols)
+    tell(out, symbols, given)
 
 
 def list_texts(texts: Sequence[str]) -> Iterator[tuple[Path, Path]]:
@@ -118,7 +118,9 @@ def keep_settings(out: Path, settings: dict[str, Any]) -> None:
         return
     there = json.loads(path.read_text())
     if other := [name for name in settings if there.get(name) != settings[name]]:
-        raise ValueError(f"--out {out} was begun with other {' and '.join(other)}: give the same, or another DIR")
+        raise ValueError(
+            f"--out {out} was begun with other settings ({' and '.join(other)}): give the same, or another DIR"
+        )
 
 
 def count_bytes() -> Symbols:
@@ -277,7 +279,7 @@ def encode(symbols: Symbols, batch: Sequence[tuple[int, str, str, bytes]]) -> li
         raise ValueError(f"{name} is not UTF-8 (byte {error.start}): convert it, leave it out, or --bytes") from error
 
 
-def tell(out: Path, symbols: Symbols) -> None:
+def tell(out: Path, symbols: Symbols, given: argparse.Namespace) -> None:
     """What was made, and the command that trains on it."""
     if not list((out / "train").glob("*.bin")):
         raise ValueError(f"no document with a text fell to {out / 'train'}: give more, or a smaller --heldout")
@@ -288,6 +290,9 @@ def tell(out: Path, symbols: Symbols) -> None:
         tokens = sum((path.stat().st_size - HEADER_BYTES) // size for path in shards)
         print(f"{out / part}: {say_count(len(shards), 'shard')}, {tokens:,} tokens to {word}")
         options += [f"task.{option}={out / part}"] if shards else []
+    if given.heldout and len(options) == 1:
+        text = "without task.heldout_path a sixteenth of the last shard is held out"
+        print(f"no document fell to {out / 'heldout'}: {text}")
     print(f"python -m harness task=tokens {' '.join(options)} task.num_symbols={symbols.size}")
 
 

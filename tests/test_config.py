@@ -91,7 +91,7 @@ def test_types_follow_the_defaults():
         ({"batch_size": 8.5}, "batch_size=8.5 is not a whole number"),
         ({"optimizer": {"lr": True}}, "optimizer.lr=True is not a number"),
         ({"optimizer": {"flag": 1}}, "optimizer.flag=1 is not true or false"),
-        ({"optimizer": {"lrr": 0.1}}, "optimizer.lrr is not an option of adam; .*did you mean lr"),
+        ({"optimizer": {"lrr": 0.1}}, "optimizer.lrr is not an option of adam .did you mean lr"),
         ({"optimizer": 3}, "optimizer=3 is not a group of values"),
         ({"optimizer": {"name": "sgd"}}, "write optimizer=sgd"),
     ],

@@ -72,6 +72,9 @@ HARNESS = [
     (["schedule=inverse_time"], "e.g. optimizer=adamw"),
     (["schedule.weight_decay=linaer"], "did you mean linear"),
     (["task=noisy_quadratic", "model=none", "task.noise=isotropc"], "did you mean isotropic"),
+    (["sweep=smoke", "--dry-run"], "--dry-run is no flag: settings are written KEY=VALUE, e.g. dry_run=true"),
+    (["optimiser=sgd"], "optimiser is not a key here (did you mean optimizer?); there are"),
+    (["launcher.data_parallel=3", "runs_dir=r"], "batch_size=64 does not divide by launcher.data_parallel=3"),
 ]
 
 TABLES = {
@@ -137,8 +140,12 @@ def test_a_typo_in_a_sweep_of_ones_own(tmp_path):
             "protocol, launcher, tracker (did you mean optimizer?)",
         ),
         ("sweep:\n  name: mine\n", "sweep"),
+        (
+            "defaults:\n  - override /optimizer: sgd\nsweep:\n  name: mine\n",
+            "sweep/mine.yaml does not begin with the line # @package _global_: add it",
+        ),
     ],
-    ids=["syntax", "no name", "no group", "no package"],
+    ids=["syntax", "no name", "no group", "no package", "no package and a choice"],
 )
 def test_a_broken_sweep_of_ones_own(tmp_path, text, words):
     (tmp_path / "sweep").mkdir()

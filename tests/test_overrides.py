@@ -43,7 +43,17 @@ def test_what_some_grids_do_not_take_is_told():
 
 def test_what_reaches_every_run_is_not_told():
     typed = ["num_samples=512", "model.hidden=8", "sweep.grid.optimizer.lr=[0.5]", "tracker=none", "~sweep.budget"]
-    assert check_overrides(typed, PLAIN, "mine") == []
+    assert check_overrides([*typed, "sweep.name=other"], PLAIN, "mine") == []
+    assert check_overrides(["task.path=mine", "sweep.grid.seed=[7]", "refresh=true"], PLAIN, "mine") == []
+
+
+@pytest.mark.parametrize("typed", ["num_samples=512", "model.hidden=8", "precision=float64", "optimizer.beta1=0.5"])
+def test_runs_that_a_sweep_does_not_ask_about_are_told(typed):
+    (note,) = check_overrides([typed, "tracker=none"], PLAIN, "mine")
+    assert note == (
+        f"note: with {typed} these are not the runs that sweep=mine asks about; sweep.name=NAME keeps their records "
+        "and figures apart"
+    )
 
 
 def test_another_optimizer_is_told_of_its_learning_rates():

@@ -75,6 +75,14 @@ def test_documents_follow_one_another_with_a_zero_behind_each(tmp_path, form):
     assert done.stdout.splitlines()[-1] == last
 
 
+def test_where_no_document_fell_to_the_held_out_part_the_command_leaves_it_out(tmp_path):
+    write(tmp_path / "texts", ["only one"], "txt")
+    done = prepare(tmp_path / "texts", "--out", "out", "--bytes", cwd=tmp_path)
+    *_, why, last = done.stdout.splitlines()
+    assert why.startswith("no document fell to out/heldout: without task.heldout_path a sixteenth of the last shard")
+    assert last == "python -m harness task=tokens task.path=out/train task.num_symbols=256"
+
+
 def test_a_tokenizers_symbols(tmp_path):
     pytest.importorskip("tokenizers")
     vocabulary = {"[?]": 0, "one": 7, "two": 70000, "<|endoftext|>": 2, "stop": 3}
@@ -166,10 +174,10 @@ def test_other_settings_are_refused(tmp_path):
     (tmp_path / "a.txt").write_text("hello")
     assert prepare("a.txt", "--out", "out", "--bytes", cwd=tmp_path).returncode == 0
     done = prepare("a.txt", "--out", "out", "--bytes", "--shard-tokens", 5, cwd=tmp_path)
-    words = "error: --out out was begun with other shard_tokens: give the same, or another DIR\n"
+    words = "error: --out out was begun with other settings (shard_tokens): give the same, or another DIR\n"
     assert (done.returncode, done.stderr) == (2, words)
     (tmp_path / "a.txt").write_text("hello!")
-    assert "with other texts:" in prepare("a.txt", "--out", "out", "--bytes", cwd=tmp_path).stderr
+    assert "with other settings (texts):" in prepare("a.txt", "--out", "out", "--bytes", cwd=tmp_path).stderr
 
 
 def test_a_tokenizer_that_cannot_be_had_is_told(tmp_path):

@@ -215,14 +215,21 @@ def test_what_cannot_be_trained_on_is_told_in_one_line(tmp_path, name):
     [
         (lambda d: d / "missing", "does not exist: give a shard, a folder of them, or a pattern"),
         (lambda d: d / "*.bin", "does not exist"),
-        (lambda d: d, "holds no token shards (*.bin, *.arrow, *.parquet) but no files"),
-        (lambda d: (d / "a.md").write_text("x") and d, "but 1 other files: a text becomes shards by python scripts"),
+        (lambda d: d, "is empty: python scripts/prepare_tokens.py FILE --out DIR --bytes"),
+        (lambda d: (d / "a.md").write_text("x") and d, "holds 1 other file and no shards"),
     ],
 )
 def test_a_path_without_shards_is_told(tmp_path, make, words):
     with pytest.raises(ValueError) as told:
         open_tokens(task_of(make(tmp_path)), None)
     assert words in str(told.value)
+
+
+def test_an_empty_part_to_hold_out_is_told(tmp_path, tokens):
+    counted(tmp_path / "a.bin", tokens)
+    (tmp_path / "heldout").mkdir()
+    with pytest.raises(ValueError, match="heldout' is empty: leave it out, and a sixteenth of the last shard is held"):
+        open_tokens({**task_of(tmp_path / "a.bin"), "heldout_path": str(tmp_path / "heldout")}, None)
 
 
 def test_a_file_is_gone_through_once_until_it_changes(tmp_path, tokens):

@@ -5,7 +5,7 @@ import copy
 import pytest
 
 from harness.config import run_id
-from harness.sweep import describe_repeats, make_sweep, read_axis
+from harness.sweep import describe_cuts, describe_repeats, make_sweep, read_axis
 
 DEFAULTS = {
     "task": {"name": "python_source", "context": 8, "num_heldout": 64},
@@ -70,6 +70,25 @@ def test_the_grid_is_the_product_of_its_axes():
     assert list(sweep.runs) == [run_id(c) for c in sweep.runs.values()]
     assert all(isinstance(c.batch_size, int) and c.num_steps == 256 // c.batch_size for c in sweep.runs.values())
     assert len({c.task["corpus_sha256"] for c in sweep.runs.values()}) == 1
+
+
+def test_samples_that_make_no_whole_step_are_told():
+    def told(num_samples, *sizes):
+        compose = compose_with({"batch_size": list(sizes)})
+
+        def compose_so(chosen):
+            values, defaults = compose(chosen)
+            return {**values, "num_samples": num_samples}, defaults
+
+        return describe_cuts(num_samples, make_sweep(compose_so).runs.values())
+
+    assert told(256, 8, 64) == []
+    assert told(250, 125, 50) == []
+    start = "num_samples=250 is no whole number of steps: runs take "
+    assert told(250, 8, 50) == [start + "248 at batch size 8"]
+    cut = [start + "248 at batch size 8, 240 at batch size 16, 224 at batch size 32, ..."]
+    assert told(250, 64, 8, 32, 16) == cut
+    assert describe_cuts(None, make_sweep(compose_with({"batch_size": [8]})).runs.values()) == []
 
 
 def test_an_axis_over_names_brings_each_ones_own_options():

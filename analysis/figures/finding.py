@@ -74,9 +74,9 @@ def state_lowest(answers: Sequence[GroupAnswer], batch_size: int) -> str:
              if o.batch_size == (batch_size or o.batch_size) and np.isfinite(o.loss)]  # fmt: skip
     if not found:
         return ""
-    names = ", ".join(f"{label} {loss:.3g}" for loss, label in sorted(found)[:LEADING])
+    names = ", ".join(f"{loss:.3g} with {label}" for loss, label in sorted(found)[:LEADING])
     worst = max(found)
-    last = f", highest {worst[1]} {worst[0]:.3g}" if len(found) > LEADING else ""
+    last = f", highest {worst[0]:.3g} with {worst[1]}" if len(found) > LEADING else ""
     return f"lowest loss{f' at batch size {batch_size}' if batch_size else ''}: {names}{last}"
 
 

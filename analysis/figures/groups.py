@@ -3,6 +3,7 @@
 import textwrap
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -44,7 +45,7 @@ def draw_groups(analysis: Analysis, style: Style = SCREEN) -> Figure:
     use_log_lr(left.xaxis, float(frame["optimizer.lr"].min()), float(frame["optimizer.lr"].max()))
     left.set_xlabel("learning rate")
     left.set_title(f"{name_objective(frame, 'loss')} against learning rate")
-    draw_lowest(right, shown)
+    draw_lowest(right, shown, finite)
     place_legend(right, "group", left.get_legend_handles_labels()[0])
     right.set_title(f"{name_objective(frame, 'loss')} at the best learning rate")
     for ax in (left, right):
@@ -54,10 +55,13 @@ def draw_groups(analysis: Analysis, style: Style = SCREEN) -> Figure:
     return fig
 
 
-def draw_lowest(ax: Axes, answers: list[GroupAnswer]) -> None:
-    """Loss at the best learning rate, a point a group, hollow where that is not located."""
+def draw_lowest(ax: Axes, answers: list[GroupAnswer], runs: pd.DataFrame) -> None:
+    """Loss at the best learning rate, a point a group, hollow where that is not located; small: each seed's lowest."""
     for x, (answer, colour) in enumerate(zip(answers, PALETTE, strict=False)):
         o = answer.optima[0]
+        each = select_group(runs, answer.group).groupby("seed")[OBJECTIVE].min()
+        if len(each) > 1:
+            ax.plot([x + 0.12] * len(each), each, "o", ms=2.4, color=colour, alpha=0.5, mew=0)
         ax.plot(x, o.loss, "o", ms=5, mfc=colour if o.status == "interior" else "white", mec=colour)
     if len(answers[0].group) == 1:  # its name stands below, once
         ax.set_xlabel(next(iter(answers[0].group)))

@@ -33,7 +33,7 @@ from analysis.objectives import TARGET
 
 COLUMNS, ROWS = 4, 3  # most panels that a page shows
 PANEL, GAP = (2.55, 2.0), (0.3, 0.95)  # inches before the style's scale
-LEFT, RIGHT, BELOW = 0.8, 1.1, 0.7
+LEFT, RIGHT, BELOW = 0.8, 1.2, 0.7
 SAMPLES, LOSS = "history.num_samples", "history.loss"
 COLOURS = ListedColormap(colormaps["viridis"](np.linspace(0.0, 0.92, 128)))  # the yellow end is faint on white
 Curve = tuple[float, np.ndarray, np.ndarray, bool]  # learning rate, samples, loss, whether it diverged
@@ -111,8 +111,9 @@ def read_curves(cell: pd.DataFrame) -> list[Curve]:
 
 
 def span(curves: Sequence[Curve]) -> tuple[float, float]:
-    """Lowest and highest loss of a row's panels: curves of much too high learning rates would flatten all others."""
-    losses = np.concatenate([curve[2] for curve in curves if not curve[3]] or [np.array([1.0])])
+    """Lowest and highest loss of a row's panels: curves of much too high learning rates, and their beginnings, would
+    flatten all others."""
+    losses = np.concatenate([curve[2][len(curve[2]) // 4 :] for curve in curves if not curve[3]] or [np.array([1.0])])
     low, high = (float(x) for x in np.quantile(losses, (0.0, 0.9))) if len(losses) else (1.0, 2.0)
     return (low / 1.03, high * 1.05) if low > 0 else (low - 0.05 * (high - low), high + 0.05 * (high - low) or 1.0)
 
@@ -164,7 +165,7 @@ def add_colour_bar(fig: Figure, first: Axes, norm: LogNorm, style: Style) -> Non
     """The colours of the learning rates, at the height of the first panel."""
     width = float(fig.get_figwidth()) / style.scale
     place = first.get_position()
-    ax = fig.add_axes(((width - 0.85) / width, place.y0, 0.14 / width, place.height))
+    ax = fig.add_axes(((width - 1.05) / width, place.y0, 0.14 / width, place.height))
     bar = fig.colorbar(ScalarMappable(norm, COLOURS), cax=ax)
     bar.outline.set_visible(False)
     use_log_lr(ax.yaxis, float(norm.vmin or 1.0), float(norm.vmax or 1.0))

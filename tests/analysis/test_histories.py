@@ -119,7 +119,7 @@ def test_limits_hold_the_curves_and_not_the_wildest():
     calm = [(0.1, np.arange(10.0), np.linspace(3, 2, 10), False)] * 12
     low, high = span([*calm, (1.0, np.arange(10.0), np.full(10, 1e6), False), (2.0, np.ones(1), np.ones(1), True)])
     assert 1.9 < low < 2
-    assert 3 <= high < 4
+    assert 2.7 < high < 3  # their first quarter need not be whole
     assert span([]) == pytest.approx((1 / 1.03, 1.05))
 
 
