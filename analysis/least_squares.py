@@ -157,4 +157,5 @@ def minimize_residuals(
     starts = itertools.product(*(p.starts(batch_size, lr) for p in law.parameters))
     begun = (np.array([move(value) for move, value in zip(moves, start, strict=True)]) for start in starts)
     ends = [descend(residual, np.clip(start, low, high), low, high, robust=robust) for start in begun]
-    return Minimum(min(ends, key=lambda end: sum_squares(residual(end), robust)), low, high)
+    misses = [sum_squares(residual(end), robust) for end in ends]
+    return Minimum(ends[int(np.argmin(np.nan_to_num(misses, nan=np.inf)))], low, high)

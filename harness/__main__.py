@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it found, and it is told in one line here
 
-if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second of imports has nothing to save; cli sets the handler again
 
 import hydra
@@ -24,6 +24,7 @@ from harness.launch import Detached, check_ranks, read_request, train_missing
 from harness.launchers import check_cluster, known_clusters
 from harness.launchers.jobs import cancel_jobs
 from harness.launchers.local import warm_up
+from harness.launchers.placed import NoCluster
 from harness.overrides import check_overrides
 from harness.records import keep_question, read_ended, read_records
 from harness.request import (
@@ -62,7 +63,6 @@ def run(settings: dict[str, Any], sweep: Sweep) -> int:
     missing = again or bool(set(wanted.runs) - read_ended(folder))
     if missing:
         check_cluster(settings["launcher"])
-        check_ranks(settings["launcher"], wanted.runs)
     else:
         count = say_count(len(sweep.runs), "run is", "runs are")
         print(f"{sweep.name}: {'all ' * (len(sweep.runs) > 1)}{count} done, nothing to train")
@@ -180,6 +180,7 @@ def execute() -> int:
         warm_up()
     with Console(stderr=True).status("laying out the runs"):  # half a second for every choice of groups
         sweep = make_sweep(compose)
+    check_ranks(settings["launcher"], sweep.runs)
     if cancel:
         folder = Path(settings["runs_dir"]) / sweep.name
         if not folder.is_dir():
@@ -191,7 +192,7 @@ def execute() -> int:
         print(text)
     for text in (
         *describe_repeats(settings["sweep"]["grid"]),
-        *describe_cuts(settings["num_samples"], sweep.runs.values()),
+        *describe_cuts(settings, sweep.runs.values()),
     ):
         print(text, file=sys.stderr)
     if settings["dry_run"]:
@@ -222,7 +223,7 @@ def main(_: DictConfig) -> None:
         code = execute()
     except MISTAKES as error:
         code = tell(error)
-    except StoreError as error:
+    except (StoreError, NoCluster) as error:
         print(f"error: {error}", file=sys.stderr)
         code = 1
     except BrokenPipeError:

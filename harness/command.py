@@ -40,8 +40,10 @@ def cli(main: Callable[[], object]) -> int:
         return tell(ValueError("--multirun is not used here: give an axis, e.g. sweep.grid.optimizer.lr=[0.1,0.2]"))
     for text in sys.argv[1:]:
         if text.startswith("--") and text.partition("=")[0] not in FLAGS:
-            key = text.lstrip("-").partition("=")[0].replace("-", "_")
-            return tell(ValueError(f"{text} is no flag: settings are written KEY=VALUE, e.g. {key}=true"))
+            key, _, value = text.lstrip("-").partition("=")
+            key = key.replace("-", "_")
+            cure = f"write {key}={value}" if value else f"write KEY=VALUE, as in {key}=VALUE"
+            return tell(ValueError(f"{text} is no flag: settings have no dashes, {cure}"))
     elsewhere = [text for text in sys.argv[1:] if text.startswith("launcher=") and text != "launcher=local"]
     if not elsewhere and all("=" in text and not text.startswith(("-", "dry_run=")) for text in sys.argv[1:]):
         warm_up()  # before all else: it takes three seconds

@@ -135,6 +135,8 @@ def explain(error: Exception) -> str:
         allowed = [str(key) for key in parent] if isinstance(parent, Mapping) else []
         if allowed:
             key = cause.full_key or str(cause.key)
+            if key == "launcher.cancel":
+                return f"{key} is of launcher=slurm; tasks of Ray end with their command: press Ctrl-C there"
             return f"{key} is not a key here{closest(str(cause.key), allowed)}; there are {', '.join(allowed)}"
     return " ".join(str(error).split())
 

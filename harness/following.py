@@ -11,9 +11,18 @@ import shlex
 import signal
 import sys
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from harness.leases import Held, acquire, keep_alive, release
+from harness.store import subfolder
+
+PLACE, LEASE = ".mirror", 60.0  # where the lease of who sends lies, and the seconds after which it is stale
+TURN = 3.0  # seconds to wait for another that sends, when training has ended
+NOT_YET = 3  # exit code: something is not sent yet
 FOLLOWS = "HARNESS_MIRROR_FOLLOWS"  # set by the command: standard input tells how far it is
 
 
@@ -75,6 +84,40 @@ def name_command(folder: Path, project: str, entity: str | None) -> str:
     """What is typed to send a folder's runs to W&B with an account."""
     command = ["python", "-m", "harness.mirror", str(folder), "online", project]
     return shlex.join([*command, entity] if entity else command)
+
+
+@contextmanager
+def sole_sender(folder: Path, name: str, closed: threading.Event) -> Iterator[Held | None]:
+    """Hold the lease of this name on sending a folder's runs, since two that send at once would send points twice.
+
+    Gives: who else has it, where it has it still when `closed` is set.
+    Raises: StoreError where nothing can be written.
+    """
+    place = subfolder(folder, PLACE)
+    until = None
+    while isinstance(found := acquire(place, name, [name], LEASE), Held):
+        if closed.is_set():
+            until = until or time.monotonic() + TURN
+            if time.monotonic() > until:
+                yield found
+                return
+            time.sleep(0.5)
+        else:
+            closed.wait(TURN)
+    own, done = found[0], threading.Event()
+    beat = threading.Thread(target=keep_alive, args=(own, end_at_once, done), daemon=True)
+    beat.start()
+    try:
+        yield None
+    finally:
+        done.set()
+        release(own)
+
+
+def end_at_once() -> None:
+    """Of one that slept so long that another took over: going on, both would send what it has in hand."""
+    print("another process sends the rest, since this one had stopped for long", file=sys.stderr, flush=True)
+    os._exit(NOT_YET)
 
 
 def say_kept(folder: Path, project: str, entity: str | None) -> str:

@@ -48,13 +48,12 @@ def read_request(
 ) -> Request:
     """See train_missing; it starts and writes nothing.
 
-    Raises: ValueError for a device that is not there, and for runs that ranks cannot share.
+    Raises: ValueError for a device that is not there.
     """
     launcher = settings["launcher"]
     device, num_devices, workers = choose_place(launcher)
     options = {"device": device, "width": launcher["width"], "metrics": settings["metrics"]}
     options["save_weights"] = settings["save_weights"]
-    check_ranks(launcher, sweep.runs)
     if (ranks := launcher.get("data_parallel", 1)) > 1:
         options["data_parallel"] = ranks
         launcher = {**launcher, "compile": "never"}

@@ -10,10 +10,7 @@ and the sweep's summary run. Of several on one folder one sends at a time.
 import json
 import os
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
@@ -21,10 +18,10 @@ import wandb
 
 from harness.checks import check_choice
 from harness.config import TRACKER_MODES
-from harness.following import Starter, begin_following, check_folder, say_kept
-from harness.leases import Held, acquire, keep_alive, release
+from harness.following import NOT_YET, Starter, begin_following, check_folder, say_kept, sole_sender
+from harness.leases import Held
 from harness.outbox import Outbox
-from harness.store import StoreError, subfolder
+from harness.store import StoreError
 from harness.summary_run import keep_summary
 from harness.tracking import choose_mode
 from harness.wandb_client import NoAnswer, hide_key, own_folder, read_mode
@@ -37,9 +34,7 @@ SEND_EVERY = 15.0  # seconds between deliveries: each starts a process of the cl
 LIVE_EVERY = 60.0  # seconds between looks at runs in training
 LONGEST_WAIT = 300.0  # seconds until the next try where nothing goes through
 LAST_TRIES = 2  # without progress, when training has ended
-PLACE, LEASE = ".mirror", 60.0  # where the lease of who sends lies, and the seconds after which it is stale
-TURN = 3.0  # seconds to wait for another that sends, when training has ended
-NOT_YET, BROKEN = 3, 4  # exit codes: something is not at W&B yet; it could not go on
+BROKEN = 4  # exit code: it could not go on
 
 
 def mirror(folder: Path, *, mode: str, project: str, entity: str | None, starter: Starter) -> bool:
@@ -52,7 +47,7 @@ def mirror(folder: Path, *, mode: str, project: str, entity: str | None, starter
     if mode == "disabled":
         print("W&B is disabled (WANDB_MODE=disabled): nothing is sent")
         return True
-    with sole_sender(folder, starter.closed) as other:
+    with sole_sender(folder, "mirror", starter.closed) as other:
         if isinstance(other, Held):
             text = f"{other.holder} sends these runs to W&B just now"
             print(f"{text}; {say_kept(folder, project, entity)}", file=sys.stderr, flush=True)
@@ -68,40 +63,6 @@ def mirror(folder: Path, *, mode: str, project: str, entity: str | None, starter
             done = True
         print(here.describe(), flush=True)
         return done
-
-
-@contextmanager
-def sole_sender(folder: Path, closed: threading.Event) -> Iterator[Held | None]:
-    """Hold the lease on sending a folder's runs, since two that send at once would send points twice.
-
-    Gives: who else has it, where it has it still when `closed` is set.
-    Raises: StoreError where nothing can be written.
-    """
-    place = subfolder(folder, PLACE)
-    until = None
-    while isinstance(found := acquire(place, "mirror", ["mirror"], LEASE), Held):
-        if closed.is_set():
-            until = until or time.monotonic() + TURN
-            if time.monotonic() > until:
-                yield found
-                return
-            time.sleep(POLL)
-        else:
-            closed.wait(TURN)
-    own, done = found[0], threading.Event()
-    beat = threading.Thread(target=keep_alive, args=(own, end_at_once, done), daemon=True)
-    beat.start()
-    try:
-        yield None
-    finally:
-        done.set()
-        release(own)
-
-
-def end_at_once() -> None:
-    """Of one that slept so long that another took over: going on, both would send what it has in hand."""
-    print("W&B: another process sends the rest, since this one had stopped for long", file=sys.stderr, flush=True)
-    os._exit(NOT_YET)
 
 
 def write_offline(here: Outbox, starter: Starter) -> None:
@@ -144,7 +105,7 @@ def while_training(here: Outbox, starter: Starter) -> None:
                 wait = SEND_EVERY
             next_send = time.monotonic() + max(wait, share_of(time.monotonic() - now))
         elif now >= next_live and wait == SEND_EVERY:
-            here.show_running()
+            here.show_running(closed.is_set)
             next_live = time.monotonic() + max(LIVE_EVERY, share_of(time.monotonic() - now))
         closed.wait(POLL)
 

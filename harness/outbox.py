@@ -107,12 +107,12 @@ class Outbox:
             self.why = "W&B does not list what it was sent"
         return not self.waiting
 
-    def show_running(self) -> None:
-        """Online: the points that runs in training have beyond those that the server has."""
+    def show_running(self, stop: Callable[[], bool] = lambda: False) -> None:
+        """Online: the points that runs in training have beyond those that the server has; stop: see send."""
         rows = [row for row in read_running(self.folder) if row["run_id"] not in self.best]
         rows = [row for row in rows if len(points_of(row)) > self.points.get(row["run_id"], 0)][:MOST_LIVE]
         try:
-            names = deliver(rows, project=self.project, entity=self.entity, kept={})
+            names = deliver(rows, project=self.project, entity=self.entity, kept={}, stop=stop)
         except NoAnswer as reason:
             self.why = str(reason)
             return
@@ -151,12 +151,14 @@ class Outbox:
                 {entry["run_id"] for entry in entries if (entry["mode"] == "offline") == offline}
                 for offline in (True, False)
             )
-            runs = say_count(len(kept - sent), "run")  # those of earlier commands lie there too
-            if not kept:
-                return "W&B: no run has ended yet; the same command goes on, and keeps them"
             written = read_summary(self.folder, self.project, self.entity or "")
-            runs += " and the sweep's summary" if written is not None and not written.sent else ""
-            return f"W&B: {runs} kept offline in {own_folder()}; with an account `{command}` sends them"
+            lie = [say_count(len(kept - sent), "run")] if kept - sent else []  # those of earlier commands too
+            lie += ["the sweep's summary"] if written is not None and not written.sent else []
+            if lie:
+                return (
+                    f"W&B: {' and '.join(lie)} kept offline in {own_folder()}; with an account `{command}` sends them"
+                )
+            return "W&B: it has all runs already" if sent else "W&B: no run has ended yet, so none is kept"
         runs = say_count(self.count, "run") + (" and the sweep's summary" if self.summaries else "")
         if not self.waiting and not self.why:
             return f"W&B: {runs} sent to {self.project}; tracker=none leaves W&B out"

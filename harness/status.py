@@ -4,6 +4,7 @@ Reads records, plans, leases, checkpoints and the log; needs no torch, and chang
 tells the file system's time is deleted at once, and where none can be written the local clock serves.
 """
 
+import difflib
 import sys
 import time
 from collections import Counter
@@ -21,7 +22,7 @@ from harness.checks import check_choice, closest, read_number
 from harness.config import SWEEPS_DIR, say_count
 from harness.launchers import known_clusters
 from harness.launchers.jobs import find_jobs
-from harness.launchers.placed import Note, say_state
+from harness.launchers.placed import NoCluster, Note, say_state
 from harness.leases import Lease, read_leases
 from harness.log import read_log
 from harness.plan import Plan, Stack, cost
@@ -38,6 +39,7 @@ HELP = f"""What of a sweep is done, diverged, running, waiting and failed; of al
   runs_dir=DIR             where the sweeps lie; runs by default
   watch=true               again every few seconds, until all has ended or Ctrl-C
   launcher.lease=SECONDS   of the training command, where that was given one"""
+OWN = {"sweep", "sweep.name", "runs_dir", "watch", "launcher.lease"}
 PAUSE = 5.0  # seconds between two looks of watch=true
 MOST_JOBS, MOST_LOGS = 20, 5  # that are listed one by one
 NAME_WIDTH = 12  # of a stack's name, which is not to be cut
@@ -103,7 +105,8 @@ def read_status(folder: Path, lease: float = LEASE) -> Status:
             status.failures.setdefault(text, []).append(name)
     over = {stack.name for stack in stacks if all(status_of.get(run) in (*ENDED, "failed") for run in stack.runs)}
     found = find_jobs(folder, known_clusters())
-    status.jobs = [(note, placed.describe()) for note, placed in found if note.name not in over]
+    open_ = {stack.name for stack in stacks} - over  # of older plans those that go on
+    status.jobs = [(n, placed.describe()) for n, placed in found if n.name in open_ or placed.ended() is None]
     ended = frame[frame["status"].isin(ENDED)]
     if len(ended):
         status.codes = dict(Counter(ended["provenance.code_sha256"]))
@@ -147,8 +150,8 @@ def time_left(ended: pd.DataFrame, stacks: Iterable[Stack], missing: set[str], w
     )
 
 
-def print_all(runs_dir: Path, lease: float) -> None:
-    """One row a sweep, for every sweep that has records or a plan.
+def print_all(runs_dir: Path, lease: float) -> bool:
+    """One row a sweep, for every sweep that has records or a plan; True while something of one runs or waits.
 
     Raises: ValueError where there is none.
     """
@@ -158,12 +161,16 @@ def print_all(runs_dir: Path, lease: float) -> None:
     if not folders:
         raise ValueError(f"no sweep is in {runs_dir}: train one, or give the sweep and its place, {USAGE}")
     table = Table("sweep", "done", "diverged", "running", "waiting", "failed")
+    going = False
     for folder in folders:
         try:
-            table.add_row(folder.name, *map(str, read_status(folder, lease).counts.values()))
+            counts = read_status(folder, lease).counts
+            table.add_row(folder.name, *map(str, counts.values()))
+            going = going or bool(counts["running"] + counts["waiting"])
         except ValueError as error:  # a damaged one; the others are told
             print(f"{folder.name}: {' '.join(str(error).split())}", file=sys.stderr)
     Console().print(table)
+    return going
 
 
 def print_status(name: str, status: Status) -> None:
@@ -233,8 +240,15 @@ def main(arguments: list[str] | None = None) -> int:
             raise ValueError(f"give the sweep, or nothing for all: {USAGE}")
         lease = read_number("launcher.lease", values.get("launcher.lease", str(LEASE)))
         runs_dir = Path(values.get("runs_dir", "runs"))
+        watch = values.get("watch", "false")
+        check_choice("watch", watch, ("false", "true"))
+        for key in set(values) - OWN:
+            if near := difflib.get_close_matches(key, OWN, n=1, cutoff=0.8):
+                raise ValueError(f"{key} is no option here (did you mean {near[0]}?): {USAGE}")
         if not name:
-            print_all(runs_dir, lease)
+            while print_all(runs_dir, lease) and watch == "true":
+                time.sleep(PAUSE)
+                Console().clear()
             return 0
         folder = runs_dir / name
         if not folder.is_dir():
@@ -244,13 +258,14 @@ def main(arguments: list[str] | None = None) -> int:
             if name in known:
                 raise ValueError(f"{text}: train it with python -m harness sweep={name}, or give runs_dir=DIR")
             raise ValueError(f"{text}{closest(name, known)}: give runs_dir=DIR where they lie elsewhere")
-        watch = values.get("watch", "false")
-        check_choice("watch", watch, ("false", "true"))
         while watch_once(name, folder, lease) and watch == "true":
             time.sleep(PAUSE)
             Console().clear()
     except KeyboardInterrupt:
         return 0
+    except NoCluster as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

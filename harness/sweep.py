@@ -151,16 +151,17 @@ def describe_repeats(grid: Mapping[str, Any]) -> list[str]:
     return [f"sweep.grid.{path} lists {found[0]} twice: it counts once" for path, found in twice.items() if found]
 
 
-def describe_cuts(num_samples: int | None, runs: Iterable[RunConfig]) -> list[str]:
-    """A line where a budget of samples is no whole number of steps: runs take the steps that it holds."""
-    if num_samples is None:
-        return []
-    taken = {run.batch_size: run.num_samples for run in runs if run.protocol == "fixed_samples"}
-    cut = {size: count for size, count in sorted(taken.items()) if num_samples - size < count < num_samples}
-    if not cut:
-        return []
-    shown = ", ".join(f"{count} at batch size {size}" for size, count in list(cut.items())[:3])
-    return [f"num_samples={num_samples} is no whole number of steps: runs take {shown}{', ...' * (len(cut) > 3)}"]
+def describe_cuts(values: Mapping[str, Any], runs: Iterable[RunConfig]) -> list[str]:
+    """A line for every budget of samples that is no whole number of steps: runs take the steps that it holds."""
+    asked = {x for axes in read_grids(values["sweep"]) for x in axes.get("num_samples", [values["num_samples"]])}
+    taken = {(run.batch_size, run.num_samples) for run in runs if run.protocol == "fixed_samples"}
+    lines = []
+    for budget in sorted(x for x in asked if x is not None):
+        cut = [f"{count} at batch size {size}" for size, count in sorted(taken) if budget - size < count < budget]
+        if cut:
+            text = ", ".join(cut[:3]) + ", ..." * (len(cut) > 3)
+            lines.append(f"num_samples={budget:.0f} is no whole number of steps: runs take {text}")
+    return lines
 
 
 def read_axes(grid: Mapping[str, Any]) -> dict[str, list[Any]]:

@@ -19,7 +19,7 @@ from harness.trackio_mirror import check_installed
 from harness.wandb_client import may_have_account, own_folder, read_mode
 
 MIRRORS = {"wandb": "harness.mirror", "trackio": "harness.trackio_mirror"}  # tracker -> the process that mirrors
-TOLD = {"wandb": (0, 3), "trackio": (0,)}  # exit codes that have been told in a line; 3: not all is there yet
+TOLD = {"wandb": (0, 3), "trackio": (0, 3)}  # exit codes that have been told in a line; 3: not all is there yet
 QUIET = 3.0  # seconds at the end in which nobody wonders what is waited for
 PLACES = {"wandb": "W&B", "trackio": "trackio"}
 

@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import say_count
-from harness.following import begin_following, check_folder
+from harness.following import NOT_YET, begin_following, check_folder, sole_sender
+from harness.leases import Held
 from harness.nested import nest
 from harness.records import ENDED
 from harness.rows import identify_run, name_run, new_rows, points_of, rank_attempt, split_row
+from harness.store import StoreError
 
 USAGE = """usage: python -m harness.trackio_mirror FOLDER [MODE [PROJECT]], e.g. runs/smoke
 adds the runs of a sweep's folder that a project of trackio lacks; MODE means nothing here"""
@@ -125,10 +127,17 @@ def main() -> int:
     if hasattr(os, "nice"):
         os.nice(10)  # training is not to wait for it
     try:
-        mirror(folder, project=project, closed=closed)
+        with sole_sender(folder, "trackio", closed) as other:
+            if isinstance(other, Held):
+                print(f"{other.holder} sends these runs to trackio just now, all of them", file=sys.stderr)
+                return NOT_YET
+            mirror(folder, project=project, closed=closed)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except StoreError as error:
+        print(f"trackio: {error}", file=sys.stderr)
+        return 1
     except (OSError, sqlite3.Error) as error:  # a full disk, a database that another holds: the records are kept
         print(f"trackio: {error} (in {os.environ['TRACKIO_DIR']})", file=sys.stderr)
         return 1

@@ -261,6 +261,11 @@ def test_everything_that_runs_is_committed():
     assert not [p for p in packages if p.suffix in (".py", ".yaml", ".csv") and p not in files]
 
 
+def test_importing_the_command_leaves_ctrl_c_as_it_is():
+    code = "import signal, harness.__main__; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "True"
+
+
 def test_help_lists_what_there_is(tmp_path):
     done = harness(tmp_path, "--help")
     for word in (

@@ -24,7 +24,14 @@ from harness.mirror import share_of, write_offline
 from harness.outbox import Outbox
 from harness.plan import Plan, Stack
 from harness.program import make_program
-from harness.records import read_mirrored_entries, read_records, write_records
+from harness.records import (
+    WrittenSummary,
+    append_mirrored,
+    append_summary,
+    read_mirrored_entries,
+    read_records,
+    write_records,
+)
 from harness.results import summarise
 from harness.train import train
 from harness.wandb_client import NoAnswer, Refused, describe
@@ -254,6 +261,25 @@ def test_a_second_project_gets_all_runs_too(server, records, monkeypatch):
     assert len(other.waiting) == 3
     assert modes(records, "p") == modes(records, "q") == {"offline"}
     assert modes(records) == set()
+
+
+def test_what_is_told_is_what_lies_there(server, records, make_run, monkeypatch):
+    own_environment(server, records.parents[1], monkeypatch)
+    here = Outbox(records, "offline", "p", None)
+    assert here.describe() == "W&B: no run has ended yet, so none is kept"
+    here.look()
+    rows = list(here.waiting.values())
+    for row in rows:
+        here.write(row)
+    command = f"with an account `python -m harness.mirror {records} online p` sends them"
+    assert here.describe() == f"W&B: 3 runs kept offline in wandb; {command}"
+    append_summary(records, WrittenSummary("s-summary", "0", records, sent=False), project="p", entity="")
+    assert here.describe() == f"W&B: 3 runs and the sweep's summary kept offline in wandb; {command}"
+    for row in rows:
+        append_mirrored(records, row["run_id"], row["provenance.ended"], "online", project="p", entity="", points=4)
+    assert here.describe() == f"W&B: the sweep's summary kept offline in wandb; {command}"
+    append_summary(records, WrittenSummary("s-summary", "0", records, sent=True), project="p", entity="")
+    assert here.describe() == "W&B: it has all runs already"
 
 
 def test_of_two_mirrors_one_sends(server, records):

@@ -72,7 +72,9 @@ HARNESS = [
     (["schedule=inverse_time"], "e.g. optimizer=adamw"),
     (["schedule.weight_decay=linaer"], "did you mean linear"),
     (["task=noisy_quadratic", "model=none", "task.noise=isotropc"], "did you mean isotropic"),
-    (["sweep=smoke", "--dry-run"], "--dry-run is no flag: settings are written KEY=VALUE, e.g. dry_run=true"),
+    (["sweep=smoke", "--dry-run"], "settings have no dashes, write KEY=VALUE, as in dry_run=VALUE"),
+    (["--optimizer.lr=0.1"], "--optimizer.lr=0.1 is no flag: settings have no dashes, write optimizer.lr=0.1"),
+    (["launcher=ray", "launcher.cancel=true"], "launcher.cancel is of launcher=slurm; tasks of Ray end with their"),
     (["optimiser=sgd"], "optimiser is not a key here (did you mean optimizer?); there are"),
     (["launcher.data_parallel=3", "runs_dir=r"], "batch_size=64 does not divide by launcher.data_parallel=3"),
 ]

@@ -162,7 +162,7 @@ def test_timed_out_preempted_and_cancelled_it_ends_as_if_left_alone(tmp_path):
     ]  # fmt: skip
     harness(tmp_path, *remote, HOLD=str(hold))
     folder = tmp_path / "remote" / "held"
-    (note,) = read_notes(folder).values()
+    (note,) = read_notes(folder)
 
     def begun():
         return [entry["step"] for entry in read_log(folder) if entry["event"] == "start"]
@@ -234,7 +234,7 @@ def test_a_crashing_job_is_noticed_within_half_a_minute(plan_of):
     ((index, message),) = [(index, message) for index, message in launched if "standing" not in message]
     seconds = time.monotonic() - began
     ((_, status, reason),) = message["ended"]
-    (note,) = read_notes(path.parent).values()
+    (note,) = read_notes(path.parent)
     assert (index, status) == (0, "failed")
     assert re.search(rf"job {note.id}, FAILED.*log {note.log}, which ends: no such module", reason), reason
     assert seconds < 30, seconds

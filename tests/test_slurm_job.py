@@ -11,12 +11,13 @@ import pytest
 from omegaconf import OmegaConf
 
 from harness.config import CONF_DIR, ROOT, run_id
-from harness.launchers import check_cluster, check_launcher, choose_place
+from harness.launchers import check_cluster, check_launcher, choose_place, slurm
 from harness.launchers.jobs import cancel_jobs, find_jobs
-from harness.launchers.placed import Note, all_notes, keep_notes, read_exit
+from harness.launchers.placed import NoCluster, Note, all_notes, keep_notes, read_exit
 from harness.launchers.slurm import launch_slurm, slurm_cluster
 from harness.plan import make_plan
 from harness.plan_file import open_plan
+from harness.store import StoreError
 
 pytest.importorskip("submitit")
 
@@ -151,7 +152,7 @@ def test_cancelling_where_slurm_does_not_answer_is_an_error_and_forgets_nothing(
     assert {placed.describe() for _, placed in find_jobs(folder, cluster)} == {
         "UNKNOWN (squeue does not answer; is SLURM_CONF set in this shell?)"
     }
-    with pytest.raises(ValueError, match="scancel failed"):
+    with pytest.raises(NoCluster, match="scancel failed"):
         cancel_jobs(folder, cluster)
     assert len(find_jobs(folder, cluster)) == 3
 
@@ -164,7 +165,27 @@ def test_cancelling_takes_one_order_for_all_and_passes_over_what_has_ended(tmp_p
     assert (tmp_path / "cancelled").read_text() == "9_0 9_2\n"
 
 
+def test_cancelling_finds_jobs_of_every_plan_whatever_another_launcher_did_since(tmp_path, monkeypatch):
+    (tmp_path / "s").mkdir()
+    for launcher, plan, job in (("slurm", "0123", "9_0"), ("slurm", "4567", "9_1"), ("ray", "0123", "x")):
+        keep_notes(tmp_path / "s", [Note(launcher, f"plan-{plan}-0.json", 0, "a0", 0, -1, False, job, None)])
+    squeue = "echo '9_0|RUNNING|node|None'; echo '9_1|PENDING||Priority'"
+    stand_in(tmp_path / "bin", monkeypatch, squeue=squeue, sacct="exit 1", scancel=f'echo "$@" >>{tmp_path}/cancelled')
+    assert cancel_jobs(tmp_path / "s", {"slurm": slurm_cluster()}) == 2
+    assert (tmp_path / "cancelled").read_text() == "9_0 9_1\n"
+    assert cancel_jobs(tmp_path / "s", {"slurm": slurm_cluster()}) == 0
+
+
+def test_a_note_of_other_code_is_told(tmp_path):
+    folder = noted(tmp_path, 1)
+    (path,) = (folder / ".jobs").glob("slurm-*.json")
+    path.write_text('[{"launcher": "slurm", "job": "9"}]')
+    with pytest.raises(ValueError, match="is no note of jobs that this code can read"):
+        cancel_jobs(folder, {"slurm": slurm_cluster()})
+
+
 ANSWERS = {"srun": "true", "squeue": "true", "sacct": "exit 1"}
+PENDING = ANSWERS | {"squeue": "for i in '' _0 _1 _2 _3; do echo \"41$i|PENDING||Priority\"; done"}
 
 
 def test_where_a_second_array_is_refused_the_first_is_taken_back(plan, tmp_path, monkeypatch):
@@ -180,6 +201,56 @@ def test_where_a_second_array_is_refused_the_first_is_taken_back(plan, tmp_path,
         list(launch_slurm(path, laid, [0, 1, 2, 3], launcher=options(gpus_per_node=1)))
     assert (tmp_path / "cancelled").read_text() == "41\n"
     assert list(all_notes(path.parent)) == []
+
+
+@pytest.mark.parametrize("seconds", [60, 0])
+def test_a_controller_that_is_out_of_reach_for_a_moment_is_asked_again(plan, tmp_path, monkeypatch, seconds):
+    monkeypatch.setattr(slurm, "ASK", 0.05)
+    monkeypatch.setattr(slurm, "SILENT", seconds)
+    unreachable = "echo 'sbatch: error: Batch job submission failed: Unable to contact slurm controller' >&2; exit 1"
+    once = f"[ -e {tmp_path}/sent ] || {{ touch {tmp_path}/sent; sleep 0.1; {unreachable}; }}"
+    stand_in(
+        tmp_path / "bin", monkeypatch, **PENDING, scontrol="true", sbatch=f"{once}; echo Submitted batch job 41",
+        scancel="true",
+    )  # fmt: skip
+    path, laid = plan
+    launched = launch_slurm(path, laid, [0, 1], launcher=options(gpus_per_node=2, stacks_per_gpu=1, wait=False))
+    if seconds:
+        assert [message["queued"] for _, message in launched if "queued" in message] == ["PENDING (Priority)"] * 2
+        ids = [note.id for note in all_notes(path.parent)]
+        assert len(ids) == 2
+        assert len(set(ids)) == 1  # two GPUs, two stacks a job
+    else:
+        with pytest.raises(NoCluster, match="sbatch reaches no controller .* the same command submits them later"):
+            list(launched)
+
+
+@pytest.mark.parametrize(("gpus", "stacks_per_gpu", "jobs"), [(1, 1, 4), (1, 2, 2), (2, 2, 1)])
+def test_several_small_stacks_share_a_gpu_where_that_is_asked_for(
+    plan, tmp_path, monkeypatch, gpus, stacks_per_gpu, jobs
+):
+    stand_in(tmp_path / "bin", monkeypatch, **PENDING, scontrol="true", sbatch="echo Submitted batch job 41")
+    path, laid = plan
+    asked = options(gpus_per_node=gpus, stacks_per_gpu=stacks_per_gpu, wait=False)
+    list(launch_slurm(path, laid, [0, 1, 2, 3], launcher=asked))
+    ids = [note.id for note in all_notes(path.parent)]
+    assert len(ids) == 4
+    assert len(set(ids)) == jobs
+
+
+def test_jobs_that_cannot_be_noted_are_taken_back(plan, tmp_path, monkeypatch):
+    def fail(*_):
+        raise StoreError("disk full")
+
+    monkeypatch.setattr("harness.launchers.remote.keep_notes", fail)
+    stand_in(
+        tmp_path / "bin", monkeypatch, **ANSWERS, scontrol="true", sbatch="echo Submitted batch job 41",
+        scancel=f'echo "$@" >>{tmp_path}/cancelled',
+    )  # fmt: skip
+    path, laid = plan
+    with pytest.raises(StoreError, match="disk full"):
+        list(launch_slurm(path, laid, [0, 1], launcher=options(gpus_per_node=1)))
+    assert (tmp_path / "cancelled").read_text() == "41_0 41_1\n"
 
 
 def test_ctrl_c_says_that_jobs_go_on(plan, tmp_path, monkeypatch, capsys):
@@ -205,6 +276,10 @@ def test_ctrl_c_says_that_jobs_go_on(plan, tmp_path, monkeypatch, capsys):
     [
         ({"signal_delay_s": 60, "timeout_min": 1}, "launcher.signal_delay_s=60 is not shorter"),
         ({"additional_parameters": "abc"}, "launcher.additional_parameters='abc' is no mapping"),
+        (
+            {"additional_parameters": {"clusters": "x"}},
+            "has clusters, whose jobs could not be looked at from here: leave",
+        ),
         ({"setup": [1]}, r"launcher.setup=\[1\] is no list of shell lines"),
     ],
 )
@@ -219,7 +294,6 @@ def test_a_partition_that_is_none_is_told_with_those_that_there_are(tmp_path, mo
     check_cluster(options(partition="high,debug"))
     with pytest.raises(ValueError, match="launcher.partition='hihg' is not one of debug, high .did you mean high"):
         check_cluster(options(partition="debug,hihg"))
-    check_cluster(options(partition="hihg", additional_parameters={"clusters": "other"}))  # whose partitions are others
     stand_in(tmp_path / "bin", monkeypatch, sinfo="exit 1")
     with pytest.raises(ValueError, match="SLURM does not answer .* is SLURM_CONF set in this shell"):
         check_cluster(options())

@@ -121,6 +121,8 @@ def test_it_is_printed_without_torch(sweep, tmp_path):
         ([], "give the sweep"),
         (["sweep=s", "launcher.lease=long"], "launcher.lease='long' is no number"),
         (["smoke"], "give the sweep"),
+        (["watch=perhaps"], "watch='perhaps' is not one of false, true"),
+        (["sweap=smoke"], "sweap is no option here (did you mean sweep?)"),
         (["optimizer=sgd"], "no sweep is in runs"),
     ],
 )

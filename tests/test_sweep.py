@@ -73,14 +73,9 @@ def test_the_grid_is_the_product_of_its_axes():
 
 
 def test_samples_that_make_no_whole_step_are_told():
-    def told(num_samples, *sizes):
-        compose = compose_with({"batch_size": list(sizes)})
-
-        def compose_so(chosen):
-            values, defaults = compose(chosen)
-            return {**values, "num_samples": num_samples}, defaults
-
-        return describe_cuts(num_samples, make_sweep(compose_so).runs.values())
+    def told(budget, *sizes, **axes):
+        compose = compose_with({"batch_size": list(sizes), **axes}, num_samples=budget)
+        return describe_cuts(compose({})[0], make_sweep(compose).runs.values())
 
     assert told(256, 8, 64) == []
     assert told(250, 125, 50) == []
@@ -88,7 +83,10 @@ def test_samples_that_make_no_whole_step_are_told():
     assert told(250, 8, 50) == [start + "248 at batch size 8"]
     cut = [start + "248 at batch size 8, 240 at batch size 16, 224 at batch size 32, ..."]
     assert told(250, 64, 8, 32, 16) == cut
-    assert describe_cuts(None, make_sweep(compose_with({"batch_size": [8]})).runs.values()) == []
+    assert told(256, 8, num_samples=[256, 250, 100]) == [
+        "num_samples=100 is no whole number of steps: runs take 96 at batch size 8",
+        "num_samples=250 is no whole number of steps: runs take 248 at batch size 8",
+    ]
 
 
 def test_an_axis_over_names_brings_each_ones_own_options():

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from harness.config import flatten, run_id
+from harness.leases import acquire, release
 from harness.records import write_records
 from harness.trackio_mirror import check_installed
 
@@ -75,7 +76,7 @@ def test_a_run_is_there_once_however_often_it_is_sent(tmp_path, make_run):
     # a later attempt at one run replaces it; an earlier one, or one that failed, does not
     write_rows(folder, configs[:1], status="diverged", ended="2026-01-02T00:00:00", loss=float("inf"))
     write_rows(folder, configs[1:2], status="failed", ended="2026-01-03T00:00:00")
-    assert send(folder, store).startswith("trackio: 1 run kept")
+    assert send(folder, store).startswith("trackio: 3 runs kept")
     points, kept = read(store)
     assert len(kept) == 3
     assert len(points) == 9
@@ -89,3 +90,18 @@ def test_a_folder_of_its_name_is_not_trackio(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "trackio", raising=False)
     with pytest.raises(ValueError, match="pip install"):
         check_installed()
+
+
+def test_of_two_one_sends(tmp_path, make_run):
+    pytest.importorskip("trackio", reason="an extra: pip install -e '.[trackio]'")
+    folder, store = tmp_path / "s", tmp_path / "store"
+    folder.mkdir()
+    write_rows(folder, [make_run()])
+    (folder / ".mirror").mkdir()
+    lease, _ = acquire(folder / ".mirror", "trackio", ["trackio"], 60.0)
+    with pytest.raises(subprocess.CalledProcessError) as ended:
+        send(folder, store)
+    assert ended.value.returncode == 3
+    assert "sends these runs to trackio just now" in ended.value.stderr
+    release(lease)
+    assert send(folder, store).startswith("trackio: 1 run kept")

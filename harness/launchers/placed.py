@@ -16,6 +16,10 @@ JOBS = ".jobs"
 MORE_TO_DO = 3  # exit code of a worker that is to be started again
 
 
+class NoCluster(Exception):
+    """A cluster did not answer, or did not take an order; the text says so, what goes on, and the cure."""
+
+
 class Placed(Protocol):
     """One stack on a cluster, as a subprocess.Popen is one on this machine."""
 
@@ -67,6 +71,16 @@ class Note:
     id: str
     log: str | None
 
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What it is a submission of: launcher, request and stack."""
+        return self.launcher, name_of_request(self.plan), self.name
+
+
+def name_of_request(plan_name: str) -> str:
+    """Of a plan's file name what its revisions have in common."""
+    return plan_name.split("-")[1]
+
 
 @dataclass(frozen=True)
 class Cluster:
@@ -78,7 +92,7 @@ class Cluster:
             submitted at once, as job arrays where there are some. Several stacks may share a job.
         recall: what another command submitted and noted; None where the cluster cannot tell of it: it is lost.
         cancel: ends jobs by their ids, whether they wait or run; workers get SIGTERM and some time for a checkpoint.
-            Raises ValueError where it could not be told.
+            Raises NoCluster where it could not be told.
     """
 
     name: str
@@ -99,6 +113,10 @@ def keep_notes(folder: Path, notes: Sequence[Note]) -> None:
 def mark_told(folder: Path, note: Note) -> None:
     """Keep in mind that its failure was told: the next command submits it again. Raises: StoreError."""
     publish(told_path(folder, note), b"")
+
+
+def unmark_told(folder: Path, note: Note) -> None:
+    told_path(folder, note).unlink(missing_ok=True)
 
 
 def is_told(folder: Path, note: Note) -> bool:
@@ -146,14 +164,19 @@ def see_devices(device: str, slot: int, gpus: int, visible: str | None, ranks: i
     return "cuda:0", {"CUDA_VISIBLE_DEVICES": ",".join(names[(slot * ranks + i) % len(names)] for i in range(ranks))}
 
 
-def read_notes(folder: Path) -> dict[str, Note]:
-    """The last note of every stack, by the stack's name."""
-    return {note.name: note for note in all_notes(folder)}
+def read_notes(folder: Path) -> list[Note]:
+    """The last submission of every stack by every launcher, request by request."""
+    return list({note.key: note for note in all_notes(folder)}.values())
 
 
 def all_notes(folder: Path) -> Iterator[Note]:
-    """All of a sweep's notes, the oldest first."""
+    """All of a sweep's notes, the oldest first. Raises: ValueError for one that is of other code."""
     paths = [path for path in (folder / JOBS).glob("*-*.json") if path.stem.rpartition("-")[2].isdecimal()]
     for path in sorted(paths, key=lambda path: (path.stat().st_mtime_ns, path.name)):
         for content in json.loads(path.read_bytes()):
-            yield Note(**content)
+            try:
+                note = Note(**{name: content[name] for name in Note.__dataclass_fields__})
+            except (KeyError, TypeError) as error:
+                text = f"{path} is no note of jobs that this code can read ({error!r})"
+                raise ValueError(f"{text}: move it away once its jobs have ended") from error
+            yield note

@@ -69,6 +69,14 @@ def check_answer(address: str) -> None:
         raise ValueError(f"{text}; start a cluster with ray start, or leave launcher.address out") from error
 
 
+def with_texts(runtime_env: Any) -> Any:
+    """A runtime environment whose variables are texts: YAML reads OMP_NUM_THREADS: 1 as a number, which Ray refuses."""
+    variables = runtime_env.get("env_vars") if isinstance(runtime_env, Mapping) else None
+    if not isinstance(variables, Mapping):
+        return runtime_env
+    return {**runtime_env, "env_vars": {str(name): str(value) for name, value in variables.items()}}
+
+
 @contextmanager
 def connect(launcher: Mapping[str, Any]) -> Iterator[ModuleType]:
     """Ray, connected to the cluster at launcher.address, or to one of this machine alone. Raises: ValueError."""
@@ -83,11 +91,16 @@ def connect(launcher: Mapping[str, Any]) -> Iterator[ModuleType]:
         raise ValueError(f"launcher=ray needs Ray ({error}): pip install -c constraints.txt -e '.[ray]'") from error
     cpus = launcher["head_cpus"] or available_cores()
     with run_head(cpus, launcher["head_gpus"]) if own else nullcontext(str(launcher["address"])) as address:
-        options = {"runtime_env": launcher["runtime_env"], "log_to_driver": False, "logging_level": "ERROR"}
+        options = {"runtime_env": with_texts(launcher["runtime_env"]), "log_to_driver": False, "logging_level": "ERROR"}
         options |= {"_node_ip_address": LOOPBACK} if own else {}
         handler = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(address, **options)
+        except TypeError as error:
+            text = (
+                f"launcher.runtime_env={launcher['runtime_env']!r} is not one of Ray's: {' '.join(str(error).split())}"
+            )
+            raise ValueError(f"{text[:400]}; mend it, or leave it out") from error
         except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
             text = f"launcher.address={launcher['address']!r}: {' '.join(str(error).split())[:300]}"
             raise ValueError(f"{text}; start a cluster with ray start, or leave launcher.address out") from error

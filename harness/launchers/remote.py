@@ -14,12 +14,14 @@ from typing import Any
 from harness.launchers.placed import (
     MORE_TO_DO,
     Cluster,
+    NoCluster,
     Note,
     Placed,
     all_notes,
     is_told,
     keep_notes,
     mark_told,
+    name_of_request,
     read_notes,
 )
 from harness.launchers.queue import LOOK_AGAIN, Queue, describe_exit
@@ -106,9 +108,9 @@ def recall_noted(queue: Queue, cluster: Cluster) -> dict[int, Going]:
     """What earlier commands submitted under this plan and nobody has told the end of; it leaves the queue."""
     folder, request = queue.path.parent, name_of_request(queue.path.name)
     notes = {
-        name: note
-        for name, note in read_notes(folder).items()
-        if note.launcher == cluster.name and name_of_request(note.plan) == request and not is_told(folder, note)
+        note.name: note
+        for note in read_notes(folder)
+        if note.key == (cluster.name, request, note.name) and not is_told(folder, note)
     }
     going: dict[int, Going] = {}
     for index in list(queue.waiting):
@@ -125,12 +127,11 @@ def recall_noted(queue: Queue, cluster: Cluster) -> dict[int, Going]:
     return going
 
 
-def name_of_request(plan_name: str) -> str:
-    return plan_name.split("-")[1]
-
-
 def submit_waiting(queue: Queue, cluster: Cluster, going: dict[int, Going], watch: Watch) -> Messages:
-    """Submit all that waits, in one go. Raises: StoreError, and what the cluster raises."""
+    """Submit all that waits, in one go.
+
+    Raises: StoreError, NoCluster, and ValueError where a cluster refuses what none of its jobs is of.
+    """
     indices = []
     while queue.waiting:
         index, message = queue.take()
@@ -143,7 +144,12 @@ def submit_waiting(queue: Queue, cluster: Cluster, going: dict[int, Going], watc
     if not indices:
         return
     stacks = [queue.plan.stacks[index] for index in indices]
-    placed = cluster.submit(queue.path, indices)
+    try:
+        placed = cluster.submit(queue.path, indices)
+    except ValueError as error:
+        if not going:
+            raise
+        raise NoCluster(f"{error}; other jobs go on, and the same command collects them") from error
     notes = [
         Note(
             cluster.name, queue.path.name, index, stack.name, watch.next_attempt(stack.name), watch.step(stack.name),
@@ -151,7 +157,11 @@ def submit_waiting(queue: Queue, cluster: Cluster, going: dict[int, Going], watc
         )
         for index, stack, one in zip(indices, stacks, placed, strict=True)
     ]  # fmt: skip
-    keep_notes(queue.path.parent, notes)
+    try:
+        keep_notes(queue.path.parent, notes)
+    except BaseException:  # nobody would find them
+        cluster.cancel([one.id for one in placed])
+        raise
     going |= {i: Going(*one) for i, one in zip(indices, zip(stacks, placed, notes, strict=True), strict=True)}
 
 
@@ -173,14 +183,9 @@ def look_after(index: int, one: Going, queue: Queue, watch: Watch) -> Iterator[d
         one.over = None if code is None else (code, now)  # what it has published is seen from the next look on
     elif one.placed.ended() is None:
         one.over = None  # SLURM has queued it again
-    elif now - one.over[1] >= (PATIENCE if one.over[0] == 0 or is_cancelled(one.placed) else SHORT_PATIENCE):
+    elif now - one.over[1] >= (PATIENCE if one.over[0] == 0 else SHORT_PATIENCE):
         code, one.over = one.over[0], GONE
         yield settle(index, one, queue, code)
-
-
-def is_cancelled(placed: Placed) -> bool:
-    """By SLURM's word; whether a command of ours did it stands in the folder once it has told SLURM of all jobs."""
-    return placed.describe().startswith("CANCELLED")
 
 
 def settle(index: int, one: Going, queue: Queue, code: int) -> dict[str, Any]:
@@ -207,7 +212,7 @@ def settle(index: int, one: Going, queue: Queue, code: int) -> dict[str, Any]:
     else:
         words = last_words(one.placed.log)
         # only a SLURM job's log holds more than the worker's words; one that was cancelled or killed need not say any
-        began = words or one.note.launcher != "slurm" or code <= 0 or is_cancelled(one.placed)
+        began = words or one.note.launcher != "slurm" or code <= 0 or "CANCELLED" in job
         text = describe_exit(code) if began else NO_WORD
         reason = f"{text} ({job}{words})"
     message = queue.mourn(index, code, reason)
@@ -220,9 +225,7 @@ def count_fruitless(folder: Path, last: Note, step: int) -> int:
     """How often a stack was submitted, by whatever command, since it got to this step or its failure was told."""
     count = 0
     for note in all_notes(folder):
-        if (note.name, note.launcher, name_of_request(note.plan)) == (
-            last.name, last.launcher, name_of_request(last.plan),
-        ):  # fmt: skip
+        if note.key == last.key:
             count = 0 if is_told(folder, note) or note.step < step else count + 1
     return count
 

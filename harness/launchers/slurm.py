@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +11,10 @@ from shutil import which
 from typing import Any
 
 from harness.checks import check_choice
-from harness.launchers.placed import JOBS, MORE_TO_DO, Cluster, Note, Placed, read_exit
+from harness.launchers.placed import JOBS, MORE_TO_DO, Cluster, NoCluster, Note, Placed, read_exit
 from harness.launchers.remote import launch_remote
 from harness.launchers.slurm_job import StackJob
-from harness.launchers.slurm_state import JobStates, run_quietly
+from harness.launchers.slurm_state import ASK, SILENT, JobStates, run_quietly
 from harness.plan import Plan
 from harness.plan_file import read_plan
 from harness.store import subfolder
@@ -29,6 +30,7 @@ OPTIONS = {
     },
 }  # fmt: skip
 REQUEUES = 1_000_000  # by time-outs: those that get no stack further are counted by StackJob itself
+UNREACHABLE = "Unable to contact slurm controller"
 MAX_ARRAY = 1001  # SLURM's own default
 
 
@@ -87,7 +89,7 @@ def slurm_cluster(launcher: Mapping[str, Any] | None = None) -> Cluster:
 
     def cancel(ids: Sequence[str]) -> None:
         if run_quietly(["scancel", *ids]) is None:
-            raise ValueError("scancel failed, so jobs may go on: give the same command again where SLURM answers")
+            raise NoCluster("scancel failed, so jobs may go on: give the same command again where SLURM answers")
 
     return Cluster("slurm", submit, recall, cancel)
 
@@ -112,7 +114,7 @@ def submit_stacks(
 
 
 def submit_jobs(place: Path, sweep: str, jobs: Sequence[StackJob], launcher: Mapping[str, Any]) -> list[str]:
-    """The ids of the jobs, all or none. Raises: ValueError."""
+    """The ids of the jobs, all or none. Raises: ValueError, NoCluster."""
     try:
         import submitit
     except ImportError as error:
@@ -132,16 +134,36 @@ def submit_jobs(place: Path, sweep: str, jobs: Sequence[StackJob], launcher: Map
     most = max_array()
     try:
         for start in range(0, len(jobs), most):
-            with executor.batch():
-                submitted = [executor.submit(job) for job in jobs[start : start + most]]
-            ids += [job.job_id for job in submitted]
-    except BaseException as error:
+            ids += submit_array(executor, jobs[start : start + most])
+    except BaseException:
         if ids:  # they are in no note yet: nobody would find them, and the next command would submit them again
             run_quietly(["scancel", *{job.partition("_")[0] for job in ids}])
-        if isinstance(error, submitit.core.utils.FailedJobError | subprocess.CalledProcessError):
-            raise ValueError(f"sbatch refused the jobs: {' '.join(str(error).split())}") from error
         raise
     return ids
+
+
+def submit_array(executor: Any, jobs: Sequence[StackJob]) -> list[str]:
+    """The ids of one array's jobs; while no controller can be reached it tries again, as squeue is asked again.
+
+    Raises: ValueError where sbatch refuses them, NoCluster where nothing answers for long.
+    """
+    from submitit.core.utils import FailedJobError
+
+    until = time.monotonic() + SILENT
+    while True:
+        try:
+            with executor.batch():
+                submitted = [executor.submit(job) for job in jobs]
+            return [job.job_id for job in submitted]
+        except (FailedJobError, subprocess.CalledProcessError) as error:
+            text = " ".join(str(error).split())
+            if UNREACHABLE not in text:
+                raise ValueError(f"sbatch refused the jobs: {text}") from error
+            if time.monotonic() > until:
+                raise NoCluster(
+                    f"sbatch reaches no controller ({text}): the same command submits them later"
+                ) from error
+        time.sleep(ASK)
 
 
 def check_options(launcher: Mapping[str, Any]) -> None:
@@ -154,14 +176,15 @@ def check_options(launcher: Mapping[str, Any]) -> None:
     if further is not None and not isinstance(further, Mapping):
         text = f"launcher.additional_parameters={further!r} is no mapping"
         raise ValueError(f"{text}: write e.g. 'launcher.additional_parameters={{constraint: a100}}'")
+    if {"clusters", "M"} & set(further or {}):
+        text = "launcher.additional_parameters has clusters, whose jobs could not be looked at from here"
+        raise ValueError(f"{text}: leave it out, and submit from a host of that cluster")
     if not isinstance(setup, Sequence) or not all(isinstance(line, str) for line in setup):
         raise ValueError(f"launcher.setup={setup!r} is no list of shell lines: write 'launcher.setup=[module load x]'")
 
 
 def check_slurm(launcher: Mapping[str, Any]) -> None:
     """Ask SLURM before jobs are made ready. Raises: ValueError where it does not answer, or has no such partition."""
-    if "clusters" in (launcher["additional_parameters"] or {}):
-        return  # sinfo tells of this shell's own cluster alone
     answer = run_quietly(["sinfo", "-h", "-a", "-o", "%R"])
     if answer is None and which("sinfo"):
         raise ValueError("SLURM does not answer (sinfo fails): is SLURM_CONF set in this shell, is slurmctld there?")

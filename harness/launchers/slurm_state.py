@@ -5,6 +5,8 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from harness.launchers.placed import NoCluster
+
 ASK = 5.0  # seconds between two questions
 SILENT = 300.0  # seconds without an answer until it is an error
 # State of a job that is over -> exit code of its worker, where that left none (see Placed.ended)
@@ -47,7 +49,7 @@ class JobStates:
     def of(self, job: str) -> State:
         """A job's state; PENDING for one submitted after the last question, UNKNOWN before SLURM's first answer.
 
-        Raises: ValueError when SLURM has not answered for minutes.
+        Raises: NoCluster when SLURM has not answered for minutes.
         """
         if time.monotonic() - self.asked >= ASK:
             self.asked = time.monotonic()
@@ -62,7 +64,7 @@ class JobStates:
         if answer is None:
             if time.monotonic() - (self.answered or self.began) > SILENT:
                 text = f"squeue has not answered for {SILENT:.0f} s"
-                raise ValueError(f"{text}: jobs go on, and the same command collects them")
+                raise NoCluster(f"{text}: jobs go on, and the same command collects them")
             return
         ended = {job: state for job, state in self.known.items() if state.code is not None}
         self.known, self.answered = ended | read_squeue(answer), time.monotonic()

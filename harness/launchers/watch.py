@@ -1,29 +1,43 @@
 """How far stacks are that other hosts train, from what their workers leave in the sweep's folder."""
 
 import os
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from harness.index import read_file
 from harness.plan import Stack
+from harness.store import StoreError
 from harness.unfinished import CHECKPOINTS, Header, read_header, read_headers
+
+UNSEEN = 60.0  # seconds that a sweep's folder may be out of reach
 
 
 class Watch:
     """Record files and checkpoints of a sweep, as of the last look."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder, self.seen = folder, time.monotonic()
         self.attempts: dict[str, list[int]] = {}  # stack name -> numbers of its record files
         self.headers: dict[Path, Header | None] = {}
         self.newest: dict[str, Header] = {}  # stack name -> its newest checkpoint
         self.told: dict[str, int] = {}  # stack name -> samples a run that were told
 
     def look(self) -> None:
-        """Two listings of folders, and the headers of checkpoints that are new."""
-        self.attempts = {}
-        for name in os.listdir(self.folder):
+        """Two listings of folders, and the headers of checkpoints that are new.
+
+        Raises: StoreError where the folder cannot be read for long: a network file system may fail for a moment.
+        """
+        try:
+            names = os.listdir(self.folder)
+        except OSError as error:
+            if time.monotonic() - self.seen > UNSEEN:
+                text = f"{self.folder} cannot be read ({error.strerror}): bring it back"
+                raise StoreError(f"{text}; jobs go on, and the same command collects them") from error
+            return
+        self.attempts, self.seen = {}, time.monotonic()
+        for name in names:
             kind, _, rest = name.removesuffix(".parquet").partition("-")
             stack, _, number = rest.rpartition("-")
             if kind == "stack" and name.endswith(".parquet") and number.isdecimal():
