@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from harness.records import WrittenSummary
 from harness.rows import identify_run, points_of
 from harness.summary_run import ARTIFACT, name_artifact
 from harness.tracking import write_fragment
-from harness.wandb_client import connect, failures_in_one_line, few_retries
+from harness.wandb_client import NoAnswer, connect, failures_in_one_line, few_retries, hide_key
 
 TOGETHER = 100  # runs a process of the client sends, and the server is asked about
 AT_ONCE = 8  # of them at a time
@@ -105,14 +106,16 @@ def deliver(
                     path = write_fragment(row, project=project, entity=entity, start=begin)
                     written.append(path)
                 folders.append(path)
-            send_folders(folders, project, entity)
+            error = send_folders(folders, project, entity)
             waiting = wait_until_listed(lacking, project, entity)
         finally:
             for path in written:  # from the record it can be written again, and hundreds would lie there
                 shutil.rmtree(path, ignore_errors=True)
         arrived |= set(lacking) - waiting
-        if waiting == set(lacking):
-            break  # nothing goes through now
+        if waiting == set(lacking):  # nothing goes through now
+            if error and not arrived:
+                raise NoAnswer(f"W&B does not list what it was sent; its client says: {error}")
+            break
     return arrived
 
 
@@ -167,29 +170,37 @@ def has_artifact(summary: WrittenSummary, sweep: str, *, project: str, entity: s
         return bool(artifact.state == "COMMITTED" and artifact.metadata.get("content_sha256") == summary.sha256)
 
 
-def send_folders(folders: Iterable[Path], project: str, entity: str | None) -> None:
-    """Let the client send directories; what became of it, the server has to say."""
+def send_folders(folders: Iterable[Path], project: str, entity: str | None) -> str:
+    """Let the client send directories; what became of it, the server has to say.
+
+    Returns: the client's last error, or nothing.
+    """
     paths = [str(folder) for folder in folders]
     command = [sys.executable, "-m", "harness.following", "wandb", "beta", "sync", "--no-skip-synced"]
     command += ["-n", str(AT_ONCE), "-p", project]
     command += ["-e", entity] if entity else []
-    environment = {**os.environ, **few_retries(), "WANDB_SILENT": "true"}
-    environment.pop("WANDB_MODE", None)
-    process = subprocess.Popen(
-        [*command, *paths],
-        env=environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        with contextlib.suppress(subprocess.TimeoutExpired):  # the rest is sent another time
-            process.wait(PATIENCE + PATIENCE_EACH * len(paths))
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+    environment = {**os.environ, **few_retries()}
+    for name in ("WANDB_MODE", "WANDB_SILENT"):
+        environment.pop(name, None)
+    with tempfile.TemporaryFile() as words:
+        process = subprocess.Popen(
+            [*command, *paths],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=words,
+            start_new_session=True,
+        )
+        try:
+            with contextlib.suppress(subprocess.TimeoutExpired):  # the rest is sent another time
+                process.wait(PATIENCE + PATIENCE_EACH * len(paths))
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+        words.seek(0)
+        lines = [line.strip() for line in words.read().decode(errors="replace").splitlines() if "error" in line.lower()]
+    return hide_key(lines[-1].removeprefix("wandb: ERROR "))[:200] if lines else ""
 
 
 def mark_sent(places: Iterable[Path], name: str) -> None:

@@ -206,6 +206,21 @@ def test_with_a_key_and_no_server_at_the_start_it_is_told_and_delivered_later(se
     same_rows(server, records)
 
 
+def test_what_the_client_says_of_runs_that_do_not_arrive_is_told(server, records, monkeypatch, capfd):
+    own_environment(server, records.parents[1], monkeypatch)
+    monkeypatch.setattr("harness.mirror.LAST_TRIES", 1)
+    monkeypatch.setattr(delivery, "CONFIRMED_WITHIN", 0.5)
+    server.failures, server.failing = [409] * 100, "UpsertBucket"
+    starter = Starter()
+    starter.trained.set()
+    starter.closed.set()
+    assert not mirror_here(records, mode="online", project="scaling-harness", entity=None, starter=starter)
+    out = capfd.readouterr().out
+    assert "3 runs are not there yet (W&B does not list what it was sent; its client says: " in out
+    assert "409" in out
+    assert KEY not in out
+
+
 @pytest.mark.parametrize(("status", "failing"), [(500, "UpsertBucket"), (429, "file_stream")])
 def test_errors_of_the_server_delay_and_lose_nothing(server, records, status, failing):
     server.failures, server.failing = [status] * 2, failing
