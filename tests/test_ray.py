@@ -10,6 +10,7 @@ import time
 import pandas as pd
 import pytest
 
+from harness.launchers.ray_head import run_head
 from harness.log import count_trainings, read_log, trained_twice
 
 pytest.importorskip("ray", reason="launcher=ray is an extra: pip install -e '.[ray]'")
@@ -38,9 +39,9 @@ class Net(torch.nn.Linear):
 """
 
 
-def start(folder, *overrides):
+def start(folder, *overrides, **environment):
     return subprocess.Popen(
-        [sys.executable, "-m", "harness", *overrides], cwd=folder, env=QUIET, stdout=subprocess.PIPE,
+        [sys.executable, "-m", "harness", *overrides], cwd=folder, env=QUIET | environment, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
@@ -95,6 +96,25 @@ def test_a_sweep_by_ray_has_the_bits_of_a_local_one_though_a_worker_is_killed(tm
     assert set(count_trainings(log).values()) == {1}
     pd.testing.assert_frame_equal(bits(records(by_ray)), bits(records(local)), check_exact=True)
     assert sorted(records(local)["status"]) == ["diverged", "done", "done", "done"]
+
+
+def test_a_cluster_at_an_address_tries_a_task_again_whose_own_process_is_killed(tmp_path, monkeypatch):
+    own = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}
+    for name, value in own.items():
+        monkeypatch.setenv(name, value)
+    with run_head(1, 0) as address:
+        process = start(tmp_path, *SWEEP, "launcher=ray", f"launcher.address={address}", **own)
+        folder = tmp_path / "runs" / "smoke"
+        begun = wait_for(lambda: [entry for entry in read_log(folder) if entry["event"] == "start"])
+        wait_for(lambda: list((folder / ".checkpoints").glob(f"{begun[0]['stack']}*.safetensors")))
+        with open(f"/proc/{begun[0]['pid']}/stat") as file:
+            task = int(file.read().rpartition(")")[2].split()[1])
+        os.kill(task, signal.SIGKILL)  # Ray's, and the worker ends with it
+        finish(process)
+    log = read_log(folder)
+    assert [entry["stack"] for entry in log if entry["event"] == "start"].count(begun[0]["stack"]) == 2
+    assert trained_twice(log) == []
+    assert sorted(records(tmp_path)["status"]) == ["diverged", "done", "done", "done"]
 
 
 def test_four_devices_go_to_four_tasks_which_save_checkpoints_when_the_command_is_ended(tmp_path):
