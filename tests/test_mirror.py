@@ -362,7 +362,9 @@ def test_mistakes_and_damage_are_told_in_a_line(server, records, mistake):
         out, err = mirror(server, records, "auto", check=2, WANDB_MODE="sometimes")
         assert "WANDB_MODE='sometimes' is not one of online, offline, disabled" in err
     elif mistake == "folder":
-        out, err = mirror(server, records.parent, check=2)
+        process = start_mirror(server, records.parent)
+        out, err = process.communicate(timeout=240)
+        assert process.returncode == 2
         assert f"is no sweep's folder: give one of {records}" in err
     else:
         (records / "stack-x-0.parquet").write_bytes(b"torn")

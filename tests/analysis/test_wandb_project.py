@@ -103,7 +103,7 @@ def test_without_network_the_kept_runs_are_used_and_it_is_said(project, monkeypa
         closed.bind(("127.0.0.1", 0))
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{closed.getsockname()[1]}")
     assert main(["--runs", SOURCE]) == 2
-    assert one_line(capsys).startswith("wandb:me/sweeps: W&B does not answer (")
+    assert one_line(capsys).startswith("error: wandb:me/sweeps: W&B does not answer (")
     place_of("me", "sweeps").parent.mkdir(parents=True)
     place.rename(place_of("me", "sweeps"))
     frame, sentence = read_project(SOURCE)
