@@ -99,8 +99,7 @@ def compile_function(
     """
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(path.parent.resolve() / "inductor")  # not the home folder
     if tensors[0].device.type != "cpu":
-        compiled: Function = torch.compile(trace(function, tensors), dynamic=False)
-        return compiled
+        return replayed(trace(function, tensors), tensors)
     try:
         code = load_or_build(function, tensors, path, in_place=in_place, by_content=by_content, note=note)
     except Exception as error:  # of a compiler, a disk, an operation that cannot be compiled
@@ -115,6 +114,18 @@ def compile_function(
         return list(tensors) if in_place else made
 
     return call
+
+
+def replayed(graph: GraphModule, tensors: tuple[Tensor, ...]) -> Function:
+    """The operations fused by torch.compile and, on a GPU, launched by one replay of a CUDA graph.
+
+    What a replay gives lies in the graph's own memory, which the next one writes over: copies are given out.
+    """
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch about itself
+        compiled = torch.compile(graph, dynamic=False, mode="reduce-overhead")
+        compiled(*tensors)  # here, since only the first call compiles
+    return lambda *tensors: [made.clone() for made in compiled(*tensors)]
 
 
 def load_or_build(

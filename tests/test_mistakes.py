@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.forked import forking
+
 ROOT = Path(__file__).resolve().parents[1]
 
 HARNESS = [
@@ -100,8 +102,20 @@ PLOT = [
 ]
 
 
+@pytest.fixture(scope="module")
+def commands(tmp_path_factory):
+    with forking(tmp_path_factory.mktemp("printed")) as commands:
+        yield commands
+
+
 def check(command, folder, words):
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env={**os.environ, "MPLBACKEND": "agg"})
+    """Of a command in a process of its own, from its start."""
+    environment = {**os.environ, "MPLBACKEND": "agg"}
+    done = subprocess.run([sys.executable, *command], cwd=folder, capture_output=True, text=True, env=environment)
+    check_done(done, words)
+
+
+def check_done(done, words):
     assert done.returncode == 2, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     lines = [line for line in done.stderr.splitlines() if line.strip()]
@@ -110,16 +124,16 @@ def check(command, folder, words):
 
 
 @pytest.mark.parametrize(("arguments", "words"), HARNESS, ids=lambda x: " ".join(x) if isinstance(x, list) else "")
-def test_harness(arguments, words, tmp_path):
-    check([sys.executable, "-m", "harness", *arguments], tmp_path, words)
+def test_harness(commands, arguments, words, tmp_path):
+    check_done(commands.run(["-m", "harness", *arguments], tmp_path), words)
     assert not [p for p in tmp_path.rglob("*") if p.is_file()]
 
 
 @pytest.mark.parametrize(("arguments", "words"), PLOT, ids=lambda x: " ".join(x) if isinstance(x, list) else "")
-def test_plot(arguments, words, tmp_path):
+def test_plot(commands, arguments, words, tmp_path):
     for name, content in TABLES.items():
         (tmp_path / name).write_text(content)
-    check([sys.executable, str(ROOT / "analysis" / "plot.py"), *arguments], tmp_path, words)
+    check_done(commands.run([str(ROOT / "analysis" / "plot.py"), *arguments], tmp_path), words)
     assert {p.name for p in tmp_path.iterdir()} == set(TABLES)
 
 
@@ -127,7 +141,7 @@ def test_a_typo_in_a_sweep_of_ones_own(tmp_path):
     (tmp_path / "sweep").mkdir()
     text = "# @package _global_\noptimizer:\n  weight_decy: 0.1\nsweep:\n  name: mine\n"
     (tmp_path / "sweep" / "mine.yaml").write_text(text)
-    command = [sys.executable, "-m", "harness", "--config-dir", str(tmp_path), "sweep=mine", "optimizer=adamw"]
+    command = ["-m", "harness", "--config-dir", str(tmp_path), "sweep=mine", "optimizer=adamw"]
     check(command, tmp_path, "optimizer.weight_decy is not an option of adamw")
 
 
@@ -152,12 +166,12 @@ def test_a_typo_in_a_sweep_of_ones_own(tmp_path):
 def test_a_broken_sweep_of_ones_own(tmp_path, text, words):
     (tmp_path / "sweep").mkdir()
     (tmp_path / "sweep" / "mine.yaml").write_text(text)
-    check([sys.executable, "-m", "harness", "--config-dir", str(tmp_path), "sweep=mine"], tmp_path, words)
+    check(["-m", "harness", "--config-dir", str(tmp_path), "sweep=mine"], tmp_path, words)
 
 
 def test_a_figure_folder_that_is_a_file(tmp_path):
     (tmp_path / "table.csv").write_text("batch_size,optimizer.lr,loss\n8,0.1,1\n8,0.2,0.9\n8,0.4,1\n8,0.8,2\n")
-    command = [sys.executable, str(ROOT / "analysis" / "plot.py"), "--runs", "table.csv", "--out", "table.csv/x"]
+    command = [str(ROOT / "analysis" / "plot.py"), "--runs", "table.csv", "--out", "table.csv/x"]
     check(command, tmp_path, "cannot be written to")
 
 
@@ -165,7 +179,7 @@ def test_a_corpus_that_cannot_be_read_is_told(tmp_path):
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "loop").symlink_to("loop")
     check(
-        [sys.executable, "-m", "harness", "task=text", "task.path=texts"],
+        ["-m", "harness", "task=text", "task.path=texts"],
         tmp_path,
         "task.path='texts' holds no files",
     )
@@ -174,4 +188,4 @@ def test_a_corpus_that_cannot_be_read_is_told(tmp_path):
 def test_a_package_of_the_same_name_is_told_before_training(tmp_path):
     (tmp_path / "analysis").mkdir()
     (tmp_path / "analysis" / "__init__.py").write_text("")
-    check([sys.executable, "-m", "harness", "sweep=smoke"], tmp_path, "the name analysis belongs to")
+    check(["-m", "harness", "sweep=smoke"], tmp_path, "the name analysis belongs to")

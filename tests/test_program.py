@@ -16,7 +16,7 @@ from harness.machine import has_compiler
 from harness.parameters import flatten_params
 from harness.plan import Stack, lanes_at_once, make_plan, name_program, shape_of
 from harness.program import gradient, make_program
-from harness.recording import COMPILED, add_rows, may_pass, name_of, record, trace, writing
+from harness.recording import COMPILED, add_rows, may_pass, name_of, record, replayed, trace, writing
 from harness.train import stack_hyperparameters, train
 from tests.reference.plain import CPU, plain_module, plain_step
 
@@ -177,6 +177,20 @@ def test_a_recorded_function_gives_the_same_bits():
         for seen, expected in zip(recorded(scale * x, y), function(scale * x, y), strict=True):
             assert torch.equal(seen, expected)
     assert recorded(x[:2], y[:2])[1].shape == (2, 2)  # another shape is recorded anew
+
+
+def test_what_a_replayed_function_gives_can_be_kept_and_given_back():
+    def function(x, y):
+        return [x - 0.1 * torch.tanh(x * y), y]
+
+    given = torch.randn(3, 5), torch.randn(3, 5)
+    replay = replayed(trace(function, given), given)
+    first = replay(*given)
+    kept = [tensor.clone() for tensor in first]
+    second = replay(*first)
+    for seen, expected in zip(second, function(*function(*given)), strict=True):
+        torch.testing.assert_close(seen, expected)
+    assert all(torch.equal(seen, expected) for seen, expected in zip(first, kept, strict=True))
 
 
 def test_what_is_written_in_place_is_read_first():

@@ -34,7 +34,10 @@ def tokens_task(task: Part, model: Part, device: torch.device, runs_dir: Path | 
     every = predicts_every(task, model)
 
     def read(windows: Windows, number_B: np.ndarray) -> Batch:
-        return split_windows(torch.from_numpy(windows.read(number_B)).to(device), every)
+        read_BT1 = torch.from_numpy(windows.read(number_B))
+        if device.type == "cuda":  # from pinned memory the copy runs beside the steps that the device still takes
+            read_BT1 = read_BT1.pin_memory()
+        return split_windows(read_BT1.to(device, non_blocking=True), every)
 
     def sample(seed: int, start: int, n: int) -> Batch:
         return read(tokens.train, shuffled(seed, np.arange(start, start + n), len(tokens.train)))
