@@ -50,8 +50,7 @@ def forking(scratch: Path) -> Iterator[Commands]:
     with subprocess.Popen(
         [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
     ) as server:
-        yield Commands(server, scratch)
-        server.stdin.close()  # type: ignore[union-attr]
+        yield Commands(server, scratch)  # after which its standard input is closed, and it ends
 
 
 def serve() -> None:
