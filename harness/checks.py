@@ -30,6 +30,7 @@ _positive = ("a number > 0", lambda v: v > 0)
 _not_negative = ("a number >= 0", lambda v: v >= 0)
 _average = ("a number in [0, 1)", lambda v: 0 <= v < 1)
 _share = ("a number in [0, 1]", lambda v: 0 <= v <= 1)
+_part = ("a number in (0, 1]", lambda v: 0 < v <= 1)
 _count = ("a whole number >= 1", lambda v: v >= 1 and v == int(v))
 _symbols = ("a whole number from 2 to 2^32", lambda v: 2 <= v <= 2**32 and v == int(v))
 _examples = ("a whole number from 1 to 10,000,000", lambda v: 1 <= v <= 10**7 and v == int(v))
@@ -43,7 +44,7 @@ LIMITS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "embedding": _count, "hidden": _count, "depth": _count, "workers": _count, "width": _count,
     "num_heads": _count, "init_std": _positive, "base_width": _count,
     "num_tokens": _count, "tokens_per_param": _positive,
-    "max_norm": _positive, "micro_batch": _count, "data_parallel": _count,
+    "max_norm": _positive, "micro_batch": _count, "memory_share": _part, "data_parallel": _count,
     "target_loss": _finite, "max_steps": _count, "eval_every": _count, "eval_share": _positive, "smoothing": _positive,
     "checkpoint": _positive, "lease": _positive,
     "gpus_per_node": _natural, "cpus_per_task": _count, "stacks_per_gpu": _count, "mem_gb": _positive,

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from harness.config import RunConfig, run_id
 from harness.imports import has_own_code
-from harness.machine import MEMORY_SHARE, available_cores, available_memory
+from harness.machine import available_cores, available_memory
 from harness.model_sizes import size_of_gpt, vocabulary
 from harness.optimizers import state_sizes
 from harness.plan import Stack
@@ -70,7 +70,7 @@ def check_memory(program: Program, stack: Stack, device: torch.device) -> None:
     numbers = (3 * program.layout.num_params + states) * len(stack.runs)
     size = numbers * (8 if stack.first.precision == "float64" else 4)
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory() / available_cores()
-    if size > MEMORY_SHARE * free:
+    if size > free:
         raise MemoryError(f"a step of these {len(stack.runs)} runs takes at least {size / 1e9:.1f} GB")
 
 

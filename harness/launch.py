@@ -57,7 +57,7 @@ def read_request(
     if (ranks := launcher.get("data_parallel", 1)) > 1:
         options["data_parallel"] = ranks
         launcher = {**launcher, "compile": "never"}
-    how = {"compile": launcher["compile"], "micro_batch": launcher["micro_batch"]}
+    how = {name: launcher[name] for name in ("compile", "micro_batch", "memory_share")}
     name = partial(name_request, sweep.name, asked or sweep.runs, **options, **how)
     since = since_when(folder, sweep.runs, name) if again else None
     machine = Machine(device, workers, width=launcher["width"], **how)

@@ -10,7 +10,6 @@ from pathlib import Path
 CONTROL_GROUP = Path("/sys/fs/cgroup")  # a container's limits; those of version 1 lie in folders of it
 HUGE_PAGES = "glibc.malloc.hugetlb"
 JOB_VARIABLE = "HARNESS_JOB"  # of a worker's environment, by which a cluster's job says what it is: provenance.job
-MEMORY_SHARE = 0.8  # of the free memory that stacks may take
 # FLOPs a second of matrix products without sparsity, by the makers' data sheets; float32 without tensor cores, which is
 # what torch takes unless it is told otherwise
 PEAKS = {

@@ -27,7 +27,7 @@ from rich.progress import track
 
 from harness.config import RunConfig
 from harness.imports import has_own_code, own_code_sha256
-from harness.machine import MEMORY_SHARE, available_memory, describe_processor, has_compiler
+from harness.machine import available_memory, describe_processor, has_compiler
 from harness.plan import Choice, default_width, lay_stacks, name_program, program_of, shape_of
 from harness.records import code_sha256
 from harness.store import append_line, read_lines, subfolder
@@ -51,6 +51,7 @@ class Machine:
     compile: str  # auto | always | never
     width: int | None  # the user's; None: as measured
     micro_batch: int | None
+    memory_share: float  # of the free memory that stacks may fill
     memory: int = field(default_factory=available_memory)  # bytes that are free; of a GPU, what was measured counts
 
 
@@ -122,7 +123,7 @@ def width_that_fits(facts: Iterable[Fact], machine: Machine) -> int:
     sizes = [fact["bytes"] for fact in facts if fact["what"] == "traced"]
     free = [fact["free_bytes"] for fact in facts if fact["what"] == "traced" and machine.device != "cpu"]
     available = min(free) if free else machine.memory / machine.workers
-    return max(1, int(MEMORY_SHARE * available / max(sizes))) if sizes else 10**6
+    return max(1, int(machine.memory_share * available / max(sizes))) if sizes else 10**6
 
 
 def questions(members: Sequence[tuple[str, RunConfig]], facts: Sequence[Fact], machine: Machine) -> set[str]:
@@ -144,7 +145,7 @@ def measure(asked: Sequence[tuple[RunConfig, set[str]]], machine: Machine, runs_
         return []
     context = multiprocessing.get_context("forkserver")
     with ProcessPoolExecutor(machine.workers if machine.device == "cpu" else 1, mp_context=context) as pool:
-        memory = MEMORY_SHARE * machine.memory / machine.workers
+        memory = machine.memory_share * machine.memory / machine.workers
         jobs = [
             pool.submit(probe_shape, config, machine.device, runs_dir, memory, questions) for config, questions in asked
         ]

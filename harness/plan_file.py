@@ -34,7 +34,7 @@ def name_request(
     width: int | None,
     metrics: Mapping[str, int],
     since: str | None,
-    **how: str | int | None,
+    **how: str | float | None,
 ) -> str:
     """Twelve hex digits that name what was asked for: the same command finds its plan again, whatever it holds now.
 

@@ -28,6 +28,7 @@ RELEASED_ABOVE = 2**26  # bytes of a file
 WINDOWS_AT_ONCE = 64  # a page that is touched may bring 2 MB of the file's cache into a process
 BUFFER_BYTES = 2**20  # of a parquet file
 BATCH_ROWS = 1024  # of a parquet file that are decoded at a time
+STREAM_END = b"\xff\xff\xff\xff\0\0\0\0"  # that every writer leaves which was closed
 MOST_TOKENS = 2**31 - 1  # that the header's int32 can count
 KINDS_IN_WORDS = "a first int32 of " + " or ".join(map(str, KINDS))
 PREPARE = "python scripts/prepare_tokens.py FILE --out DIR --bytes (or --tokenizer TOKENIZER.json)"
@@ -140,6 +141,8 @@ def open_arrow(path: Path) -> Shard | None:
 def read_batches(file: pa.Buffer) -> Iterator[pa.RecordBatch]:
     if file[:6].to_pybytes() != b"ARROW1":
         yield from pa.ipc.open_stream(pa.BufferReader(file))
+        if file[-len(STREAM_END) :].to_pybytes() != STREAM_END:  # cut between batches: arrow takes it for whole
+            raise pa.ArrowInvalid("the mark at a stream's end is missing")
         return
     reader = pa.ipc.open_file(pa.BufferReader(file))
     for i in range(reader.num_record_batches):

@@ -19,7 +19,7 @@ from harness.plan import Choice, Stack, make_plan, name_program
 from harness.program import make_program
 from harness.train import train
 
-ONE_CPU = Machine("cpu", workers=2, compile="auto", width=None, micro_batch=None)
+ONE_CPU = Machine("cpu", workers=2, compile="auto", width=None, micro_batch=None, memory_share=0.8)
 BUILD = 8.0
 
 
@@ -85,8 +85,8 @@ def test_machine_code_is_built_once_earlier_sweeps_would_have_paid_for_it(make_r
 
 def test_the_user_decides(make_run):
     members, facts = members_of(make_run), traced(w24=1e-3)
-    assert not choose(members, facts, Machine("cpu", 2, "never", None, None), BUILD).compiled
-    always = choose(members, traced(w24=1e-9), Machine("cpu", 2, "always", 5, 3), BUILD)
+    assert not choose(members, facts, Machine("cpu", 2, "never", None, None, 0.8), BUILD).compiled
+    always = choose(members, traced(w24=1e-9), Machine("cpu", 2, "always", 5, 3, 0.8), BUILD)
     assert (always.compiled, always.width, always.micro_batch) == (True, 5, 3)
 
 
@@ -128,6 +128,8 @@ def test_stacks_fit_into_memory(make_run):
     members = members_of(make_run)
     # 20 MB for two workers, .8 of it: 8 runs of 1 MB
     assert choose(members, traced(w24=1e-6), replace(ONE_CPU, memory=20 * 10**6), BUILD).width == 8
+    half = replace(ONE_CPU, memory=20 * 10**6, memory_share=0.4)
+    assert choose(members, traced(w24=1e-6), half, BUILD).width == 4
     assert choose(members, traced(w24=1e-6), replace(ONE_CPU, memory=1), BUILD).width == 1
     assert 10**6 < ONE_CPU.memory < 10**15
 
@@ -189,7 +191,8 @@ def test_what_is_timed_on_one_gpu_is_timed_by_one_process(make_run, tmp_path, mo
 
     monkeypatch.setattr(measure, "ProcessPoolExecutor", Pool)
     monkeypatch.setattr(measure, "probe_shape", lambda *arguments: [])
-    assert measure.measure([(make_run(), {"traced"})] * 2, Machine(device, 3, "auto", None, None), tmp_path) == [[], []]
+    machine = Machine(device, 3, "auto", None, None, 0.8)
+    assert measure.measure([(make_run(), {"traced"})] * 2, machine, tmp_path) == [[], []]
     assert asked == [processes]
 
 

@@ -163,7 +163,7 @@ def test_runs_that_follow_from_results_are_trained_again_under_one_time(runs, tm
     """An adaptive refresh that was cut off: by the results that it had, its grid now asks for other runs."""
     monkeypatch.setattr("harness.launch.LAUNCHERS", {"none": lambda *arguments, **options: (x for x in ())})
     launcher = {"name": "none", "device": "cpu", "width": 3, "workers": 1, "compile": "never", "micro_batch": None,
-                "checkpoint": 60.0, "lease": 60.0}  # fmt: skip
+                "memory_share": 0.8, "checkpoint": 60.0, "lease": 60.0}  # fmt: skip
     settings = {"launcher": launcher, "metrics": METRICS, "runs_dir": str(tmp_path), "save_weights": False}
     folder, names = tmp_path / "s", list(runs)
     folder.mkdir()

@@ -157,6 +157,16 @@ def arrow_of(path, **columns):
     arrow(path, pa.table(columns), pa.ipc.new_file)
 
 
+def between_batches(path):
+    """A stream of two batches without what follows the first: that of one batch, without its end."""
+    batch = pa.table({"input_ids": SMALL})
+    arrow(path, batch, pa.ipc.new_stream, len(SMALL))
+    first = path.read_bytes()[:-8]
+    arrow(path, pa.concat_tables([batch, batch]), pa.ipc.new_stream, len(SMALL))
+    assert path.read_bytes().startswith(first)
+    path.write_bytes(first)
+
+
 def cut(path, write, share):
     write(path)
     content = path.read_bytes()
@@ -179,6 +189,7 @@ MISTAKES = {
     "text": ("a.txt", lambda p: p.write_text("Hello"), "becomes shards by python scripts/prepare_tokens.py"),
     "foreign": ("a.npy", lambda p: np.save(p, SMALL), "is no token shard (allowed: .bin, .arrow, .parquet"),
     "cut arrow": ("a.arrow", lambda p: cut(p, lambda p: arrow_of(p, input_ids=SMALL), 0.5), "is no whole arrow file"),
+    "cut stream": ("a.arrow", between_batches, "the mark at a stream's end is missing): copy it again"),
     "cut parquet": (
         "a.parquet", lambda p: cut(p, lambda p: pq.write_table(pa.table({"input_ids": SMALL}), p), 0.5),
         "is no whole parquet file",
