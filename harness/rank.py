@@ -21,7 +21,7 @@ from harness.machine import is_out_of_memory
 from harness.plan_file import read_stack
 from harness.process import end_on_signals, end_with, prepare_process
 from harness.program import make_program
-from harness.ranks import RankLost, Ranks
+from harness.ranks import RankLost, Ranks, leave
 from harness.torchrun import MEETING, NO_MEMORY, PIPE, words_path
 from harness.train import train
 from harness.worker import run_stack
@@ -94,4 +94,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -8,10 +8,11 @@ Shapes: R runs of the stack, N parameters of one run, B batch.
 
 import json
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterable
 from datetime import timedelta
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -21,6 +22,15 @@ from harness.tasks import Batch
 
 PATIENCE = timedelta(minutes=10)  # for a rank that is silent and lives: the first may be saving a checkpoint
 BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
+
+
+def leave(code: int) -> NoReturn:
+    """End this process without the interpreter's own end: a thread of gloo may still let go of a tensor, for which it
+    would need the interpreter, and what is left of that then aborts the process.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 class RankLost(Exception):

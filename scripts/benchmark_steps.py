@@ -92,7 +92,7 @@ def configs_of(name: str, batch_size: int) -> dict[str, RunConfig]:
 def time_engine(ours: Executor, runs: dict[str, RunConfig], runs_dir: Path, compile: str = "auto") -> float:
     """Seconds of choosing, here as the launcher does it, and of training in a worker's process."""
     began = time.perf_counter()
-    machine = Machine("cpu", workers=1, compile=compile, width=None, micro_batch=None)
+    machine = Machine("cpu", workers=1, compile=compile, width=None, micro_batch=None, memory_share=0.8)
     choice = choose_all(runs, machine, runs_dir)[shape_of(next(iter(runs.values())))]
     ours.submit(train_stacks, lay_stacks(runs.items(), choice), runs_dir).result()
     return time.perf_counter() - began

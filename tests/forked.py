@@ -4,6 +4,7 @@
 """
 
 import json
+import multiprocessing.forkserver
 import os
 import runpy
 import subprocess
@@ -58,6 +59,8 @@ def serve() -> None:
     import analysis.plot  # noqa: F401
     import harness.__main__  # noqa: F401
 
+    # The server that workers are forked from starts with the first of them: most of these commands have none
+    multiprocessing.forkserver.ensure_running = lambda: None
     while line := sys.stdin.readline():
         asked = json.loads(line)
         if (child := os.fork()) == 0:

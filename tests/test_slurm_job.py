@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from omegaconf import OmegaConf
@@ -263,7 +264,9 @@ def test_ctrl_c_says_that_jobs_go_on(plan, tmp_path, monkeypatch, capsys):
     def interrupt(_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("harness.launchers.remote.time.sleep", interrupt)
+    # That module's alone: subprocess sleeps too, while it waits for squeue
+    clock = SimpleNamespace(sleep=interrupt, monotonic=time.monotonic)
+    monkeypatch.setattr("harness.launchers.remote.time", clock)
     path, laid = plan
     with pytest.raises(KeyboardInterrupt):
         list(launch_slurm(path, laid, [0, 1], launcher=options(gpus_per_node=1)))

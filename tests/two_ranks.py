@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from harness.plan_file import read_plan
 from harness.program import make_program
-from harness.ranks import Ranks
+from harness.ranks import Ranks, leave
 from harness.train import train
 
 STEPS = 50
@@ -49,6 +49,7 @@ def main():
     assert ranks.stopped
     save_file(found, folder / f"{rank}.safetensors")
     ranks.end()
+    leave(0)
 
 
 if __name__ == "__main__":
