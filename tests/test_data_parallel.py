@@ -10,6 +10,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -189,6 +190,24 @@ def test_a_killed_rank_and_a_stopped_command_go_on_from_their_checkpoints(tmp_pa
     assert frame["provenance.ranks"].tolist() == [2]
     assert trained_twice(read_log(folder)) == []
     assert set(count_trainings(read_log(folder)).values()) == {1}
+
+
+def test_what_is_measured_is_what_one_process_measures(tmp_path):
+    metrics = [f"metrics.{name}=true" for name in ("noise_scale", "per_tensor", "memory")]
+    short = [*TINY, "num_samples=6400", "launcher.checkpoint=60", *metrics]
+    frames = []
+    for ranks in (1, 2):
+        folder = tmp_path / str(ranks)
+        folder.mkdir()
+        finish(start(folder, *short, f"launcher.data_parallel={ranks}"))
+        frames.append(read_records(folder / "runs" / "single"))
+    one, two = frames
+    assert two["provenance.ranks"].tolist() == [2]
+    measured = [name for name in one if name.startswith(("history.", "memory."))]
+    assert {"history.noise_scale", "memory.loss"} <= set(measured)
+    assert len(measured) > 50
+    for name in measured:
+        np.testing.assert_allclose(two[name][0], one[name][0], rtol=2e-3, atol=1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize(
