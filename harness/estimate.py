@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from harness.attention import FLOPS
 from harness.config import RunConfig, run_id
 from harness.imports import has_own_code
 from harness.machine import available_cores, available_memory
@@ -167,7 +168,7 @@ def estimate_stack(stack: Stack, device: torch.device, runs_dir: Path | None = N
     args = (now.params_RN, now.state, now.diverged_at_R, now.loss_sum_R, hyper, at)
     if steps >= WORTH_RECORDING:
         program.step(*args, batches[0])  # the first call records, which would count all twice
-    with FlopCounterMode(display=False) as flop_counter, ByteCounter() as byte_counter:
+    with FlopCounterMode(display=False, custom_mapping=FLOPS) as flop_counter, ByteCounter() as byte_counter:
         program.step(*args, batches[0])
     flops = float(flop_counter.get_total_flops())
     size = byte_counter.bytes + now.params_RN.nbytes + sum(value.nbytes for value in now.state.values())

@@ -3,7 +3,6 @@
 Shapes: R runs of the stack, N parameters of one run, B batch.
 """
 
-import contextlib
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from torch.func import grad_and_value, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_map
 
+from harness.attention import StackedAttention
 from harness.autocorrelation import direction
 from harness.config import RunConfig
 from harness.groups import clip, group_index, lr_multiplier, numbers_at
@@ -238,7 +238,10 @@ def noise_parts(
 
         return measure_parts(grad, params_N, batch, hessian=hessian)
 
-    ways = [vmap_runs(partial(measure, hessian=hessian), (0, batch_dim)) for hessian in (True, False)]
+    ways = [
+        vmap_runs(partial(measure, hessian=hessian), (0, batch_dim), differentiable=hessian)
+        for hessian in (True, False)
+    ]
 
     @torch.no_grad()
     def call(params_RN: Tensor, batch: Batch) -> dict[str, Tensor]:
@@ -312,12 +315,16 @@ def on_copies(loss: Loss) -> Loss:
     return copying_loss
 
 
-def vmap_runs(function: Callable, in_dims: tuple) -> Callable:
-    """vmap has no rule for the CPU's fused attention kernel: there, attention is written out as matrix products."""
+def vmap_runs(function: Callable, in_dims: tuple, *, differentiable: bool = False) -> Callable:
+    """vmap over runs. On a CPU attention is harness/attention.py's, and what that leaves to torch its matrix products:
+    there is no rule for the fused kernel.
+    """
     mapped = vmap(function, in_dims=in_dims, randomness="different")
 
     def call(*args: Any) -> Any:
-        with sdpa_kernel(SDPBackend.MATH) if args[0].device.type == "cpu" else contextlib.nullcontext():
+        if args[0].device.type != "cpu":
+            return mapped(*args)
+        with sdpa_kernel(SDPBackend.MATH), StackedAttention(differentiable=differentiable):
             return mapped(*args)
 
     return call

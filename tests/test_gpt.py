@@ -118,7 +118,7 @@ def stack_of(make_run, **changed):
 
 def alone(config, multipliers):
     """As tests/reference/plain.py, each tensor with its own lr."""
-    module = make_model(config.model, context=9, num_symbols=256, num_outputs=256)
+    module = make_model(config.model, context=config.task["context"], num_symbols=256, num_outputs=256)
     module.load_state_dict(
         make_task(config, CPU).init(config.seed), strict=False
     )  # a tied head has no weight of its own

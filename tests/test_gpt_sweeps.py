@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
+from harness.attention import FUSED_FROM
 from harness.dry_run import MFU, describe_hours
 from harness.estimate import estimate_by_formula, estimate_stack
 from harness.machine import PEAKS, peak_flops
@@ -24,15 +25,17 @@ def harness(folder, *typed):
     return done.stdout
 
 
-@pytest.mark.parametrize("micro_batch", [None, 4])
-def test_the_formula_counts_what_a_step_takes(make_run, micro_batch):
-    configs = [make_run(model=SMALL, task={"context": 9}, num_samples=160, optimizer={"lr": lr}) for lr in (0.1, 0.2)]
+@pytest.mark.parametrize(("micro_batch", "context"), [(None, 9), (4, 9), (None, FUSED_FROM)])
+def test_the_formula_counts_what_a_step_takes(make_run, micro_batch, context):
+    configs = [
+        make_run(model=SMALL, task={"context": context}, num_samples=160, optimizer={"lr": lr}) for lr in (0.1, 0.2)
+    ]
     stack = Stack({str(i): config for i, config in enumerate(configs)}, micro_batch=micro_batch)
     counted, told = estimate_stack(stack, torch.device("cpu"), timed=False), estimate_by_formula(stack)
     assert told.flops == counted.flops
-    size = size_of_gpt(SMALL, context=9, num_symbols=256)
+    size = size_of_gpt(SMALL, context=context, num_symbols=256)
     windows = micro_batch or 8
-    activations = 9 * windows * (68 * 2 * 24 + 8 * 256)
+    activations = context * windows * (68 * 2 * 24 + 8 * 256)
     assert told.bytes == 2 * (4 * 5 * size.num_params + activations)
     # a step keeps no more than it makes, and what it makes is several times what it has to keep
     assert counted.bytes / 12 < told.bytes < counted.bytes

@@ -14,11 +14,11 @@ ORDER = [
     "corpus", "protocols", "nested", "model_sizes", "checks", "config", "imports", "machine", "store", "log",
     "leases", "unfinished", "index", "records", "shards", "token_files", "sweep", "overrides", "rounds", "plan",
     "plan_file", "schedules", "parameters", "optimizers", "models", "tasks", "metrics", "noise_scale", "per_tensor",
-    "autocorrelation", "groups", "overwriting", "recording", "lanes", "ranks", "program", "train", "results", "memory",
-    "one_step", "curvature", "draws", "probe", "stackable", "checkpoint", "weights", "process", "estimate", "measure",
-    "job", "torchrun", "worker", "rank", "rows", "following", "wandb_client", "tracking", "summary_run", "delivery",
-    "outbox", "mirror", "trackio_mirror", "trackers", "launchers", "status", "progress", "launch", "dry_run",
-    "request", "compose", "command", "__main__",
+    "autocorrelation", "groups", "overwriting", "recording", "lanes", "ranks", "attention", "program", "train",
+    "results", "memory", "one_step", "curvature", "draws", "probe", "stackable", "checkpoint", "weights", "process",
+    "estimate", "measure", "job", "torchrun", "worker", "rank", "rows", "following", "wandb_client", "tracking",
+    "summary_run", "delivery", "outbox", "mirror", "trackio_mirror", "trackers", "launchers", "status", "progress",
+    "launch", "dry_run", "request", "compose", "command", "__main__",
 ]  # fmt: skip
 
 FREE_OF_TORCH = ["harness"] + [
