@@ -80,7 +80,7 @@ def compiled_step(
     """As recorded_step, by machine code kept under runs_dir; on a CPU a few lanes at a time."""
     path = runs_dir / COMPILED / f"{name_program(stack)}.pt2"
     code = partial(record, machine_code=path, in_place=True, by_content=has_own_code(stack.first), note=note)
-    lanes = lanes_at_once(len(stack.runs), stack.first.batch_size) if device.type == "cpu" else None
+    lanes = lanes_at_once(stack) if device.type == "cpu" else None
     return recorded_step(step, states, stack, code, lanes)
 
 

@@ -12,6 +12,11 @@ BUDGETS = ("num_tokens", "tokens_per_param")  # in place of num_samples
 NUM_BYTES = 256  # symbols of a task that names no vocabulary
 
 
+def predicts_every(task: Mapping[str, Any], model: Mapping[str, Any]) -> bool:
+    """Whether a model predicts the symbol after each of its inputs, and not only the one after the last."""
+    return model["name"] in EVERY_POSITION or bool(task.get("every_position"))
+
+
 @dataclass(frozen=True)
 class ModelSize:
     """Of one model.
@@ -84,7 +89,7 @@ def spend_budget(values: Mapping[str, Any]) -> dict[str, Any]:
     if len(given) > 1 or values.get("num_samples") is not None:
         raise ValueError(f"{name}={number} is one of several budgets: give one of {', '.join(BUDGETS)} and num_samples")
     task, model = values["task"], values["model"]
-    if not (model["name"] in EVERY_POSITION or task.get("every_position")):
+    if not predicts_every(task, model):
         text = f"{name}={number} counts predicted tokens, and model={model['name']} predicts one a sample"
         raise ValueError(f"{text}: give num_samples")
     if name == "tokens_per_param":

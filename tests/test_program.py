@@ -19,6 +19,7 @@ from harness.program import gradient, make_program
 from harness.recording import COMPILED, add_rows, may_pass, name_of, record, replayed, trace, writing
 from harness.train import stack_hyperparameters, train
 from tests.reference.plain import CPU, plain_module, plain_step
+from tests.test_gpt import SMALL
 
 ADAMW = {"name": "adamw", "lr": 0.01, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8, "weight_decay": 0.1}
 MUON = {"name": "muon", "momentum": 0.95, "nesterov": True, "scaling": "match_rms_adamw", "beta1": 0.9, "beta2": 0.95,
@@ -253,7 +254,7 @@ def test_the_gradient_of_an_embedding_has_torchs_bits(shape):
 
 @pytest.mark.parametrize("lanes", [4, 2], ids=["all lanes at once", "two at a time"])
 def test_where_machine_code_cannot_be_kept_steps_are_recorded_and_it_is_told(make_run, tmp_path, monkeypatch, lanes):
-    monkeypatch.setattr("harness.lanes.lanes_at_once", lambda width, batch_size: lanes)
+    monkeypatch.setattr("harness.lanes.lanes_at_once", lambda stack: lanes)
     (tmp_path / COMPILED).write_text("not a folder")
     configs = [make_run(num_samples=8 * 150, optimizer={"lr": 0.001 * (i + 1)}) for i in range(4)]
     told = []
@@ -303,7 +304,7 @@ def test_a_few_lanes_at_a_time_have_the_bits_of_all_at_once(make_run, tmp_path, 
     stack = make_stack(configs, compiled=True)
     seen = []
     for lanes in (4, 2):
-        monkeypatch.setattr("harness.lanes.lanes_at_once", lambda width, batch_size, lanes=lanes: lanes)
+        monkeypatch.setattr("harness.lanes.lanes_at_once", lambda stack, lanes=lanes: lanes)
         seen.append(last(stack, tmp_path / str(lanes)))
     assert torch.equal(seen[0].params_RN, seen[1].params_RN)
     assert all(torch.equal(seen[0].state[name], seen[1].state[name]) for name in seen[0].state)
@@ -312,9 +313,16 @@ def test_a_few_lanes_at_a_time_have_the_bits_of_all_at_once(make_run, tmp_path, 
     torch.testing.assert_close(seen[1].params_RN, plain.params_RN, rtol=0, atol=1e-4)
 
 
-def test_lanes_at_a_time_are_equal_parts_of_a_stack():
-    assert [lanes_at_once(12, batch_size) for batch_size in (8, 128, 256, 512, 1024, 4096)] == [12, 12, 6, 4, 2, 2]
-    assert [lanes_at_once(width, 512) for width in (1, 2, 5, 6, 9, 11)] == [1, 2, 5, 3, 3, 11]
+def test_lanes_at_a_time_are_equal_parts_of_a_stack(make_run):
+    def lanes(width, batch_size, micro_batch=None, **changed):
+        config = make_run(batch_size=batch_size, num_samples=8192, **changed)
+        return lanes_at_once(Stack({str(i): config for i in range(width)}, micro_batch=micro_batch))
+
+    assert [lanes(12, size) for size in (8, 128, 256, 512, 1024, 4096)] == [12, 12, 6, 4, 2, 2]
+    assert [lanes(width, 512) for width in (1, 2, 5, 6, 9, 11)] == [1, 2, 5, 3, 3, 11]
+    assert lanes(12, 1024, micro_batch=256) == 6
+    every = {"model": SMALL, "task": {"context": 32}}  # the positions of a window count
+    assert [lanes(12, size, **every) for size in (1, 8, 16, 64)] == [12, 4, 2, 2]
 
 
 def test_numbers_do_not_shape_the_program_but_their_presence_does(make_run):

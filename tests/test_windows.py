@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
+from harness.model_sizes import predicts_every
 from harness.tasks import make_task
-from harness.tasks.windows import next_symbol_loss, predicts_every, split_windows
+from harness.tasks.windows import next_symbol_loss, split_windows
 
 CPU = torch.device("cpu")
 OWN = "mymodels.nets:Net"

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from harness.config import Part
+from harness.model_sizes import predicts_every
 from harness.records import load_corpus
 from harness.tasks.modules import module_task
 from harness.tasks.random import HELDOUT, TRAINING, draw
 from harness.tasks.types import Batch, Task
-from harness.tasks.windows import next_symbol_loss, predicts_every, split_windows
+from harness.tasks.windows import next_symbol_loss, split_windows
 
 NUM_BYTES = 256
 

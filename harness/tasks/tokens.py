@@ -9,11 +9,12 @@ import numpy as np
 import torch
 
 from harness.config import Part
+from harness.model_sizes import predicts_every
 from harness.tasks.modules import module_task
 from harness.tasks.order import shuffled
 from harness.tasks.random import HELDOUT
 from harness.tasks.types import Batch, Task
-from harness.tasks.windows import next_symbol_loss, predicts_every, split_windows
+from harness.tasks.windows import next_symbol_loss, split_windows
 from harness.token_files import Windows, load_tokens
 
 

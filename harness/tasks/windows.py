@@ -6,14 +6,7 @@ Shapes: B samples, T context, V symbols.
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness.config import Part
-from harness.model_sizes import EVERY_POSITION
 from harness.tasks.types import Batch
-
-
-def predicts_every(task: Part, model: Part) -> bool:
-    """Whether a model predicts the symbol after each of its inputs, and not only the one after the last."""
-    return model["name"] in EVERY_POSITION or bool(task.get("every_position"))
 
 
 def split_windows(windows_BT1: Tensor, every: bool) -> Batch:
