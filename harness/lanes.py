@@ -11,14 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from harness.config import RunConfig
 from harness.imports import has_own_code
+from harness.model_sizes import predicts_every
 from harness.optimizers import State
 from harness.plan import Stack, lanes_at_once, name_place, name_program
 from harness.recording import COMPILED, Function, record
 from harness.schedules import scheduled
 from harness.tasks import Batch
 
-EVALUATED_AT_ONCE = 256  # held-out examples a run: their logits stay in the cache
+EXAMPLES_AT_ONCE = 256  # of a run, where losses are taken: their logits stay in the cache
+POSITIONS_AT_ONCE = 2**13  # likewise, of models that predict at every position of an example
 Numbers = Mapping[str, Tensor]
 Note = Callable[[dict[str, Any]], None]
 
@@ -84,10 +87,17 @@ def compiled_step(
     return recorded_step(step, states, stack, code, lanes)
 
 
+def examples_at_once(config: RunConfig) -> int:
+    """Examples of a run whose losses are taken at a time."""
+    if not predicts_every(config.task, config.model):
+        return EXAMPLES_AT_ONCE
+    return max(1, min(EXAMPLES_AT_ONCE, POSITIONS_AT_ONCE // int(str(config.task["context"]))))
+
+
 def compiled_evaluation(
-    evaluate: Callable[[Tensor, Batch], Tensor], runs_dir: Path, note: Note
+    evaluate: Callable[[Tensor, Batch], Tensor], at_once: int, runs_dir: Path, note: Note
 ) -> Callable[[Tensor, Batch], Tensor]:
-    """Machine code for pieces of EVALUATED_AT_ONCE examples; the rest, where it comes out uneven, without.
+    """Machine code for pieces of `at_once` examples; the rest, where it comes out uneven, without.
 
     Named by its operations: stacks of all batch sizes and optimizers share it.
     """
@@ -102,7 +112,7 @@ def compiled_evaluation(
     code = record(flat, machine_code=path, by_content=True, note=note_evaluation)
 
     def call(params_RN: Tensor, batch: Batch) -> Tensor:
-        if len(batch[0]) != EVALUATED_AT_ONCE:
+        if len(batch[0]) != at_once:
             return evaluate(params_RN, batch)
         return code(params_RN, *(part.contiguous() for part in batch))[0]
 

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.lanes import EVALUATED_AT_ONCE
 from harness.plan import Stack
 from harness.program import Program
 from harness.tasks import Batch
@@ -63,8 +62,8 @@ def bin_edges(steps: int) -> list[int]:
 def excess_loss(program: Program, params_LN: Tensor, batch: Batch) -> Tensor:
     """Mean loss of some runs on a batch, in float64, less the task's floor where it has one."""
     total_L = params_LN.new_zeros(len(params_LN), dtype=torch.float64)
-    for first in range(0, len(batch[0]), EVALUATED_AT_ONCE):
-        piece = tuple(part[first : first + EVALUATED_AT_ONCE] for part in batch)
+    for first in range(0, len(batch[0]), program.examples_at_once):
+        piece = tuple(part[first : first + program.examples_at_once] for part in batch)
         excess_L = program.examine(params_LN, piece).double()
         if program.task.floor is not None:
             excess_L = excess_L - program.task.floor(piece).double()

@@ -20,7 +20,7 @@ from harness.attention import StackedAttention
 from harness.autocorrelation import direction
 from harness.config import RunConfig
 from harness.groups import clip, group_index, lr_multiplier, numbers_at
-from harness.lanes import compiled_evaluation, compiled_step, recorded_step
+from harness.lanes import compiled_evaluation, compiled_step, examples_at_once, recorded_step
 from harness.metrics import METRICS
 from harness.noise_scale import PIECES, measure_parts
 from harness.optimizers import Optimizer, State, make_optimizer, state_sizes
@@ -49,9 +49,9 @@ class Program:
     `hyper` holds the runs' numbers, one a run; `at` holds what changes with the step: its number, from 1, and what the
     schedule multiplies hyperparameters with, one a run. `measured_step` is the same and measures, `tensors_step` also
     tensor by tensor, harness/per_tensor.py. `direction` is harness/autocorrelation.py's (old_RN, new_RN, hyper, at) ->
-    -lr u_RN. `examine` evaluates any number of runs, without machine code. `noise_parts` gives what noise scales are
-    made of, harness/noise_scale.py; None for a module that cannot be stacked. Where `ranks` share a stack, steps
-    are given the whole batch and take their rank's part of it.
+    -lr u_RN. `examine` evaluates any number of runs, without machine code; it and `evaluate` are given at most
+    `examples_at_once`. `noise_parts` gives what noise scales are made of, harness/noise_scale.py; None for a module
+    that cannot be stacked. Where `ranks` share a stack, steps are given the whole batch and take their rank's part.
     """
 
     task: Task
@@ -64,6 +64,7 @@ class Program:
     evaluate: Callable[[Tensor, Batch], Tensor]
     examine: Callable[[Tensor, Batch], Tensor]
     noise_parts: Callable[[Tensor, Batch], dict[str, Tensor]] | None
+    examples_at_once: int
     ranks: Ranks | None = None
 
 
@@ -93,7 +94,7 @@ def make_program(
     heldout_loss = in_precision(task.heldout_loss or task.loss, config, device)
     if stack.alone:
         loss, heldout_loss = on_copies(loss), on_copies(heldout_loss)
-    batch_dim = None if len(stack.seeds) == 1 else 0
+    batch_dim, at_once = None if len(stack.seeds) == 1 else 0, examples_at_once(config)
     each = one_by_one if stack.alone else vmap_runs
 
     def evaluate(params_N: Tensor, batch: Batch) -> Tensor:
@@ -123,7 +124,7 @@ def make_program(
     examine = evaluate_all = torch.no_grad()(each(evaluate, in_dims=(0, None)))
     if stack.compiled and runs_dir is not None:
         step = compiled_step(step, states, stack, runs_dir, device, note)
-        evaluate_all = compiled_evaluation(evaluate_all, runs_dir, note)
+        evaluate_all = compiled_evaluation(evaluate_all, at_once, runs_dir, note)
     elif stack.alone is None and config.num_steps >= WORTH_RECORDING:
         step = recorded_step(step, states, stack)
     else:
@@ -139,7 +140,7 @@ def make_program(
     step, measured_step, tensors_step = steps
     return Program(
         task, layout, optimizer, step, measured_step, tensors_step, direction_of_all, evaluate_all, examine, parts,
-        ranks,
+        at_once, ranks,
     )  # fmt: skip
 
 

@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.func import vmap
 
 from harness.autocorrelation import autocorrelations, steps_correlated, steps_kept
-from harness.lanes import EVALUATED_AT_ONCE
 from harness.metrics import METRICS
 from harness.noise_scale import (
     NOISE_SCALES,
@@ -245,8 +244,8 @@ def evaluate(program: Program, now: Progress, batch: Batch) -> Tensor:
     """Held-out loss of every run, in pieces that stay in the cache; NaN for a run that diverged."""
     total_R = torch.zeros_like(now.loss_sum_R)
     count = len(batch[0])
-    for first in range(0, count, EVALUATED_AT_ONCE):
-        piece = tuple(part[first : first + EVALUATED_AT_ONCE] for part in batch)
+    for first in range(0, count, program.examples_at_once):
+        piece = tuple(part[first : first + program.examples_at_once] for part in batch)
         total_R += program.evaluate(now.params_RN, piece) * len(piece[0])
     return torch.where(now.diverged_at_R <= 0, total_R / count, torch.nan)
 

@@ -36,6 +36,10 @@ from harness.program import make_program
 from harness.tasks import make_task
 from harness.train import train
 
+GPT = {
+    "name": "gpt", "width": 32, "depth": 2, "num_heads": 2, "activation": "swiglu", "qk_norm": True, "tied": False,
+    "init_std": 0.02, "parametrization": "standard", "base_width": 32,
+}  # fmt: skip
 TASKS = {  # name -> task, model, batch size -> steps
     "ngram": (
         {"name": "python_source", "context": 8, "num_heldout": 512},
@@ -49,12 +53,10 @@ TASKS = {  # name -> task, model, batch size -> steps
     ),
     "gpt": (
         {"name": "python_source", "context": 32, "num_heldout": 128},
-        {
-            "name": "gpt", "width": 32, "depth": 2, "num_heads": 2, "activation": "swiglu", "qk_norm": True,
-            "tied": False, "init_std": 0.02, "parametrization": "standard", "base_width": 32,
-        },
+        GPT,
         {8: 400, 64: 40},
     ),
+    "gpt 256": ({"name": "python_source", "context": 256, "num_heldout": 16}, GPT, {8: 40}),
 }  # fmt: skip
 DEVICE = torch.device("cpu")
 
@@ -145,10 +147,10 @@ def module_of(config: RunConfig) -> nn.Module:
     if config.model["name"] == "ngram":
         return NGram(context=8, num_symbols=256, num_outputs=256, embedding=16, hidden=64, norm=False)
     if config.model["name"] == "gpt":
-        from harness.models.gpt import GPT
+        from harness.models import gpt
 
         options: dict[str, Any] = {key: value for key, value in config.model.items() if key != "name"}
-        return GPT(context=32, num_symbols=256, num_outputs=256, **options)
+        return gpt.GPT(context=int(str(config.task["context"])), num_symbols=256, num_outputs=256, **options)
     return MLP()
 
 

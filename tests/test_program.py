@@ -17,7 +17,7 @@ from harness.parameters import flatten_params
 from harness.plan import Stack, lanes_at_once, make_plan, name_program, shape_of
 from harness.program import gradient, make_program
 from harness.recording import COMPILED, add_rows, may_pass, name_of, record, replayed, trace, writing
-from harness.train import stack_hyperparameters, train
+from harness.train import evaluate, stack_hyperparameters, start, train
 from tests.reference.plain import CPU, plain_module, plain_step
 from tests.test_gpt import SMALL
 
@@ -311,6 +311,23 @@ def test_a_few_lanes_at_a_time_have_the_bits_of_all_at_once(make_run, tmp_path, 
     assert seen[0].history == seen[1].history
     plain = last(make_stack(configs))
     torch.testing.assert_close(seen[1].params_RN, plain.params_RN, rtol=0, atol=1e-4)
+
+
+def test_long_windows_are_evaluated_few_at_a_time(make_run):
+    stack = make_stack([make_run(model=SMALL, task={"context": 2048, "num_heldout": 10}, batch_size=1)])
+    program = make_program(stack, CPU)
+    heldout = program.task.heldout(10)
+    sizes = []
+    noting = dataclasses.replace(
+        program, evaluate=lambda p, batch: sizes.append(len(batch[0])) or program.evaluate(p, batch)
+    )
+    now = start(program, stack)
+    loss_R = evaluate(noting, now, heldout)
+    assert sizes == [4, 4, 2]
+    module = plain_module(stack.first)
+    with torch.no_grad():
+        expected = F.cross_entropy(module(heldout[0]).flatten(0, 1), heldout[1].flatten())
+    assert float(loss_R) == pytest.approx(float(expected), rel=1e-6)
 
 
 def test_lanes_at_a_time_are_equal_parts_of_a_stack(make_run):
