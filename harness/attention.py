@@ -13,8 +13,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import sdpa_flop_count
 
 # Positions from which the fused kernel is faster than matrix products, which write down all pairs of positions.
-# Measured on two cores, a stack's step over that of a plain loop: .96 and 1.04 of the speed at 32 positions, 1.06 and
-# 1.10 at 64, 1.04 and 1.01 at 128, 1.04 and .89 at 256, .97 and .79 at 512
+# Measured on two cores, a plain loop's time over that of a stack with the kernel / with products, by positions:
+# 32: .96 / 1.04, 64: 1.06 / 1.10, 128: 1.04 / 1.01, 256: 1.04 / .89, 512: .97 / .79
 FUSED_FROM = 128
 
 fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -26,7 +26,7 @@ class StackedAttention(TorchFunctionMode):
 
         softmax(q k^T / sqrt(K)) v
 
-    What has a mask, dropout, another scale or grouped heads is left to torch.
+    What has a mask, dropout, or other shapes of keys and values is left to torch.
 
     Args:
         differentiable: as often as one likes, and forwards; the fused kernel is so once.
@@ -37,22 +37,29 @@ class StackedAttention(TorchFunctionMode):
         self.differentiable = differentiable
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is not F.scaled_dot_product_attention or len(args) != 3 or not kwargs.keys() <= {"is_causal"}:
-            return func(*args, **kwargs)
-        q_BHTK, k_BHTK, v_BHTK = args
-        alike = q_BHTK.dim() == 4 and q_BHTK.shape == k_BHTK.shape == v_BHTK.shape
-        if not alike or torch.is_autocast_enabled("cpu"):
-            return func(*args, **kwargs)
-        is_causal = kwargs.get("is_causal", False)
-        if q_BHTK.shape[-2] < FUSED_FROM or self.differentiable:
-            return written_out(q_BHTK, k_BHTK, v_BHTK, is_causal)
-        return Fused.apply(q_BHTK, k_BHTK, v_BHTK, is_causal)[0]
+        take = self.attend if func is F.scaled_dot_product_attention else func
+        return take(*args, **(kwargs or {}))
+
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
+        is_causal: bool = False, *, scale: float | None = None, enable_gqa: bool = False,
+    ) -> Tensor:  # fmt: skip
+        """As torch's function of that name."""
+        alike = query.dim() == 4 and query.shape == key.shape == value.shape
+        if attn_mask is not None or dropout_p or not alike or torch.is_autocast_enabled("cpu"):
+            return F.scaled_dot_product_attention(
+                query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+            )
+        scale = query.shape[-1] ** -0.5 if scale is None else scale
+        if query.shape[-2] < FUSED_FROM or self.differentiable:
+            return written_out(query, key, value, is_causal, scale)
+        out_BHTK: Tensor = Fused.apply(query, key, value, is_causal, scale)[0]
+        return out_BHTK
 
 
-def written_out(q_BHTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor, is_causal: bool) -> Tensor:
+def written_out(q_BHTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor, is_causal: bool, scale: float) -> Tensor:
     """As torch writes it out, without its care for positions that may look at nothing: here each sees itself."""
-    scores_BHTT = (q_BHTK * q_BHTK.shape[-1] ** -0.5) @ k_BHTK.transpose(-2, -1)
+    scores_BHTT = (q_BHTK * scale) @ k_BHTK.transpose(-2, -1)
     if is_causal:
         length = q_BHTK.shape[-2]
         scores_BHTT = scores_BHTT + q_BHTK.new_full((length, length), -torch.inf).triu(1)
@@ -63,19 +70,19 @@ class Fused(Function):
     """The fused kernel; runs are taken as more of the batch."""
 
     @staticmethod
-    def forward(q_BHTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor, is_causal: bool) -> tuple[Tensor, Tensor]:
-        out_BHTK, normalizer_BHT = fused(q_BHTK, k_BHTK, v_BHTK, 0.0, is_causal)
+    def forward(q_BHTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor, is_causal: bool, scale: float) -> tuple[Tensor, Tensor]:
+        out_BHTK, normalizer_BHT = fused(q_BHTK, k_BHTK, v_BHTK, 0.0, is_causal, scale=scale)
         return out_BHTK, normalizer_BHT
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        *tensors, ctx.is_causal = inputs
+        *tensors, ctx.is_causal, ctx.scale = inputs
         ctx.mark_non_differentiable(output[1])
         ctx.save_for_backward(*tensors, *output)
 
     @staticmethod
     def backward(ctx: Any, grad_BHTK: Tensor, _: Any) -> tuple[Any, ...]:
-        return *FusedBackward.apply(grad_BHTK, *ctx.saved_tensors, ctx.is_causal), None
+        return *FusedBackward.apply(grad_BHTK, *ctx.saved_tensors, ctx.is_causal, ctx.scale), None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, *inputs: Any) -> tuple[Any, Any]:
@@ -87,8 +94,8 @@ class FusedBackward(Function):
 
     @staticmethod
     def forward(grad_BHTK: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
-        *saved, is_causal = inputs
-        return tuple(fused_backward(grad_BHTK, *saved, 0.0, is_causal))
+        *saved, is_causal, scale = inputs
+        return tuple(fused_backward(grad_BHTK, *saved, 0.0, is_causal, scale=scale))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -101,13 +108,13 @@ class FusedBackward(Function):
 
 def fold_runs(function: type[Function], info: Any, in_dims: Any, inputs: Any) -> tuple[Any, Any]:
     """R runs of batch B as one batch of R B."""
-    *tensors, is_causal = inputs
+    *tensors, is_causal, scale = inputs
     count = info.batch_size
     stacked = (
         tensor.expand(count, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
         for tensor, dim in zip(tensors, in_dims, strict=False)
     )
-    out = function.apply(*(tensor.flatten(0, 1) for tensor in stacked), is_causal)
+    out = function.apply(*(tensor.flatten(0, 1) for tensor in stacked), is_causal, scale)
     return tuple(part.unflatten(0, (count, -1)) for part in out), (0,) * len(out)
 
 

@@ -34,7 +34,7 @@ def one_by_one(function, *inputs):
 
 
 @pytest.mark.parametrize("length", LENGTHS)
-@pytest.mark.parametrize("how", [{"is_causal": True}, {}], ids=["causal", "all"])
+@pytest.mark.parametrize("how", [{"is_causal": True}, {}, {"scale": 0.3}], ids=["causal", "all", "scaled"])
 def test_value_and_gradient_of_every_run_are_torchs(length, how):
     inputs = [normal(3, 2, 2, length, 4, seed=i) for i in range(4)]
     take = torch.func.grad_and_value(lambda *x: loss(*x, **how), argnums=(0, 1, 2))
@@ -82,7 +82,11 @@ def test_what_it_does_not_know_is_left_to_torch(length):
     q, k, v, _ = (normal(2, 1, 2, length, 4, seed=i) for i in range(4))
     mask = torch.ones(length, length, dtype=torch.bool).tril().flip(0)
     mask[0] = False  # one that looks at nothing: torch gives zeros
-    for how in ({"attn_mask": mask}, {"is_causal": True, "scale": 0.1}, {"is_causal": True, "dropout_p": 0.0}):
+    for how in (
+        {"is_causal": True, "attn_mask": None, "dropout_p": 0.0},
+        {"attn_mask": mask},
+        {"attn_mask": mask.double()},
+    ):
         call = lambda *x, how=how: F.scaled_dot_product_attention(*x, **how)  # noqa: E731
         (expected,) = one_by_one(lambda *row, call=call: (call(*row),), q, k, v)
         torch.testing.assert_close(vmap_runs(call, (0, 0, 0))(q, k, v), expected, rtol=1e-12, atol=1e-12)
@@ -102,7 +106,7 @@ def test_bits_do_not_depend_on_the_runs_beside():
 
 def test_the_kernel_is_taken_from_its_length_on(monkeypatch):
     taken = []
-    monkeypatch.setattr("harness.attention.fused", lambda q, *rest: taken.append(q.shape) or fused(q, *rest))
+    monkeypatch.setattr("harness.attention.fused", lambda q, *x, **how: taken.append(q.shape) or fused(q, *x, **how))
     for length in (FUSED_FROM - 1, FUSED_FROM):
         x = normal(3, 2, 2, length, 4)
         with StackedAttention():
