@@ -111,6 +111,8 @@ def explain(error: Exception) -> str:
         return f"cannot read {error.override!r}: write KEY=VALUE, and lists in quotes, e.g. 'sweep.grid.seed=[0, 1]'"
     if "Ambiguous value for argument" in str(error):
         return "one key was given several values: give one, or an axis, e.g. 'sweep.grid.optimizer.lr=[0.1,0.2]'"
+    if "override must be a string or a list. Got NoneType" in str(error):
+        return f"null is no choice of a group ({', '.join(GROUPS)}): leave the word out; without a sweep one run is trained"
     if missing := re.search(r"In '(.*)': Could not override '(.*)'\. No match", str(error)):
         place, group = missing.groups()
         return (

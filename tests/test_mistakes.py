@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 HARNESS = [
     (["sweep=lr_vs_bz"], "did you mean lr_vs_bs"),
+    (["sweep=null"], "leave the word out; without a sweep one run is trained"),
     (["optimizer.lrr=0.1"], "did you mean lr"),
     (["optimzer.lr=0.1"], "did you mean optimizer"),
     (["optimizer=adamx"], "did you mean ada"),
