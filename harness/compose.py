@@ -112,7 +112,7 @@ def explain(error: Exception) -> str:
     if "Ambiguous value for argument" in str(error):
         return "one key was given several values: give one, or an axis, e.g. 'sweep.grid.optimizer.lr=[0.1,0.2]'"
     if "override must be a string or a list. Got NoneType" in str(error):
-        return f"null is no choice of a group ({', '.join(GROUPS)}): leave the word out; without a sweep one run is trained"
+        return "null is no choice of a group: leave the word out; without a sweep one run is trained"
     if missing := re.search(r"In '(.*)': Could not override '(.*)'\. No match", str(error)):
         place, group = missing.groups()
         return (
