@@ -45,8 +45,14 @@ class StackedAttention(TorchFunctionMode):
         is_causal: bool = False, *, scale: float | None = None, enable_gqa: bool = False,
     ) -> Tensor:  # fmt: skip
         """As torch's function of that name."""
+        if torch.is_autocast_enabled("cpu"):  # as autocast does it, which torch.func.grad does not go through here
+            query, key, value = (part.to(torch.get_autocast_dtype("cpu")) for part in (query, key, value))
+            with torch.autocast("cpu", enabled=False):
+                return self.attend(
+                    query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+                )
         alike = query.dim() == 4 and query.shape == key.shape == value.shape
-        if attn_mask is not None or dropout_p or not alike or torch.is_autocast_enabled("cpu"):
+        if attn_mask is not None or dropout_p or not alike:
             return F.scaled_dot_product_attention(
                 query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
             )
@@ -59,6 +65,9 @@ class StackedAttention(TorchFunctionMode):
 
 def written_out(q_BHTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor, is_causal: bool, scale: float) -> Tensor:
     """As torch writes it out, without its care for positions that may look at nothing: here each sees itself."""
+    if q_BHTK.dtype in (torch.bfloat16, torch.float16):
+        parts = (part.float() for part in (q_BHTK, k_BHTK, v_BHTK))
+        return written_out(*parts, is_causal, scale).to(q_BHTK.dtype)
     scores_BHTT = (q_BHTK * scale) @ k_BHTK.transpose(-2, -1)
     if is_causal:
         length = q_BHTK.shape[-2]
@@ -66,12 +75,18 @@ def written_out(q_BHTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor, is_causal: bool,
     return torch.softmax(scores_BHTT, -1) @ v_BHTK
 
 
+def dense(tensor: Tensor) -> Tensor:
+    """With the numbers of a head side by side, which the kernel takes for granted and does not check."""
+    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
+
+
 class Fused(Function):
     """The fused kernel; runs are taken as more of the batch."""
 
     @staticmethod
     def forward(q_BHTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor, is_causal: bool, scale: float) -> tuple[Tensor, Tensor]:
-        out_BHTK, normalizer_BHT = fused(q_BHTK, k_BHTK, v_BHTK, 0.0, is_causal, scale=scale)
+        parts = (dense(part) for part in (q_BHTK, k_BHTK, v_BHTK))
+        out_BHTK, normalizer_BHT = fused(*parts, 0.0, is_causal, scale=scale)
         return out_BHTK, normalizer_BHT
 
     @staticmethod
@@ -94,8 +109,9 @@ class FusedBackward(Function):
 
     @staticmethod
     def forward(grad_BHTK: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
-        *saved, is_causal, scale = inputs
-        return tuple(fused_backward(grad_BHTK, *saved, 0.0, is_causal, scale=scale))
+        *saved, normalizer_BHT, is_causal, scale = inputs
+        parts = (dense(part) for part in (grad_BHTK, *saved))
+        return tuple(fused_backward(*parts, normalizer_BHT, 0.0, is_causal, scale=scale))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from harness.config import RunConfig
 from harness.imports import has_own_code
-from harness.model_sizes import predicts_every
+from harness.model_sizes import predicts_every, vocabulary
 from harness.optimizers import State
 from harness.plan import Stack, lanes_at_once, name_place, name_program
 from harness.recording import COMPILED, Function, record
@@ -21,7 +21,7 @@ from harness.schedules import scheduled
 from harness.tasks import Batch
 
 EXAMPLES_AT_ONCE = 256  # of a run, where losses are taken: their logits stay in the cache
-POSITIONS_AT_ONCE = 2**13  # likewise, of models that predict at every position of an example
+LOGITS_AT_ONCE = 2**21  # of a run, of models that predict at every position of an example
 Numbers = Mapping[str, Tensor]
 Note = Callable[[dict[str, Any]], None]
 
@@ -91,7 +91,8 @@ def examples_at_once(config: RunConfig) -> int:
     """Examples of a run whose losses are taken at a time."""
     if not predicts_every(config.task, config.model):
         return EXAMPLES_AT_ONCE
-    return max(1, min(EXAMPLES_AT_ONCE, POSITIONS_AT_ONCE // int(str(config.task["context"]))))
+    logits = int(str(config.task["context"])) * vocabulary(config.task)
+    return max(1, min(EXAMPLES_AT_ONCE, LOGITS_AT_ONCE // logits))
 
 
 def compiled_evaluation(

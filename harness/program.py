@@ -239,10 +239,7 @@ def noise_parts(
 
         return measure_parts(grad, params_N, batch, hessian=hessian)
 
-    ways = [
-        vmap_runs(partial(measure, hessian=hessian), (0, batch_dim), differentiable=hessian)
-        for hessian in (True, False)
-    ]
+    ways = [vmap_runs(partial(measure, hessian=hessian), (0, batch_dim)) for hessian in (True, False)]
 
     @torch.no_grad()
     def call(params_RN: Tensor, batch: Batch) -> dict[str, Tensor]:
@@ -316,17 +313,24 @@ def on_copies(loss: Loss) -> Loss:
     return copying_loss
 
 
-def vmap_runs(function: Callable, in_dims: tuple, *, differentiable: bool = False) -> Callable:
+def vmap_runs(function: Callable, in_dims: tuple) -> Callable:
     """vmap over runs. On a CPU attention is harness/attention.py's, and what that leaves to torch its matrix products:
     there is no rule for the fused kernel.
     """
     mapped = vmap(function, in_dims=in_dims, randomness="different")
+    ways = [False, True]  # whether attention's gradients may be differentiated, which is slower
 
     def call(*args: Any) -> Any:
         if args[0].device.type != "cpu":
             return mapped(*args)
-        with sdpa_kernel(SDPBackend.MATH), StackedAttention(differentiable=differentiable):
-            return mapped(*args)
+        try:
+            with sdpa_kernel(SDPBackend.MATH), StackedAttention(differentiable=ways[0]):
+                return mapped(*args)
+        except NotImplementedError:  # of derivatives that the fused kernel has not
+            if len(ways) == 1:
+                raise
+            del ways[0]
+        return call(*args)
 
     return call
 

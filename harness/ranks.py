@@ -28,9 +28,11 @@ def leave(code: int) -> NoReturn:
     """End this process without the interpreter's own end: a thread of gloo may still let go of a tensor, for which it
     would need the interpreter, and what is left of that then aborts the process.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
 
 
 class RankLost(Exception):

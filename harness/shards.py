@@ -142,7 +142,7 @@ def read_batches(file: pa.Buffer) -> Iterator[pa.RecordBatch]:
     if file[:6].to_pybytes() != b"ARROW1":
         yield from pa.ipc.open_stream(pa.BufferReader(file))
         if file[-len(STREAM_END) :].to_pybytes() != STREAM_END:  # cut between batches: arrow takes it for whole
-            raise pa.ArrowInvalid("the mark at a stream's end is missing")
+            raise pa.ArrowInvalid("the mark at a stream's end is missing: cut off, or its writer was not closed")
         return
     reader = pa.ipc.open_file(pa.BufferReader(file))
     for i in range(reader.num_record_batches):

@@ -73,7 +73,7 @@ def test_a_stack_that_cannot_fit_is_halved_before_it_is_begun(make_run, tmp_path
         folder, "0123", runs, (), lambda missing: make_plan("s", missing, device="cpu", width=4, metrics=metrics)
     )
     size = 28992 * 4 * (3 + 2)  # of a run: Adam keeps two moments. Of four runs two fit
-    monkeypatch.setattr("harness.estimate.available_memory", lambda: 2.2 * size)
+    monkeypatch.setattr("harness.estimate.available_memory", lambda: 2.2 * size / 0.8)
     monkeypatch.setattr("harness.estimate.available_cores", lambda: 1)
     told = []
     how = {"report": told.append, "stop": threading.Event(), "checkpoint": 60.0, "lease": 60.0}

@@ -189,7 +189,7 @@ MISTAKES = {
     "text": ("a.txt", lambda p: p.write_text("Hello"), "becomes shards by python scripts/prepare_tokens.py"),
     "foreign": ("a.npy", lambda p: np.save(p, SMALL), "is no token shard (allowed: .bin, .arrow, .parquet"),
     "cut arrow": ("a.arrow", lambda p: cut(p, lambda p: arrow_of(p, input_ids=SMALL), 0.5), "is no whole arrow file"),
-    "cut stream": ("a.arrow", between_batches, "the mark at a stream's end is missing): copy it again"),
+    "cut stream": ("a.arrow", between_batches, "or its writer was not closed): copy it again"),
     "cut parquet": (
         "a.parquet", lambda p: cut(p, lambda p: pq.write_table(pa.table({"input_ids": SMALL}), p), 0.5),
         "is no whole parquet file",
