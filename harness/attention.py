@@ -66,8 +66,8 @@ class StackedAttention(TorchFunctionMode):
 def written_out(q_BHTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor, is_causal: bool, scale: float) -> Tensor:
     """As torch writes it out, without its care for positions that may look at nothing: here each sees itself."""
     if q_BHTK.dtype in (torch.bfloat16, torch.float16):
-        parts = (part.float() for part in (q_BHTK, k_BHTK, v_BHTK))
-        return written_out(*parts, is_causal, scale).to(q_BHTK.dtype)
+        out_BHTK = written_out(q_BHTK.float(), k_BHTK.float(), v_BHTK.float(), is_causal, scale)
+        return out_BHTK.to(q_BHTK.dtype)
     scores_BHTT = (q_BHTK * scale) @ k_BHTK.transpose(-2, -1)
     if is_causal:
         length = q_BHTK.shape[-2]
